@@ -1,0 +1,71 @@
+"""Golden frames: pictures with the trained model's own answers, which every device must reproduce."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from runtime.bundle import InputSpec
+from runtime.errors import DskdError
+from runtime.images import read_image, write_image
+from runtime.preprocess import Image, preprocess
+from train.augment import pseudo_anomaly
+from train.evaluate import EagerGraph, score
+from train.run import TrainedRun
+
+COUNT = 8
+LARGEST_SIDE = 1024  # pixels of a stored frame: enough to exercise the resize, little to carry
+PARITY_IMAGES = 32
+
+
+def _frames(run: TrainedRun, count: int) -> list[Image]:
+    """``count`` frames in turn good and with a pseudo-anomaly, from the held-out images, cropped as trained."""
+    held_out = [Path(str(path)) for path in run.record["held_out"]]  # type: ignore[attr-defined]
+    present = [path for path in held_out if path.is_file()]
+    if not present:
+        raise DskdError(f"{held_out[0]}: the held-out images are gone, and golden frames come from them; put them back")
+    rng = np.random.default_rng(run.config.recipe.seed)
+    frames = []
+    for k in range(count):
+        frame = _shrink(_cut(read_image(present[(k // 2) % len(present)]), run.config.input))
+        frames.append(pseudo_anomaly(frame, rng) if k % 2 else frame)
+    return frames
+
+
+def _cut(image: Image, spec: InputSpec) -> Image:
+    if spec.crop is None:
+        return image
+    x, y, width, height = spec.crop
+    return np.ascontiguousarray(image[y : y + height, x : x + width])
+
+
+def _shrink(image: Image) -> Image:
+    factor = LARGEST_SIDE / max(image.shape[:2])
+    if factor >= 1:
+        return image
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def parity_inputs(run: TrainedRun, count: int = PARITY_IMAGES) -> Image:
+    """Network inputs [count, height, width, 3] on which all forms of a model are compared."""
+    spec = run.config.input
+    return np.stack([preprocess(frame, spec.height, spec.width) for frame in _frames(run, count)])
+
+
+def write_golden(run: TrainedRun, reading: str, folder: Path) -> int:
+    """Writes ``frame_K.png``, ``inputs.npy``, ``scores.npy`` and ``maps.npy``; returns the number of frames."""
+    folder.mkdir()
+    spec = run.config.input
+    frames = _frames(run, COUNT)
+    inputs = np.stack([preprocess(frame, spec.height, spec.width) for frame in frames])
+    answers = score(EagerGraph(run.method, reading), inputs, torch.device("cpu"), "golden frames")
+    for k, frame in enumerate(frames):
+        write_image(folder / f"frame_{k}.png", frame)
+    np.save(folder / "inputs.npy", inputs)
+    np.save(folder / "scores.npy", answers.scores)
+    np.save(folder / "maps.npy", answers.maps)
+    return len(frames)

@@ -1,0 +1,204 @@
+"""``python -m export.onnx``: a trained run becomes a bundle."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import warnings
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import onnx
+import onnxsim
+import torch
+
+from export import verify
+from export.golden import PARITY_IMAGES, parity_inputs, write_golden
+from export.graph_cost import GraphCost, graph_cost
+from export.prune import Cost, PrunedGraph, cost, prune
+from runtime import atomic
+from runtime.bundle import Bundle, Graph, Manifest, Provenance, Tolerance, hash_files, load_bundle, write_manifest
+from runtime.errors import CallError, DskdError, exit_with_code
+from train.evaluate import EagerGraph
+from train.run import TrainedRun, load_run, versions
+
+OPSETS = (20, 17)  # 17 for the TensorRT 8.5 and 8.6 of JetPack 5 and 6.0
+TOLERANCE = Tolerance(score=1e-3, map=1e-3)  # another CPU's rounding, not another model
+MODEL = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the conversion did, for people."""
+
+    before: Cost
+    after: GraphCost
+    nodes_traced: int
+    nodes: int
+    megabytes: float
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(prog="python -m export.onnx", description=__doc__)
+    options.add_argument(
+        "--run", type=Path, default=Path("runs/latest"), help="folder of the trained run (default: %(default)s)"
+    )
+    options.add_argument("--out", type=Path, help="bundle folder to write (default: RUN/bundle)")
+    options.add_argument("--reading", help='inference path: "teacher" (pruned, default) or "encoder_student"')
+    options.add_argument(
+        "--opset", type=int, choices=OPSETS, default=OPSETS[0], help="17 for JetPack 5 and 6.0 (default: %(default)s)"
+    )
+    options.add_argument(
+        "--batch", type=int, default=8, help="largest batch the bundle promises (default: %(default)s)"
+    )
+    options.add_argument("--licence", default="not stated", help="terms of the model, kept in the manifest")
+    options.add_argument("--json", action="store_true", help="print one JSON object")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if options.batch < 1:
+        raise CallError(f"--batch {options.batch} must be at least 1")
+    run = load_run(options.run)
+    readings = list(run.method.readings())
+    reading = options.reading or readings[0]
+    if reading not in readings:
+        raise CallError(f"--reading {reading}: this model has {', '.join(readings)}")
+    out = options.out or options.run / "bundle"
+    bundle, exported = export(run, reading, out, options.opset, options.batch, options.licence)
+    print(to_json(bundle, exported) if options.json else summary(bundle, exported))
+    return 0
+
+
+def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, licence: str) -> tuple[Bundle, Exported]:
+    """Prunes, converts, proves and writes the bundle; an older one at ``out`` goes only when the new one is whole."""
+    graph = prune(run.method, reading)
+    height, width = run.config.input.height, run.config.input.width
+    probe = torch.zeros((1, height, width, 3), dtype=torch.uint8)
+    pruned_cost = cost(graph, graph, probe)
+    with atomic.replacing_directory(out) as folder:
+        traced = convert(graph, probe, opset, folder / MODEL)
+        model = onnx.load(folder / MODEL)
+        found = graph_cost(model)
+        prove_pruned(found, pruned_cost, reading)
+        golden = write_golden(run, reading, folder / "golden")
+        manifest = Manifest(
+            name=str(run.record["name"]),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            method=run.config.method,
+            backbone=run.config.backbone,
+            bottleneck_source=reading,  # type: ignore[arg-type]
+            input=run.config.input.model_copy(update={"max_batch": batch}),
+            graphs={MODEL: Graph(opset=opset, parameters=found.parameters, macs=found.macs)},
+            thresholds=run.thresholds,
+            tolerance=TOLERANCE,
+            golden=golden,
+            parity=[],
+            provenance=provenance(run, licence),
+            files=hash_files(folder),
+        )
+        write_manifest(folder, manifest)
+        pairs = verify.compare(run, load_bundle(folder), parity_inputs(run, PARITY_IMAGES))
+        verify.require(pairs)
+        write_manifest(folder, manifest.model_copy(update={"parity": pairs}))
+    before = cost(run.method, TrainingForward(run), torch.zeros((1, height, width, 3), dtype=torch.uint8))
+    size = os.path.getsize(out / MODEL) / 1e6
+    return load_bundle(out), Exported(before, found, traced, len(model.graph.node), size)
+
+
+class TrainingForward(torch.nn.Module):
+    """Every network of the method once, as training has them: what pruning starts from."""
+
+    def __init__(self, run: TrainedRun) -> None:
+        super().__init__()
+        self.reading = EagerGraph(run.method, list(run.method.readings())[-1])
+
+    def forward(self, image: torch.Tensor) -> object:
+        """uint8 BGR [1, H, W, 3]."""
+        return self.reading(image)
+
+
+def convert(graph: PrunedGraph, probe: torch.Tensor, opset: int, file: Path) -> int:
+    """Writes simplified, checked ONNX with a dynamic batch; returns the number of nodes before simplification.
+
+    The TorchScript exporter is used: it writes opset 17 and 20 directly and needs no further package.
+    """
+    axes = {name: {0: "batch"} for name in ("image", "score", "anomaly_map")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.onnx.export(
+            graph, (probe,), str(file), input_names=["image"], output_names=["score", "anomaly_map"],
+            opset_version=opset, dynamic_axes=axes, dynamo=False,
+        )  # fmt: skip
+    traced = onnx.load(file)
+    simplified, equal = onnxsim.simplify(traced)
+    if not equal:
+        raise DskdError("onnxsim changed what the graph computes; report this with your versions of onnx and onnxsim")
+    onnx.checker.check_model(simplified, full_check=True)
+    onnx.save(simplified, file)
+    return len(traced.graph.node)
+
+
+def prove_pruned(found: GraphCost, pruned: Cost, reading: str) -> None:
+    """The file holds the path's parameters and MACs, to the last one, and under B none of the encoder student's."""
+    if (found.parameters, found.macs) != (pruned.parameters, pruned.macs):
+        raise DskdError(
+            f"the ONNX file holds {found.parameters} parameters and {found.macs} MACs, "
+            f"the pruned model {pruned.parameters} and {pruned.macs}; the exporter duplicated or dropped something"
+        )
+    if reading == "teacher" and any("encoder_student" in owner for owner in found.owners):
+        raise DskdError("the ONNX file still runs the encoder student; it was not pruned")
+
+
+def provenance(run: TrainedRun, licence: str) -> Provenance:
+    """Where the model comes from."""
+    record = run.record
+    return Provenance(
+        licence=licence,
+        training_data_sha256=str(record["training_data_sha256"]),
+        training_images=int(str(record["training_images"])),
+        held_out_images=len(record["held_out"]),  # type: ignore[arg-type]
+        teacher_weights=str(record["teacher_weights"]),
+        teacher_weights_sha256=str(record["teacher_weights_sha256"]),
+        checkpoint_sha256=str(record["model_sha256"]),
+        versions=versions(),
+        config=run.config.model_dump(mode="json"),
+    )
+
+
+def summary(bundle: Bundle, exported: Exported) -> str:
+    """The export for a terminal."""
+    before, after = exported.before, exported.after
+    lines = [
+        f"bundle {bundle.id} in {bundle.path}",
+        f"trained  {before.parameters / 1e6:6.2f} M parameters  {before.macs / 1e9:5.2f} GMAC",
+        f"exported {after.parameters / 1e6:6.2f} M parameters  {after.macs / 1e9:5.2f} GMAC  {exported.megabytes:.1f} MB",
+        f"onnxsim: {exported.nodes_traced} nodes before, {exported.nodes} after",
+        verify.table(bundle.manifest.parity),
+        "next: python -m runtime --source PICTURES --sink images://overlays",
+    ]
+    return "\n".join(lines)
+
+
+def to_json(bundle: Bundle, exported: Exported) -> str:
+    """The export as one JSON object."""
+    fields = {
+        "bundle": str(bundle.path),
+        "id": bundle.id,
+        "parameters": {"trained": exported.before.parameters, "exported": exported.after.parameters},
+        "macs": {"trained": exported.before.macs, "exported": exported.after.macs},
+        "nodes": {"traced": exported.nodes_traced, "simplified": exported.nodes},
+        "pairs": [pair.model_dump(by_alias=True) for pair in bundle.manifest.parity],
+    }
+    return json.dumps(fields)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

@@ -1,0 +1,100 @@
+"""``python -m export.verify``: torch, pruned model and ONNX agree, and by how much."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.golden import PARITY_IMAGES, parity_inputs
+from export.prune import prune
+from runtime.backends import open_backend
+from runtime.bundle import Bundle, Parity, default_bundle, load_bundle, write_manifest
+from runtime.errors import CallError, DskdError, exit_with_code
+from runtime.preprocess import Image
+from train.evaluate import EagerGraph, Scored, score
+from train.run import TrainedRun, load_run
+
+LIMIT = 1e-4  # rounding of float32 over some forty layers; a wrong graph is off by a hundred times this
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(prog="python -m export.verify", description=__doc__)
+    options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
+    options.add_argument("--run", type=Path, help="folder of the run it came from (default: the bundle's parent)")
+    options.add_argument(
+        "--images", type=int, default=PARITY_IMAGES, help="images to compare on (default: %(default)s)"
+    )
+    options.add_argument("--json", action="store_true", help="print one JSON object")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    if options.images < 1:
+        raise CallError(f"--images {options.images} must be at least 1")
+    bundle = load_bundle(options.bundle or default_bundle())
+    run = load_run(options.run or bundle.path.resolve().parent)
+    if run.record["model_sha256"] != bundle.manifest.provenance.checkpoint_sha256:
+        raise CallError(f"{run.folder}: is not the run that bundle {bundle.id} came from; name it with --run")
+    pairs = compare(run, bundle, parity_inputs(run, options.images))
+    fields = {"bundle": bundle.id, "pairs": [pair.model_dump(by_alias=True) for pair in pairs]}
+    print(json.dumps(fields) if options.json else table(pairs))
+    require(pairs)
+    write_manifest(bundle.path, bundle.manifest.model_copy(update={"parity": pairs}))
+    return 0
+
+
+def compare(run: TrainedRun, bundle: Bundle, inputs: Image) -> list[Parity]:
+    """Worst differences along the chain, step by step and end to end, on inputs [N, height, width, 3]."""
+    cpu, reading = torch.device("cpu"), bundle.manifest.bottleneck_source
+    backend = open_backend(bundle)
+    size = bundle.manifest.input.max_batch
+    outputs = [backend.infer(inputs[k : k + size]) for k in range(0, len(inputs), size)]
+    forms = {
+        "torch": score(EagerGraph(run.method, reading), inputs, cpu, "torch"),
+        "pruned": score(prune(run.method, reading), inputs, cpu, "pruned"),
+        "onnx": Scored(np.concatenate([o.scores for o in outputs]), np.concatenate([o.maps() for o in outputs])),
+    }
+    backend.close()
+    chain = [*pairwise(forms), ("torch", "onnx")]
+    return [_difference(a, b, forms[a], forms[b]) for a, b in chain]
+
+
+def _difference(source: str, target: str, a: Scored, b: Scored) -> Parity:
+    return Parity(
+        source=source,
+        target=target,
+        images=len(a.scores),
+        max_abs_diff_score=float(np.abs(a.scores - b.scores).max()),
+        max_abs_diff_map=float(np.abs(a.maps - b.maps).max()),
+    )
+
+
+def require(pairs: list[Parity]) -> None:
+    """Raises DskdError where a pair is not within the limit."""
+    for pair in pairs:
+        if not max(pair.max_abs_diff_score, pair.max_abs_diff_map) < LIMIT:
+            raise DskdError(
+                f"{pair.source} and {pair.target} differ by {pair.max_abs_diff_score:.1e} (score) and "
+                f"{pair.max_abs_diff_map:.1e} (map), over {LIMIT:.0e}; export again, and report it if it stays"
+            )
+
+
+def table(pairs: list[Parity]) -> str:
+    """The differences for a terminal."""
+    rows = [f"{'from':8}{'to':8}{'images':>7}{'score':>10}{'map':>10}   (largest absolute difference)"]
+    rows += [
+        f"{p.source:8}{p.target:8}{p.images:7}{p.max_abs_diff_score:10.1e}{p.max_abs_diff_map:10.1e}" for p in pairs
+    ]
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

@@ -1,0 +1,1 @@
+"""The ground floor: bundle, preprocessing, backends, decision, sources and sinks. Imports no torch, no onnx, no other room."""

@@ -1,0 +1,114 @@
+"""``python -m runtime``: inspect what a source captures and say PASS, REVIEW or REJECT."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from runtime.backends import NAMES, open_backend
+from runtime.bundle import Bundle, default_bundle, load_bundle
+from runtime.decision import Settings
+from runtime.errors import CallError, exit_with_code
+from runtime.images import read_mask
+from runtime.inspector import Inspector, golden_check
+from runtime.pipeline import Tally, run
+from runtime.result import Dropped, Inspection
+from runtime.sinks import FORMS as SINK_FORMS
+from runtime.sinks import open_sinks
+from runtime.sources import FORMS as SOURCE_FORMS
+from runtime.sources import open_source
+
+EXAMPLES = """examples:
+  python -m runtime                                         inspect the bundle's own golden frames
+  python -m runtime --source parts/ --sink images://out     a folder, with overlay pictures
+  python -m runtime --source part.png --json                one image, one JSON object
+  python -m runtime --source v4l2:///dev/video0 --sink sqlite://line.db --sink jsonl://-
+
+A score over the reject threshold is REJECT, over the review threshold REVIEW, else PASS. Exit code 0: every frame
+was inspected; 1: some were dropped or the work failed; 2: the call was wrong; 3: a camera or library is missing."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m runtime", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
+    options.add_argument("--source", help=f"{SOURCE_FORMS}\n(default: the bundle's golden frames)")
+    options.add_argument("--sink", action="append", default=[], help=f"may be given again: {SINK_FORMS}")
+    options.add_argument(
+        "--backend", default=NAMES[0], choices=NAMES, help="what runs the graph (default: %(default)s)"
+    )
+    options.add_argument("--threads", type=int, default=0, help="CPU threads (default: the backend's choice)")
+    options.add_argument(
+        "--reject-threshold", type=float, help="score over which a part is rejected (default: the bundle's)"
+    )
+    options.add_argument(
+        "--review-threshold", type=float, help="score over which a person looks (default: the bundle's)"
+    )
+    options.add_argument(
+        "--min-area", type=int, default=0, help="regions of fewer frame pixels do not count (default: 0)"
+    )
+    options.add_argument("--roi", type=Path, help="mask image of the frame's size; only its white part counts")
+    options.add_argument("--json", action="store_true", help="print one JSON object instead of a line per frame")
+    return options
+
+
+def settings(bundle: Bundle, arguments: argparse.Namespace) -> Settings:
+    """The bundle's thresholds, changed by options."""
+    thresholds = bundle.manifest.thresholds
+    reject = arguments.reject_threshold
+    review = arguments.review_threshold
+    if reject is None:
+        reject = thresholds.reject.score if review is None else max(thresholds.reject.score, review)
+    if review is None:
+        review = min(thresholds.review.score, reject)
+    roi = None if arguments.roi is None else read_mask(arguments.roi)
+    return Settings(review, reject, arguments.min_area, roi)
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    if options.threads < 0:
+        raise CallError(f"--threads {options.threads} must not be negative")
+    bundle = load_bundle(options.bundle or default_bundle())
+    uri = options.source or f"folder://{(bundle.path / 'golden').resolve()}"
+    source = open_source(uri)
+    decision_settings = settings(bundle, options)
+    backend = open_backend(bundle, options.backend, options.threads)
+    check = golden_check(bundle, backend)
+    sinks = open_sinks(options.sink, bundle.manifest.input)
+    inspector = Inspector(bundle, backend, decision_settings, keep_maps=any(sink.needs_map for sink in sinks))
+    quiet = options.json or "jsonl://-" in options.sink
+    if not quiet:
+        print(f"bundle {bundle.id} on {backend.name}: golden check of {check.images} frames within {check.score:.1e}")
+    tally = Tally()
+    inspections = []
+    for result in run(source, inspector, sinks, tally):
+        if isinstance(result, Dropped):
+            print(f"dropped: {result.reason}", file=sys.stderr)
+        elif options.json:
+            inspections.append(result[1].as_dict())
+        elif not quiet:
+            print(line(result[1]), flush=True)
+    backend.close()
+    if options.json:
+        single = len(inspections) == 1 and tally.captured == 1
+        print(json.dumps(inspections[0] if single else {"inspections": inspections, "counts": tally.as_dict()}))
+    elif not quiet:
+        print(" ".join(f"{name} {count}" for name, count in tally.as_dict().items()))
+    return 1 if tally.dropped else 0
+
+
+def line(inspection: Inspection) -> str:
+    """One inspection for a terminal."""
+    milliseconds = sum(inspection.timings_ms.values())
+    found = f"  {len(inspection.regions)} region(s)" if inspection.regions else ""
+    return f"{inspection.verdict.value:6}  {inspection.score:8.4f}  {inspection.frame}  {milliseconds:.1f} ms{found}"
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

@@ -1,0 +1,21 @@
+"""What runs a bundle's graph. Each backend is one file here; ``open_backend`` picks by name."""
+
+from __future__ import annotations
+
+from runtime.backends.base import Backend, Output
+from runtime.bundle import Bundle
+from runtime.errors import CallError
+
+NAMES = ("onnxruntime",)
+
+
+def open_backend(bundle: Bundle, name: str = "onnxruntime", threads: int = 0) -> Backend:
+    """Loads the graph of ``bundle``. ``threads`` 0 leaves the number to the backend."""
+    if name == "onnxruntime":
+        from runtime.backends.onnx_runtime import OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(bundle, threads)
+    raise CallError(f"no backend {name!r}; choose one of: {', '.join(NAMES)}")
+
+
+__all__ = ["NAMES", "Backend", "Output", "open_backend"]

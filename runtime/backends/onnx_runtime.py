@@ -1,0 +1,59 @@
+"""onnxruntime: CPU, or CUDA where its provider is installed."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import: a factory device phones nobody
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from runtime.bundle import Bundle
+from runtime.errors import DskdError
+from runtime.preprocess import Image
+
+
+class OnnxRuntimeOutput:
+    """Scores on the host; maps stay where they were computed until asked for."""
+
+    def __init__(self, binding: onnxruntime.IOBinding) -> None:
+        score, self._map = binding.get_outputs()
+        self.scores: NDArray[np.float32] = score.numpy()
+
+    def maps(self) -> NDArray[np.float32]:
+        """Anomaly maps [N, H, W]."""
+        found: NDArray[np.float32] = self._map.numpy()
+        return found
+
+
+class OnnxRuntimeBackend:
+    """Runs ``model.onnx``."""
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        available = onnxruntime.get_available_providers()
+        providers = [p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in available]
+        model = bundle.file("model.onnx")
+        try:
+            self._session = onnxruntime.InferenceSession(str(model), options, providers=providers)
+        except Exception as error:  # onnxruntime raises its own unrelated types
+            raise DskdError(f"{model}: onnxruntime cannot load it ({error}); export the bundle again") from error
+        self._device = "cuda" if self._session.get_providers()[0].startswith("CUDA") else "cpu"
+        self.name = f"onnxruntime-{self._device}"
+
+    def infer(self, batch: Image) -> OnnxRuntimeOutput:
+        """uint8 BGR [N, height, width, 3] -> scores [N] and maps on demand."""
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("image", np.ascontiguousarray(batch))
+        binding.bind_output("score", "cpu")
+        binding.bind_output("anomaly_map", self._device)
+        self._session.run_with_iobinding(binding)
+        return OnnxRuntimeOutput(binding)
+
+    def close(self) -> None:
+        """Releases the session."""
+        del self._session

@@ -1,0 +1,240 @@
+"""A bundle: the directory that is shipped. Data, never code; every byte is checked before it is used.
+
+``manifest.yaml`` starts with a seal, the sha256 of the rest of the file, and holds the sha256 of every other file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runtime import atomic
+from runtime.errors import CallError, DskdError
+
+MANIFEST = "manifest.yaml"
+SCHEMA = 1
+_SEAL = "# seal sha256:"
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Strict(BaseModel):
+    """Refuses unknown keys; immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSpec(Strict):
+    """What the graph takes: uint8 BGR [N, height, width, 3] after crop and resize."""
+
+    height: Positive
+    width: Positive
+    crop: tuple[int, int, Positive, Positive] | None = None
+    max_batch: Positive = 8
+
+
+class Threshold(Strict):
+    """A score that good parts exceed at a known rate (split-conformal, finite sample)."""
+
+    score: Finite
+    false_reject_rate: Rate = Field(description="rate the user asked for")
+    supported_rate: Rate = Field(description="rate that the number of images guarantees")
+    images: Positive = Field(description="held-out good images behind it")
+
+
+class Thresholds(Strict):
+    """Scores over ``review`` are looked at by a person, over ``reject`` thrown out."""
+
+    review: Threshold
+    reject: Threshold
+
+
+class Parity(Strict):
+    """Worst difference between two forms of the same model on the same images."""
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    images: Positive
+    max_abs_diff_score: Finite
+    max_abs_diff_map: Finite
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Tolerance(Strict):
+    """How far a backend may be from the golden scores and maps at start-up."""
+
+    score: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    map: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Provenance(Strict):
+    """Where the model comes from and under which terms it may be used."""
+
+    licence: str
+    training_data_sha256: Sha256
+    training_images: Positive
+    held_out_images: int
+    teacher_weights: str
+    teacher_weights_sha256: Sha256
+    checkpoint_sha256: Sha256
+    versions: dict[str, str]
+    config: dict[str, object]
+
+
+class Graph(Strict):
+    """One ONNX file with what it was proved to be."""
+
+    opset: Positive
+    parameters: Positive
+    macs: Positive
+
+
+class Manifest(Strict):
+    """Everything the runtime must know about a bundle."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    created: str
+    method: str
+    backbone: str
+    bottleneck_source: Literal["teacher", "encoder_student", "none"]
+    input: InputSpec
+    graphs: dict[str, Graph]
+    thresholds: Thresholds
+    tolerance: Tolerance
+    golden: Positive
+    parity: list[Parity]
+    provenance: Provenance
+    files: dict[str, Sha256]
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Frames with what the trained model said of them: inputs [N, H, W, 3], scores [N], maps [N, H, W]."""
+
+    frames: list[Path]
+    inputs: NDArray[np.uint8]
+    scores: NDArray[np.float32]
+    maps: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file was checked against the manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        """Name and 12 digits of a hash over files, input and thresholds: two bundles with one id judge alike."""
+        judges = self.manifest.model_dump_json(include={"files", "input", "thresholds"})
+        return f"{self.manifest.name}-{hashlib.sha256(judges.encode()).hexdigest()[:12]}"
+
+    def file(self, name: str) -> Path:
+        """Path of a file that the manifest lists. Raises DskdError where it lists none of that name."""
+        if name not in self.manifest.files:
+            raise DskdError(f"{self.path}: holds no {name}; export it first")
+        return self.path / name
+
+    def golden(self) -> Golden:
+        """Golden frames and the trained model's answers."""
+        frames = [self.file(f"golden/frame_{k}.png") for k in range(self.manifest.golden)]
+        arrays = []
+        for name in ("inputs", "scores", "maps"):
+            path = self.file(f"golden/{name}.npy")
+            try:
+                arrays.append(np.load(path, allow_pickle=False))
+            except (OSError, ValueError, EOFError) as error:
+                raise DskdError(f"{path}: cannot be read ({error}); export the bundle again") from error
+        return Golden(frames, *arrays)
+
+
+def default_bundle() -> Path:
+    """``$DSKD_BUNDLE``, else ``runs/latest/bundle``."""
+    return Path(os.environ.get("DSKD_BUNDLE") or "runs/latest/bundle")
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def load_bundle(path: Path) -> Bundle:
+    """Reads a manifest and checks every file. Raises DskdError that names the first wrong file."""
+    manifest = _read_manifest(path)
+    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() or file.is_symlink()}
+    foreign = {name for name in present - set(manifest.files) - {MANIFEST} if not name.startswith("engines/")}
+    if foreign:
+        raise DskdError(f"{path / min(foreign)}: is not in the manifest; remove it or export the bundle again")
+    for name, expected in sorted(manifest.files.items()):
+        file = path / name
+        if file.is_symlink() or not file.resolve().is_relative_to(path.resolve()):
+            raise DskdError(f"{file}: leads out of the bundle; copy the bundle again")
+        try:
+            found = file_sha256(file)
+        except OSError as error:
+            raise DskdError(f"{file}: cannot be read ({error.strerror}); copy the bundle again") from error
+        if found != expected:
+            raise DskdError(f"{file}: sha256 is {found[:12]}, the manifest says {expected[:12]}; copy the bundle again")
+    return Bundle(path, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise CallError(f"{path}: no bundle there; train and export one (python -m train, python -m export.onnx)")
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        raise DskdError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
+    first, _, body = raw.partition(b"\n")
+    seal = hashlib.sha256(body).hexdigest()
+    if first != f"{_SEAL}{seal}".encode():
+        raise DskdError(f"{file}: does not match its seal, so it was changed or damaged; copy the bundle again")
+    try:
+        fields = yaml.safe_load(body.decode())
+        if isinstance(fields, dict) and fields.get("schema_version") != SCHEMA:
+            raise DskdError(
+                f"{file}: schema {fields.get('schema_version')} is not {SCHEMA}; export it with this version"
+            )
+        return Manifest.model_validate(fields)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise DskdError(f"{file}: is not valid YAML; export the bundle again") from error
+    except ValidationError as error:
+        raise DskdError(f"{file}: {first_fault(error)}; export the bundle again") from error
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Writes ``manifest.yaml`` with its seal, whole or not at all."""
+    fields = manifest.model_dump(mode="json", by_alias=True)
+    body = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=120).encode()
+    seal = hashlib.sha256(body).hexdigest()
+    atomic.write_bytes(path / MANIFEST, f"{_SEAL}{seal}\n".encode() + body)
+
+
+def hash_files(path: Path) -> dict[str, str]:
+    """sha256 of every file below ``path`` but the manifest and engines, by relative name."""
+    names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    return {name: file_sha256(path / name) for name in names if name != MANIFEST and not name.startswith("engines/")}
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first complaint of pydantic as ``key: what``."""
+    fault = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in fault['loc']) or 'top level'}: {fault['msg']}"

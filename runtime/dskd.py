@@ -1,0 +1,31 @@
+"""``dskd train …`` once installed: the same commands as ``python -m train …``."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from importlib.util import find_spec
+
+COMMANDS = {
+    "train": "learn what good parts look like",
+    "export.onnx": "prune a trained run and write a bundle",
+    "export.verify": "prove that all forms of the model agree",
+    "runtime": "inspect images, a video or a camera",
+}
+
+
+def main() -> None:
+    """Hands over to the module that the first argument names."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        print("usage: dskd COMMAND [options]   (dskd COMMAND --help tells more)\n")
+        print("\n".join(f"  {command:14} {text}" for command, text in COMMANDS.items()))
+        raise SystemExit(0)
+    if name not in COMMANDS:
+        print(f"error: no command {name!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
+        raise SystemExit(2)
+    if find_spec(name.split(".")[0]) is None:
+        print(f"error: {name} is not installed here; pip install 'dskd-edge[export]'", file=sys.stderr)
+        raise SystemExit(3)
+    sys.argv = [f"dskd {name}", *sys.argv[2:]]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)

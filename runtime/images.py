@@ -1,0 +1,218 @@
+"""Reading and writing image files that may be broken, huge or not images at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import atomic
+from runtime.errors import CallError, DskdError
+from runtime.preprocess import Image
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+SMALLEST_SIDE = 16  # pixels: below this nothing can be seen in a picture
+LARGEST_PIXELS = 1 << 28  # 268 megapixels, 0.8 GB decoded: above any inspection camera, below a decompression bomb
+LARGEST_BYTES = 1 << 30
+
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"P5": "PGM",
+    b"P6": "PPM",
+    b"GIF8": "GIF",
+}
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+
+
+class BadImage(DskdError):
+    """A file that is not a usable image. The message starts with its path."""
+
+
+def read_image(path: Path) -> Image:
+    """Decodes a file to uint8 BGR [H, W, 3], upright by its EXIF orientation; 16 bit is scaled to 8 bit.
+
+    Raises BadImage with the path, the fault and the mend. The content decides the format, not the extension.
+    """
+    data = _read_file(path)
+    fault = _structural_fault(data)
+    if fault:
+        raise BadImage(f"{path}: {fault}")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        image = None
+    if image is None:
+        raise BadImage(f"{path}: cannot be decoded; save it again as PNG or JPEG")
+    height, width = image.shape[:2]
+    if min(height, width) < SMALLEST_SIDE:
+        raise BadImage(f"{path}: {width}x{height} pixels is too small; {SMALLEST_SIDE} is the least for a side")
+    return np.asarray(image, np.uint8)
+
+
+def read_mask(path: Path) -> NDArray[np.bool_]:
+    """Decodes a mask file to bool [H, W], true where any channel is over 127."""
+    return np.asarray(read_image(path).max(axis=2) > 127)
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """uint8 grey [H, W] or BGR [H, W, 3] as PNG bytes."""
+    done, data = cv2.imencode(".png", image)
+    if not done:
+        raise DskdError(f"cannot encode an image of shape {list(image.shape)} as PNG")
+    return data.tobytes()
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Writes a PNG whole or not at all."""
+    atomic.write_bytes(path, encode_png(image))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All files below ``folder`` with an image extension, sorted; links to folders are not followed (loops)."""
+    if not folder.is_dir():
+        raise CallError(f"{folder} is not a folder; name one that holds images")
+    found = []
+
+    def refuse(error: OSError) -> None:
+        raise DskdError(f"cannot list {error.filename}: {error.strerror}; check its rights")
+
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(root, name) for name in names if not name.startswith(".") and is_image_name(name)]
+    return sorted(found)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends like an image's."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadImage(f"{path}: is not a regular file")
+            if status.st_size > LARGEST_BYTES:
+                raise BadImage(f"{path}: {status.st_size} bytes is more than any image this program reads")
+            return handle.read()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadImage(f"{path}: cannot be read ({reason}); check the path and its rights") from error
+
+
+def _structural_fault(data: bytes) -> str | None:
+    """What is wrong with the container, or None. OpenCV fills the missing part of a cut file with grey: not here."""
+    if not data:
+        return "is empty (0 bytes)"
+    kind = next((name for magic, name in _MAGIC.items() if data.startswith(magic)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "WebP"
+    if kind is None:
+        return "is not an image (PNG, JPEG, BMP, TIFF, WebP, PGM and PPM are read)"
+    check = {"JPEG": _jpeg_fault, "PNG": _png_fault, "WebP": _webp_fault, "TIFF": _tiff_fault, "BMP": _bmp_fault}
+    if kind == "GIF":
+        return "is a GIF, which may be animated; save the frame to inspect as PNG"
+    return check[kind](data) if kind in check else None
+
+
+def _size_fault(width: int, height: int) -> str | None:
+    if width * height > LARGEST_PIXELS:
+        return f"{width}x{height} pixels is over the limit of {LARGEST_PIXELS >> 20} megapixels; scale it down"
+    return None
+
+
+def _jpeg_fault(data: bytes) -> str | None:
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            return "is a damaged JPEG (a segment does not start where it should); copy it again"
+        marker = data[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+            continue
+        if marker == 0xD9:
+            return None
+        length = struct.unpack_from(">H", data, position + 2)[0]
+        if marker in (0xC0, 0xC1, 0xC2) and position + 9 <= len(data):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+            fault = _size_fault(width, height)
+            if fault:
+                return fault
+        position += 2 + length
+        if marker == 0xDA:  # compressed data follows, up to the next marker that is neither stuffing nor a restart
+            following = _JPEG_MARKER.search(data, position)
+            if following is None:
+                break
+            position = following.end() - 2
+            if data[position + 1] == 0xD9:
+                return None
+    return "is a cut-off JPEG (its end is missing); copy it again"
+
+
+def _png_fault(data: bytes) -> str | None:
+    position = 8
+    while position + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        if end > len(data):
+            break
+        if zlib.crc32(data[position + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+            return "is a damaged PNG (a checksum is wrong); copy it again"
+        if name == b"IHDR" and length >= 8:
+            fault = _size_fault(*struct.unpack_from(">II", data, position + 8))
+            if fault:
+                return fault
+        if name == b"acTL":
+            return "is an animated PNG; save the frame to inspect as a plain PNG"
+        if name == b"IEND":
+            return None
+        position = end
+    return "is a cut-off PNG (its end is missing); copy it again"
+
+
+def _webp_fault(data: bytes) -> str | None:
+    if struct.unpack_from("<I", data, 4)[0] + 8 > len(data):
+        return "is a cut-off WebP (its end is missing); copy it again"
+    if data[12:16] == b"VP8X" and len(data) > 20 and data[20] & 0x02:
+        return "is an animated WebP; save the frame to inspect as PNG"
+    return None
+
+
+def _bmp_fault(data: bytes) -> str | None:
+    if len(data) < 26:
+        return "is a cut-off BMP (its end is missing); copy it again"
+    (size,) = struct.unpack_from("<I", data, 2)
+    width, height = struct.unpack_from("<ii", data, 18)
+    if size > len(data):
+        return "is a cut-off BMP (its end is missing); copy it again"
+    return _size_fault(abs(width), abs(height))
+
+
+def _tiff_fault(data: bytes) -> str | None:
+    """Size and page count from the first directory; strips beyond the end of the file."""
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (first,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, first)
+        tags: dict[int, int] = {}
+        for k in range(count):
+            tag, kind, _, short, _ = struct.unpack_from(order + "HHIHH", data, first + 2 + 12 * k)
+            tags[tag] = short if kind == 3 else struct.unpack_from(order + "I", data, first + 10 + 12 * k)[0]
+        (following,) = struct.unpack_from(order + "I", data, first + 2 + 12 * count)
+    except struct.error:
+        return "is a cut-off TIFF (its directory is missing); copy it again"
+    if following:
+        return "is a TIFF of several pages; save the page to inspect alone"
+    return _size_fault(tags.get(256, 0), tags.get(257, 0))

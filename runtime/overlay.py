@@ -1,0 +1,55 @@
+"""Pictures for people: the frame with its heat map, regions and verdict."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.preprocess import Image
+from runtime.result import Region, Verdict
+
+COLOURS = {Verdict.PASS: (70, 174, 139), Verdict.REVIEW: (40, 170, 245), Verdict.REJECT: (98, 86, 255)}  # BGR
+ALPHA = 0.5
+
+
+def heat_map(
+    image: Image, anomaly_map: NDArray[np.float32], threshold: float, crop: tuple[int, int, int, int]
+) -> Image:
+    """Lays the map over the frame [H, W, 3]: clear at zero, red from the threshold on. ``crop`` is what it covers."""
+    x, y, width, height = crop
+    strength = np.clip(cv2.resize(anomaly_map, (width, height)) / (1.25 * max(threshold, 1e-12)), 0, 1)
+    colours = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_JET)
+    alpha = (ALPHA * np.clip(2 * strength - 0.4, 0, 1))[..., None]
+    drawn = image.copy()
+    part = drawn[y : y + height, x : x + width]
+    part[:] = np.rint(part * (1 - alpha) + colours * alpha).astype(np.uint8)
+    return drawn
+
+
+def annotate(image: Image, verdict: Verdict, score: float, regions: tuple[Region, ...]) -> Image:
+    """Draws region boxes and a banner with verdict and score above the frame."""
+    colour = COLOURS[verdict]
+    width = max(image.shape[1], 160)
+    banner_height = max(24, width // 16)
+    drawn = np.zeros((image.shape[0] + banner_height, width, 3), np.uint8)
+    drawn[banner_height:, : image.shape[1]] = image
+    drawn[:banner_height] = colour
+    for region in regions:
+        x, y, box_width, box_height = region.box
+        corner = (x + box_width - 1, y + banner_height + box_height - 1)
+        cv2.rectangle(drawn, (x, y + banner_height), corner, COLOURS[Verdict.REJECT], max(1, width // 400))
+    scale = banner_height / 32
+    text = f"{verdict.value}  {score:.3f}"
+    place = (int(8 * scale), int(banner_height * 0.72))
+    cv2.putText(
+        drawn,
+        text,
+        place,
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.7 * scale,
+        (255, 255, 255),
+        max(1, round(1.6 * scale)),
+        cv2.LINE_AA,
+    )
+    return drawn

@@ -1,0 +1,69 @@
+"""Source to inspector to sinks. Every captured frame is inspected or dropped with a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+
+from runtime.errors import DskdError
+from runtime.inspector import Inspector
+from runtime.result import Dropped, Frame, Inspection, Verdict
+from runtime.sinks import Sink
+from runtime.sources import Source
+
+
+class Tally:
+    """Counts: ``captured == inspected + dropped`` at all times."""
+
+    def __init__(self) -> None:
+        self.verdicts: Counter[Verdict] = Counter()
+        self.dropped = 0
+
+    @property
+    def inspected(self) -> int:
+        """Frames with a verdict."""
+        return self.verdicts.total()
+
+    @property
+    def captured(self) -> int:
+        """Frames that the source gave."""
+        return self.inspected + self.dropped
+
+    def as_dict(self) -> dict[str, int]:
+        """For JSON."""
+        counts = {verdict.value: self.verdicts[verdict] for verdict in Verdict}
+        return {"captured": self.captured, "inspected": self.inspected, "dropped": self.dropped, **counts}
+
+
+def run(
+    source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tally
+) -> Iterator[tuple[Frame, Inspection] | Dropped]:
+    """Inspects every frame; yields each result once all sinks have it, so what was reported is stored."""
+    with ExitStack() as stack:
+        for sink in sinks:
+            stack.enter_context(closing(sink))
+        for captured in source.frames():
+            result = captured if isinstance(captured, Dropped) else _inspect(inspector, captured)
+            if isinstance(result, Dropped):
+                for sink in sinks:
+                    sink.drop(result)
+                tally.dropped += 1
+                yield result
+            else:
+                frame, inspection = result
+                for sink in sinks:
+                    sink.write(inspection, frame)
+                tally.verdicts[inspection.verdict] += 1
+                yield result
+
+
+def _inspect(inspector: Inspector, frame: Frame) -> tuple[Frame, Inspection] | Dropped:
+    """A uniform picture (lens cap, lamp off, sensor dead) and one that cannot be judged are never a PASS."""
+    if frame.image.min() == frame.image.max():
+        reason = f"blank: every pixel is {int(frame.image.flat[0])}; check lens, light and exposure"
+        return Dropped(frame.source, frame.id, frame.captured, reason)
+    try:
+        return frame, inspector.inspect(frame)
+    except DskdError as error:
+        return Dropped(frame.source, frame.id, frame.captured, str(error))

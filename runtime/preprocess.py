@@ -1,0 +1,46 @@
+"""The one preprocessing: crop, resize, nothing else. Training, calibration and the device all call it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import DskdError
+
+Image = NDArray[np.uint8]
+Crop = tuple[int, int, int, int]
+
+
+def preprocess(image: Image, height: int, width: int, crop: Crop | None = None) -> Image:
+    """uint8 BGR frame [H, W, 3] -> uint8 BGR network input [height, width, 3].
+
+    ``crop`` is (x, y, width, height) in frame pixels. An axis that shrinks is averaged (INTER_AREA), one that grows
+    is interpolated (INTER_LINEAR); where one shrinks and the other grows each gets its own, because OpenCV would
+    otherwise skip pixels. Raises DskdError where the frame is not uint8 BGR or the crop leaves it.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DskdError(f"frame is {image.dtype} {list(image.shape)}; expected uint8 [height, width, 3] in BGR order")
+    if crop is not None:
+        x, y, crop_width, crop_height = crop
+        if x + crop_width > image.shape[1] or y + crop_height > image.shape[0]:
+            raise DskdError(
+                f"crop {list(crop)} leaves the frame of {image.shape[1]}x{image.shape[0]} pixels; "
+                "use the camera's trained resolution or a bundle trained with another crop"
+            )
+        image = image[y : y + crop_height, x : x + crop_width]
+    rows, columns = image.shape[:2]
+    if (rows > height) == (columns > width) or rows == height or columns == width:
+        return _resize(image, height, width)
+    if rows > height:
+        return _resize(_resize(image, height, columns), height, width)
+    return _resize(_resize(image, rows, width), height, width)
+
+
+def _resize(image: Image, height: int, width: int) -> Image:
+    rows, columns = image.shape[:2]
+    if (rows, columns) == (height, width):
+        return np.ascontiguousarray(image)
+    shrinks = rows >= height and columns >= width
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return resized.astype(np.uint8, copy=False)

@@ -1,0 +1,85 @@
+"""The one result type that travels from the inspector to every sink."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.preprocess import Image
+
+
+class Verdict(str, Enum):
+    """What to do with the part."""
+
+    PASS = "PASS"
+    REVIEW = "REVIEW"
+    REJECT = "REJECT"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A connected part of the map over the threshold. ``box`` is (x, y, width, height), ``area`` in frame pixels."""
+
+    box: tuple[int, int, int, int]
+    area: int
+    peak: float
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image that a source captured. ``captured`` is seconds since the epoch."""
+
+    source: str
+    id: str
+    captured: float
+    image: Image
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A frame that was captured but could not be inspected, and why."""
+
+    source: str
+    id: str
+    captured: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was decided about one frame. ``anomaly_map`` [H, W] is at network size, None where nothing asked for it."""
+
+    source: str
+    frame: str
+    captured: float
+    verdict: Verdict
+    score: float
+    threshold: float
+    regions: tuple[Region, ...]
+    timings_ms: dict[str, float]
+    bundle: str
+    backend: str
+    anomaly_map: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields that other programs read; the map is left out."""
+        return {
+            "source": self.source,
+            "frame": self.frame,
+            "captured": self.captured,
+            "verdict": self.verdict.value,
+            "score": self.score,
+            "threshold": self.threshold,
+            "regions": [{"box": list(r.box), "area": r.area, "peak": r.peak} for r in self.regions],
+            "timings_ms": self.timings_ms,
+            "bundle": self.bundle,
+            "backend": self.backend,
+        }
+
+    def as_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.as_dict(), allow_nan=False)

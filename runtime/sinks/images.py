@@ -1,0 +1,46 @@
+"""An overlay picture per inspection: PASS, REVIEW and REJECT each in a folder of their own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from runtime.bundle import InputSpec
+from runtime.decision import crop_box
+from runtime.errors import DskdError
+from runtime.images import write_image
+from runtime.overlay import annotate, heat_map
+from runtime.result import Dropped, Frame, Inspection
+
+
+class ImagesSink:
+    """Writes ``FOLDER/VERDICT/frame.png``."""
+
+    needs_map = True
+
+    def __init__(self, folder: Path, spec: InputSpec) -> None:
+        self._folder, self._spec = folder, spec
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DskdError(f"sink {folder}: cannot be made ({error.strerror}); name another folder") from error
+
+    def write(self, inspection: Inspection, frame: Frame) -> None:
+        """Draws and writes one overlay."""
+        image = frame.image
+        if inspection.anomaly_map is not None:
+            box = crop_box((image.shape[0], image.shape[1]), self._spec)
+            image = heat_map(image, inspection.anomaly_map, inspection.threshold, box)
+        picture = annotate(image, inspection.verdict, inspection.score, inspection.regions)
+        write_image(self._folder / inspection.verdict.value / f"{file_name(frame.id)}.png", picture)
+
+    def drop(self, dropped: Dropped) -> None:
+        """A frame without a picture leaves none."""
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def file_name(frame_id: str) -> str:
+    """A frame id as a plain file name: ``crack/003.png`` becomes ``crack-003.png``."""
+    return re.sub(r"[^\w.-]+", "-", frame_id).lstrip(".-")[:200] or "frame"

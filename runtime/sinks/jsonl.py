@@ -1,0 +1,63 @@
+"""One JSON object a line, appended to a file or written to standard output."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from runtime.errors import DskdError
+from runtime.result import Dropped, Frame, Inspection
+
+
+class JsonlSink:
+    """Appends whole lines; a line cut by an earlier crash is ended first, so that the file stays readable."""
+
+    needs_map = False
+
+    def __init__(self, path: Path) -> None:
+        self._to_stdout = str(path) == "-"
+        self._handle = sys.stdout.fileno() if self._to_stdout else _open_for_append(path)
+
+    def write(self, inspection: Inspection, frame: Frame) -> None:
+        """Appends one inspection."""
+        self._append(inspection.as_json())
+
+    def drop(self, dropped: Dropped) -> None:
+        """Appends one dropped frame, told apart by its key ``dropped``."""
+        fields = {
+            "source": dropped.source,
+            "frame": dropped.id,
+            "captured": dropped.captured,
+            "dropped": dropped.reason,
+        }
+        self._append(json.dumps(fields))
+
+    def _append(self, line: str) -> None:
+        data = line.encode() + b"\n"
+        try:
+            while data:
+                data = data[os.write(self._handle, data) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise DskdError(f"sink jsonl: cannot write ({error.strerror}); check the disk") from error
+
+    def close(self) -> None:
+        """Makes the lines durable."""
+        if not self._to_stdout:
+            os.fsync(self._handle)
+            os.close(self._handle)
+
+
+def _open_for_append(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        size = os.fstat(handle).st_size
+        if size and os.pread(handle, 1, size - 1) != b"\n":
+            os.write(handle, b"\n")
+    except OSError as error:
+        raise DskdError(f"sink {path}: cannot be opened ({error.strerror}); check the path and its rights") from error
+    return handle

@@ -1,0 +1,43 @@
+"""A USB or other V4L2 camera through OpenCV."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from runtime.errors import DskdError, MissingPart
+from runtime.result import Dropped, Frame
+
+
+class V4l2Source:
+    """Gives frames of a device until it stops delivering; the id is the frame's number from 0."""
+
+    def __init__(self, uri: str, path: Path) -> None:
+        self.uri = uri
+        if not path.exists():
+            raise MissingPart(
+                f"source {uri}: there is no {path}; plug the camera in (v4l2-ctl --list-devices shows it)"
+            )
+        self._capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
+        if not self._capture.isOpened():
+            raise MissingPart(
+                f"source {uri}: is not a camera, or busy, or not yours to read; add yourself to group video"
+            )
+        self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest in a queue
+
+    def frames(self) -> Iterator[Frame | Dropped]:
+        """Frames as they come. Raises DskdError when the camera stops delivering."""
+        number = 0
+        try:
+            while True:
+                read, image = self._capture.read()
+                if not read:
+                    raise DskdError(f"source {self.uri}: the camera stopped after {number} frames; check its cable")
+                yield Frame(self.uri, str(number), time.time(), np.asarray(image, np.uint8))
+                number += 1
+        finally:
+            self._capture.release()

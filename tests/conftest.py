@@ -1,0 +1,83 @@
+"""A small generated set, a run trained on it and its bundle, made once; and the real data where it is to be had."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.onnx import export
+from runtime.bundle import Bundle
+from train.config import TrainConfig, load_config
+from train.data import find_images
+from train.run import TrainedRun, load_run, run
+from train.synthetic import write_set
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["input.height=64", "input.width=96", "recipe.epochs=2", "recipe.batch=4", "recipe.precision=float32"]
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated inspection set in MVTec layout."""
+    return write_set(tmp_path_factory.mktemp("set"), train=14, test_good=4, per_defect=2)
+
+
+@pytest.fixture(scope="session")
+def small_config() -> TrainConfig:
+    return load_config(None, SMALL)
+
+
+@pytest.fixture(scope="session")
+def trained_run(small_set: Path, small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """A short run with a random teacher: its answers are worthless, its path is the real one."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    run(small_config, find_images(small_set), "random", folder, "cpu", strict=True)
+    return load_run(folder)
+
+
+@pytest.fixture(scope="session")
+def bundle(trained_run: TrainedRun) -> Bundle:
+    """The bundle of the short run. Do not change its files: copy the folder."""
+    return export(trained_run, "teacher", trained_run.folder / "bundle", opset=20, batch=4, licence="test")[0]
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def command() -> Command:
+    """Runs ``python -m MODULE ARGUMENTS`` as a user would, from the repository's root."""
+
+    def call(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", *map(str, arguments)],
+            capture_output=True, text=True, timeout=timeout, cwd=ROOT, env={**os.environ, **environment}, check=False,
+        )  # fmt: skip
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of the magnetic tile set."""
+    folder = os.environ.get("DSKD_DATA")
+    if not folder:
+        pytest.skip("DSKD_DATA is not set: the tests on real pictures did not run")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_weights() -> str:
+    """File of real ImageNet weights."""
+    file = os.environ.get("DSKD_TEACHER_WEIGHTS")
+    if not file:
+        pytest.skip("DSKD_TEACHER_WEIGHTS is not set: the tests on real weights did not run")
+    return file

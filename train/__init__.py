@@ -1,0 +1,1 @@
+"""Networks, methods and the loop that trains them."""

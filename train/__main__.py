@@ -1,0 +1,85 @@
+"""``python -m train``: learn what good parts look like."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+from pathlib import Path
+
+from runtime.bundle import Thresholds
+from runtime.errors import CallError, exit_with_code
+from train.config import load_config
+from train.data import find_images
+from train.run import point_latest, run
+from train.threshold import describe
+
+EXAMPLES = """examples:
+  python -m train --data pictures/good                       a plain folder of good parts
+  python -m train --data mvtec --category bottle             an MVTec layout: test images are evaluated
+  python -m train --data parts --config train/configs/magnetic_tile.yaml --set recipe.epochs=60
+  torchrun --nproc-per-node 4 -m train --data parts          four GPUs
+
+A run that was killed goes on where its last checkpoint was: give the same command again."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = argparse.ArgumentParser(
+        prog="python -m train", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--data", type=Path, help="folder of good images or an MVTec layout (default: $DSKD_DATA)")
+    options.add_argument("--category", help="which product, where --data holds several")
+    options.add_argument("--config", type=Path, help="YAML file with settings (default: built-in)")
+    options.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; may be repeated"
+    )
+    options.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
+    options.add_argument("--teacher-weights", help='file of ImageNet weights, or "random" to try without')
+    options.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
+    )
+    options.add_argument("--strict", action="store_true", help="refuse unreadable images instead of skipping them")
+    options.add_argument("--json", action="store_true", help="print the run's record as one JSON object")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    root = options.data or os.environ.get("DSKD_DATA")
+    if not root:
+        raise CallError(
+            "name a folder of good images with --data (or DSKD_DATA); python -m train.synthetic DIR makes one to try"
+        )
+    config = load_config(options.config, options.set)
+    images = find_images(Path(root), options.category)
+    folder = options.out or Path("runs") / images.name
+    record = run(config, images, options.teacher_weights, folder, options.device, options.strict)
+    if not record:  # another process of the group reports
+        return 0
+    point_latest(folder)
+    print(json.dumps(record) if options.json else summary(record, folder))
+    return 0
+
+
+def summary(record: dict[str, object], folder: Path) -> str:
+    """The run for a terminal."""
+    thresholds = Thresholds.model_validate(record["thresholds"])
+    lines = [f"trained on {record['training_images']} good images in {record['minutes']} minutes"]
+    figures = record["figures"]
+    assert isinstance(figures, dict)
+    for reading, found in figures.items():
+        values = "  ".join(
+            f"{k} {found[k]:.4f}" for k in ("image_auroc", "image_ap", "pixel_auroc", "pro") if found[k] is not None
+        )
+        lines.append(f"reading {reading}: {values}")
+    lines += [f"reject over {describe(thresholds.reject)}", f"review over {describe(thresholds.review)}"]
+    lines.append(f"report: {folder / 'report.html'}   next: python -m export.onnx")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

@@ -1,0 +1,64 @@
+"""Batches whose content depends on seed, epoch and position only, so that a resumed run sees what it would have seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from runtime.preprocess import Image
+from train.augment import augment
+from train.config import AugmentConfig
+
+Draw = tuple[int, int]
+
+
+class AugmentedImages(Dataset[tuple[Image, Image]]):
+    """Item (epoch, index) -> (clean, seen), both uint8 [H, W, 3]."""
+
+    def __init__(self, images: Image, config: AugmentConfig, seed: int) -> None:
+        self.images, self.config, self.seed = images, config, seed
+
+    def __getitem__(self, draw: Draw) -> tuple[Image, Image]:
+        epoch, index = draw
+        rng = np.random.default_rng([self.seed, epoch, index])
+        return augment(np.asarray(self.images[index]), self.config, rng)
+
+
+class Schedule:
+    """Batches of draws from ``first_step`` to the end of the last epoch, for one of ``world`` processes.
+
+    Each epoch is a fresh permutation; its last, incomplete batch is left out.
+    """
+
+    def __init__(self, count: int, batch: int, epochs: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        self.count, self.batch, self.seed, self.rank, self.world = count, min(batch, count // world), seed, rank, world
+        self.steps_per_epoch = count // (self.batch * world)
+        self.steps = epochs * self.steps_per_epoch
+        self.first_step = 0
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        for step in range(self.first_step, self.steps):
+            epoch, position = divmod(step, self.steps_per_epoch)
+            if position == 0 or step == self.first_step:
+                order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+            start = (position * self.world + self.rank) * self.batch
+            yield [(epoch, int(index)) for index in order[start : start + self.batch]]
+
+    def __len__(self) -> int:
+        return self.steps - self.first_step
+
+
+def collate(items: list[tuple[Image, Image]]) -> tuple[Tensor, Tensor]:
+    """Two uint8 [B, H, W, 3]."""
+    clean, seen = zip(*items, strict=True)
+    return torch.from_numpy(np.stack(clean)), torch.from_numpy(np.stack(seen))
+
+
+def batches(images: Image, config: AugmentConfig, schedule: Schedule, workers: int) -> DataLoader[tuple[Image, Image]]:
+    """Loads what ``schedule`` draws, in ``workers`` processes (0: in this one)."""
+    dataset = AugmentedImages(images, config, schedule.seed)
+    return DataLoader(dataset, batch_sampler=schedule, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]

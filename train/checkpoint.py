@@ -1,0 +1,70 @@
+"""The state of a run in one safetensors file, so that it is replaced whole or not at all. No pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from runtime import atomic
+from runtime.errors import CallError, DskdError
+
+_MODEL, _OPTIMISER = "model.", "optimiser."
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, optimiser: Optimizer, step: int, scaler_scale: float, run: dict[str, str]
+) -> None:
+    """Writes model, optimiser and step. ``run`` says what the state belongs to (configuration and data hashes)."""
+    tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"{_OPTIMISER}{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"step": str(step), "scaler_scale": str(scaler_scale), "run": json.dumps(run)}
+    with atomic.replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimiser: Optimizer, run: dict[str, str]) -> tuple[int, float]:
+    """Restores model and optimiser; returns (step, scaler scale).
+
+    Raises CallError where the state belongs to another configuration or other images, DskdError where it is damaged.
+    """
+    tensors, metadata = read_tensors(path)
+    found = json.loads(metadata.get("run", "{}"))
+    for key, value in run.items():
+        if found.get(key) != value:
+            raise CallError(
+                f"{path}: belongs to another {key}; name another --out, or remove the folder to start again"
+            )
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(_OPTIMISER):
+            index, _, key = name.removeprefix(_OPTIMISER).partition(".")
+            state.setdefault(int(index), {})[key] = tensor
+    load_model(path, model, {n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)})
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return int(metadata["step"]), float(metadata["scaler_scale"])
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors and the metadata of a safetensors file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DskdError(f"{path}: cannot be read ({error}); remove the folder and train again") from error
+
+
+def load_model(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Puts ``tensors`` into ``model``. Raises DskdError where names or shapes do not fit."""
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise DskdError(f"{path}: does not fit this configuration ({reason}); train again") from error

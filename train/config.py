@@ -1,0 +1,154 @@
+"""What a training run can be told, from a YAML file and ``--set key=value``. The field texts are the documentation."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from runtime.bundle import InputSpec, Rate, Strict, first_fault
+from runtime.errors import CallError
+
+
+class LossConfig(Strict):
+    """Weights of the distillation terms."""
+
+    cosine: float = Field(1.0, ge=0, description="weight of the cosine distance")
+    l2: float = Field(0.1, ge=0, description="weight of the mean squared difference of raw features")
+    flattened: bool = Field(False, description="one cosine per image and scale (RD's code) instead of one per position")
+
+
+class DskdConfig(Strict):
+    """Dual-student distillation and its ablations."""
+
+    students: Literal["both", "encoder", "decoder"] = Field("both", description="'decoder' alone is RD's structure")
+    fusion: bool = Field(True, description="embed all three scales; false: the coarsest only")
+    joint: bool = Field(True, description="let the decoder student's loss reach the encoder student")
+    encoder_rate: float = Field(1.0, gt=0, description="factor on the learning rate for the encoder student")
+
+
+class RecipeConfig(Strict):
+    """How long and how fast."""
+
+    epochs: int = Field(30, gt=0, description="passes over the training images")
+    batch: int = Field(8, gt=1, description="images per step and process")
+    learning_rate: float = Field(0.005, gt=0, description="highest rate, after the warm-up; falls to 0 by a cosine")
+    warm_up: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises")
+    clip: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="autocast type; auto: bfloat16 where the CPU or GPU has it, else float32 (GPU: float16)"
+    )
+    seed: int = Field(0, ge=0, description="everything random follows from it")
+    checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
+
+
+class AugmentConfig(Strict):
+    """What training shows the networks instead of the plain image."""
+
+    pseudo_anomalies: float = Field(0.5, ge=0, le=1, description="share of images that get a pseudo-anomaly to undo")
+    flip: bool = Field(False, description="mirror half of the images left to right")
+    flip_vertical: bool = Field(False, description="mirror half of the images top to bottom")
+    gain: float = Field(0.0, ge=0, lt=1, description="standard deviation of a random exposure factor's logarithm")
+
+
+class DataConfig(Strict):
+    """Which good images are used for what."""
+
+    held_out: float = Field(0.15, gt=0, lt=0.9, description="share of good images set aside for thresholds")
+
+
+class MapConfig(Strict):
+    """The anomaly map."""
+
+    sigma: float = Field(4.0, ge=0, description="Gaussian smoothing in network pixels")
+
+
+class ThresholdConfig(Strict):
+    """Rates at which good parts may be stopped."""
+
+    review_rate: Rate = Field(0.05, description="share of good parts a person may have to look at")
+    reject_rate: Rate = Field(0.01, description="share of good parts that may be rejected")
+
+
+class TrainConfig(Strict):
+    """One training run."""
+
+    method: Literal["dskd"] = Field("dskd", description="training method")
+    backbone: Literal["resnet18", "wide_resnet50_2"] = Field("resnet18", description="teacher and student width")
+    input: InputSpec = InputSpec(height=256, width=256)
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    dskd: DskdConfig = DskdConfig()
+    loss: LossConfig = LossConfig()
+    recipe: RecipeConfig = RecipeConfig()
+    map: MapConfig = MapConfig()
+    thresholds: ThresholdConfig = ThresholdConfig()
+
+
+def load_config(file: Path | None, overrides: list[str]) -> TrainConfig:
+    """Reads a YAML file (None: all defaults) and applies ``section.key=value`` overrides.
+
+    Raises CallError that names the key, with the nearest known one where it is unknown.
+    """
+    fields = {} if file is None else _read_yaml(file)
+    where = str(file) if file else "configuration"
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise CallError(f"--set {override}: write section.key=value, as in recipe.epochs=10")
+        _assign(fields, key.split("."), _parse(value, f"--set {override}"), override)
+    try:
+        config = TrainConfig.model_validate(fields)
+    except ValidationError as error:
+        raise CallError(f"{where}: {_explain(error)}") from error
+    for side in ("height", "width"):
+        if getattr(config.input, side) % 32:
+            raise CallError(f"{where}: input.{side} {getattr(config.input, side)} must be a multiple of 32")
+    return config
+
+
+def _read_yaml(file: Path) -> dict[str, object]:
+    try:
+        fields = _parse(file.read_text(), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CallError(f"{file}: cannot be read ({error}); name a YAML file") from error
+    if not isinstance(fields, dict):
+        raise CallError(f"{file}: is no mapping of settings; see train/configs for examples")
+    return fields
+
+
+def _parse(text: str, where: str) -> object:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise CallError(f"{where}: is not valid YAML{line}; check quotes, colons and indentation") from error
+
+
+def _assign(fields: dict[str, object], path: list[str], value: object, override: str) -> None:
+    for part in path[:-1]:
+        inner = fields.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise CallError(f"--set {override}: {part} has no keys inside")
+        fields = inner
+    fields[path[-1]] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """The first fault; an unknown key with the nearest known one."""
+    fault = error.errors(include_url=False)[0]
+    if fault["type"] != "extra_forbidden":
+        return first_fault(error)
+    *sections, key = (str(part) for part in fault["loc"])
+    model: type[BaseModel] = TrainConfig
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    near = get_close_matches(key, model.model_fields, 1)
+    hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(model.model_fields)}"
+    return f"{'.'.join([*sections, key])} is unknown{hint}"

@@ -1,0 +1,141 @@
+"""Finding images, splitting them, and keeping them ready in network size."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from runtime import atomic
+from runtime.bundle import InputSpec, file_sha256
+from runtime.errors import CallError, DskdError
+from runtime.images import BadImage, list_images, read_image, read_mask
+from runtime.preprocess import Image, preprocess
+
+log = logging.getLogger(__name__)
+FEWEST_GOOD = 10  # below this neither training nor a threshold means anything
+
+
+@dataclass(frozen=True)
+class TestImage:
+    """A labelled test image. ``defect`` is "good" or the defect's name; ``mask`` is None where nothing is marked."""
+
+    path: Path
+    defect: str
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class InspectionSet:
+    """Good images for training and, in an MVTec layout, labelled test images."""
+
+    name: str
+    good: list[Path]
+    test: list[TestImage]
+
+
+def find_images(root: Path, category: str | None = None) -> InspectionSet:
+    """Reads an MVTec layout (train/good, test/DEFECT, ground_truth/DEFECT) or a plain folder of good images.
+
+    Raises CallError where ``root`` holds neither, or several categories of which none was named.
+    """
+    if not root.is_dir():
+        raise CallError(f"data {root}: is not a folder; name one with train/good/ or with good images")
+    folder = root / category if category else root
+    if (folder / "train" / "good").is_dir():
+        return InspectionSet(folder.resolve().name, list_images(folder / "train" / "good"), _find_test(folder))
+    categories = sorted(p.parent.parent.name for p in root.glob("*/train/good"))
+    if categories:
+        raise CallError(f"data {root}: name one category with --category: {', '.join(categories)}")
+    if category:
+        raise CallError(f"data {folder}: holds no train/good")
+    good = list_images(folder)
+    if not good:
+        raise CallError(f"data {root}: holds no images; put good parts there as PNG or JPEG")
+    return InspectionSet(folder.resolve().name, good, [])
+
+
+def _find_test(folder: Path) -> list[TestImage]:
+    found = []
+    for defect in sorted(p for p in (folder / "test").glob("*") if p.is_dir()):
+        masks = {p.stem.removesuffix("_mask"): p for p in _optional(folder / "ground_truth" / defect.name)}
+        found += [TestImage(path, defect.name, masks.get(path.stem)) for path in list_images(defect)]
+    return found
+
+
+def _optional(folder: Path) -> list[Path]:
+    return list_images(folder) if folder.is_dir() else []
+
+
+def split(good: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Sets a ``share`` of the good images aside for thresholds: (training, held out)."""
+    order = np.random.default_rng(seed).permutation(len(good))
+    count = max(1, round(share * len(good)))
+    held_out = set(order[:count].tolist())
+    return [p for k, p in enumerate(good) if k not in held_out], [p for k, p in enumerate(good) if k in held_out]
+
+
+def usable(paths: list[Path], strict: bool) -> list[Path]:
+    """The files that can be read. The others are named and skipped, or with ``strict`` refused."""
+    kept = []
+    for path in tqdm(paths, desc="checking images", unit="image", leave=False, disable=None):
+        try:
+            read_image(path)
+        except BadImage as error:
+            if strict:
+                raise
+            log.warning("skipped %s", error)
+        else:
+            kept.append(path)
+    if len(kept) < FEWEST_GOOD:
+        raise DskdError(
+            f"only {len(kept)} usable good images; at least {FEWEST_GOOD} are needed, some hundreds are better"
+        )
+    return kept
+
+
+def data_sha256(paths: list[Path]) -> str:
+    """One hash over the contents of all files, independent of their order and names."""
+    return hashlib.sha256("".join(sorted(file_sha256(p) for p in paths)).encode()).hexdigest()
+
+
+def load_inputs(paths: list[Path], spec: InputSpec) -> Image:
+    """Preprocesses files to uint8 [N, height, width, 3] in memory."""
+    inputs = [preprocess(read_image(p), spec.height, spec.width, spec.crop) for p in paths]
+    return np.stack(inputs) if inputs else np.zeros((0, spec.height, spec.width, 3), np.uint8)
+
+
+def prepare_inputs(paths: list[Path], spec: InputSpec, file: Path) -> Image:
+    """Preprocesses files once to ``file`` and maps it: memory stays flat whatever the number of images.
+
+    A file that an earlier, killed run completed for the same images is used again.
+    """
+    key = hashlib.sha256(
+        json.dumps([[str(p.resolve()), p.stat().st_mtime_ns] for p in paths] + [spec.model_dump()]).encode()
+    )
+    stamp = file.with_suffix(".json")
+    if not (file.exists() and stamp.exists() and stamp.read_text() == key.hexdigest()):
+        with atomic.replacing(file) as temporary:
+            shape = (len(paths), spec.height, spec.width, 3)
+            target = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            for k, path in enumerate(tqdm(paths, desc="preparing", unit="image", leave=False, disable=None)):
+                target[k] = preprocess(read_image(path), spec.height, spec.width, spec.crop)
+            target.flush()
+        atomic.write_text(stamp, key.hexdigest())
+    mapped: Image = np.load(file, mmap_mode="r", allow_pickle=False)
+    return mapped
+
+
+def load_mask(item: TestImage, spec: InputSpec) -> NDArray[np.bool_]:
+    """Mask at network size [height, width]: resized like the image, then true over one half. All false where none is."""
+    if item.mask is None:
+        return np.zeros((spec.height, spec.width), np.bool_)
+    grey = read_mask(item.mask).astype(np.uint8) * 255
+    resized = preprocess(np.repeat(grey[..., None], 3, axis=2), spec.height, spec.width, spec.crop)
+    return np.asarray(resized[..., 0] > 127)

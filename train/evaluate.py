@@ -1,0 +1,105 @@
+"""Scores and maps of a trained model, and what they say on labelled images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm import tqdm
+
+from runtime.preprocess import Image
+from train import metrics
+from train.methods import Method
+from train.networks.image_input import ImageInput
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model says of images: scores [N], maps [N, H, W]."""
+
+    scores: NDArray[np.float32]
+    maps: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Metrics of one reading on a labelled set. Pixel figures are at network size."""
+
+    image_auroc: float
+    image_ap: float
+    image_f1_max: float
+    pixel_auroc: float
+    pro: float
+    pro_rd: float
+    per_defect: dict[str, dict[str, float]]
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON; NaN becomes None."""
+        return _without_nan(asdict(self))
+
+
+class EagerGraph(nn.Module):
+    """A method's inference path with input and map, in torch: the reference for everything exported."""
+
+    def __init__(self, method: Method, reading: str) -> None:
+        super().__init__()
+        self.to_input, self.path, self.anomaly_map = ImageInput(), method.inference_path(reading), method.anomaly_map
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 BGR [B, H, W, 3] -> (score [B], anomaly map [B, H, W])."""
+        score, anomaly_map = self.anomaly_map(*self.path(self.to_input(image)))
+        return score, anomaly_map
+
+
+@torch.no_grad()
+def score(graph: nn.Module, images: Image, device: torch.device, label: str = "scoring") -> Scored:
+    """Runs images [N, H, W, 3] in float32."""
+    graph = graph.to(device).eval()
+    parts = []
+    for start in tqdm(range(0, len(images), BATCH), desc=label, unit="batch", leave=False, disable=None):
+        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(device)
+        parts.append([part.cpu().numpy() for part in graph(batch)])
+    scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Scored(scores, maps)
+
+
+def figures(scored: Scored, defects: list[str], masks: NDArray[np.bool_]) -> Figures:
+    """Metrics over all test images and for each defect against all good ones. ``defects`` holds "good" or a name."""
+    labels = np.array([defect != "good" for defect in defects])
+    names = np.array(defects)
+    flat_masks, flat_maps = masks.ravel(), scored.maps.ravel()
+    return Figures(
+        image_auroc=metrics.auroc(labels, scored.scores),
+        image_ap=metrics.average_precision(labels, scored.scores),
+        image_f1_max=metrics.f1_max(labels, scored.scores),
+        pixel_auroc=metrics.auroc(flat_masks, flat_maps),
+        pro=metrics.pro(masks, scored.maps),
+        pro_rd=metrics.pro_rd(masks, scored.maps),
+        per_defect={str(d): _of_defect(str(d), names, scored, masks) for d in sorted(set(defects) - {"good"})},
+    )
+
+
+def _of_defect(defect: str, names: NDArray[np.str_], scored: Scored, masks: NDArray[np.bool_]) -> dict[str, float]:
+    chosen = (names == "good") | (names == defect)
+    labels, scores = names[chosen] == defect, scored.scores[chosen]
+    return {
+        "images": int(labels.sum()),
+        "image_auroc": metrics.auroc(labels, scores),
+        "image_ap": metrics.average_precision(labels, scores),
+        "pixel_auroc": metrics.auroc(masks[chosen].ravel(), scored.maps[chosen].ravel()),
+        "pro": metrics.pro(masks[chosen], scored.maps[chosen]),
+    }
+
+
+def _without_nan(fields: dict[str, object]) -> dict[str, object]:
+    def clean(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: clean(inner) for key, inner in value.items()}
+        return None if isinstance(value, float) and np.isnan(value) else value
+
+    return {key: clean(value) for key, value in fields.items()}

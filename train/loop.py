@@ -1,0 +1,167 @@
+"""The training loop: mixed precision, data parallel, checkpoint and exact resume."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from runtime import atomic
+from runtime.errors import DskdError, MissingPart
+from runtime.preprocess import Image
+from train.batches import Schedule, batches
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.config import RecipeConfig, TrainConfig
+from train.methods import Method
+from train.networks.image_input import ImageInput
+
+log = logging.getLogger(__name__)
+BETAS = (0.5, 0.999)  # RD4AD's: a short memory of gradients suits targets that are features
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process among those that train together."""
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files."""
+        return self.rank == 0
+
+
+def join_processes(device: str) -> Process:
+    """Picks the device and, under torchrun, joins the group (nccl on GPUs, gloo on CPUs)."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingPart("--device cuda: torch finds no GPU; use --device cpu, or install a CUDA build of torch")
+    if "RANK" not in os.environ:
+        return Process(torch.device(device))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return Process(torch.device(device), dist.get_rank(), dist.get_world_size())
+
+
+def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:
+    """Linear rise over the first ``warm_up`` share of the steps, then half a cosine down to 0."""
+    rising = max(1, round(warm_up * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+
+def autocast_type(recipe: RecipeConfig, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision, None for plain float32."""
+    if recipe.precision != "auto":
+        return {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}[recipe.precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    capable = (
+        torch.backends.cpu.get_cpu_capability().startswith("AVX512") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    return torch.bfloat16 if capable else None
+
+
+def train(
+    method: Method, images: Image, config: TrainConfig, run: dict[str, str], folder: Path, process: Process
+) -> None:
+    """Trains ``method`` on ``images`` [N, H, W, 3]; goes on from ``folder``'s checkpoint where there is one."""
+    recipe, device = config.recipe, process.device
+    method.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    to_input = ImageInput().to(device)
+    optimiser = torch.optim.AdamW(method.parameter_groups(), betas=BETAS, weight_decay=0.0)  # type: ignore[arg-type]
+    peaks = [float(group["lr"]) for group in optimiser.param_groups]
+    schedule = Schedule(len(images), recipe.batch, recipe.epochs, recipe.seed, process.rank, process.world)
+    half = autocast_type(recipe, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
+    checkpoint = folder / "checkpoint.safetensors"
+    if checkpoint.exists():
+        schedule.first_step, scale = load_checkpoint(checkpoint, method, optimiser, run)
+        if scaler.is_enabled():
+            scaler.update(scale)
+        log.info("going on from step %d of %d", schedule.first_step, schedule.steps)
+    step_module: nn.Module = DistributedDataParallel(method) if process.world > 1 else method
+    curve = Curve(folder / "log.csv", schedule.first_step) if process.first else None
+    workers = min(8, (os.cpu_count() or 2) // 2) if device.type == "cuda" else 0
+    loader = batches(images, config.augment, schedule, workers)
+    bar = tqdm(loader, initial=schedule.first_step, total=schedule.steps, desc="training", unit="step", disable=None)
+    for step, (clean, seen) in enumerate(bar, schedule.first_step):
+        factor = learning_rate_factor(step, schedule.steps, recipe.warm_up)
+        for group, peak in zip(optimiser.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        inputs = [to_input(x.to(device)).contiguous(memory_format=torch.channels_last) for x in (clean, seen)]
+        with torch.autocast(device.type, half) if half else nullcontext():
+            terms: dict[str, Tensor] = step_module(*inputs)
+            loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            raise DskdError(f"training diverged at step {step} (loss {loss.item()}); lower recipe.learning_rate")
+        optimiser.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        if recipe.clip:
+            scaler.unscale_(optimiser)
+            nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], recipe.clip)
+        scaler.step(optimiser)
+        scaler.update()
+        if curve:
+            values = {name: term.item() for name, term in terms.items()}
+            curve.add(step, {"learning_rate": optimiser.param_groups[0]["lr"], **values})
+            bar.set_postfix(loss=f"{sum(values.values()):.3f}", refresh=False)
+        done = step + 1
+        if process.first and (done % recipe.checkpoint_every == 0 or done == schedule.steps):
+            save_checkpoint(checkpoint, method, optimiser, done, scaler.get_scale(), run)
+    if curve:
+        curve.close()
+
+
+class Curve:
+    """``log.csv``: one row per step. Rows that a killed run wrote after its last checkpoint are taken out."""
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        rows = read_curve(path) if path.exists() else []
+        kept = [row for row in rows if int(row["step"]) < first_step]
+        self._columns = list(kept[0]) if kept else None
+        text = io.StringIO()
+        if self._columns:
+            writer = csv.DictWriter(text, self._columns)
+            writer.writeheader()
+            writer.writerows(kept)
+        atomic.write_text(path, text.getvalue())
+        self._file = path.open("a", newline="")
+        self._start = time.time()
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Appends a row; ``seconds`` count from this process's start."""
+        row = {"step": step, "seconds": round(time.time() - self._start, 3), **values}
+        writer = csv.DictWriter(self._file, list(row))
+        if self._columns is None:
+            writer.writeheader()
+            self._columns = list(row)
+        writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_curve(path: Path) -> list[dict[str, str]]:
+    """Rows of a log, without a last one that a crash cut."""
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values() and row["step"].isdigit()]

@@ -1,0 +1,106 @@
+"""Detection metrics on scores and maps. Larger scores mean more anomalous; labels are true for anomalous."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Bools = NDArray[np.bool_]
+PRO_FPR_LIMIT = 0.3
+
+
+def _cumulative(scores: Floats, *weights: NDArray[np.generic]) -> list[NDArray[np.float64]]:
+    """Sums of each weight over all samples at or above each distinct score, from the largest score down."""
+    order = np.argsort(scores, kind="stable")[::-1]
+    ranked = scores[order]
+    last_of_ties = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
+    return [np.cumsum(w[order], dtype=np.float64)[last_of_ties] for w in weights]
+
+
+def _trapezoid(y: Floats, x: Floats) -> float:
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
+
+
+def auroc(labels: Bools, scores: Floats) -> float:
+    """Area under the ROC curve; NaN where only one class is present."""
+    if labels.all() or not labels.any():
+        return float("nan")
+    hits, alarms = _cumulative(scores, labels, ~labels)
+    rate, false_rate = np.append(0, hits / hits[-1]), np.append(0, alarms / alarms[-1])
+    return float(_trapezoid(rate, false_rate))
+
+
+def average_precision(labels: Bools, scores: Floats) -> float:
+    """Area under the precision-recall steps (no interpolation); NaN without positives."""
+    if not labels.any():
+        return float("nan")
+    hits, alarms = _cumulative(scores, labels, ~labels)
+    return float(np.sum(np.diff(hits / hits[-1], prepend=0) * hits / (hits + alarms)))
+
+
+def f1_max(labels: Bools, scores: Floats) -> float:
+    """Best F1 over all thresholds; NaN without positives."""
+    if not labels.any():
+        return float("nan")
+    hits, alarms = _cumulative(scores, labels, ~labels)
+    return float(np.max(2 * hits / (hits + alarms + hits[-1])))
+
+
+def _components(mask: Bools) -> tuple[int, NDArray[np.int32]]:
+    count, labels = cv2.connectedComponents(mask.astype(np.uint8), connectivity=8)
+    return count - 1, np.asarray(labels, np.int32)
+
+
+def _area_to_limit(fpr: Floats, overlap: Floats, limit: float) -> float:
+    """Trapezoid area of a rising curve from 0 to ``limit``, the last point interpolated."""
+    fpr, overlap = np.append(0, fpr), np.append(0, overlap)
+    inside = fpr <= limit
+    x, y = fpr[inside], overlap[inside]
+    if x[-1] < limit and not inside.all():
+        x, y = np.append(x, limit), np.append(y, np.interp(limit, fpr, overlap))
+    return float(_trapezoid(y, x))
+
+
+def pro(masks: Bools, maps: Floats, limit: float = PRO_FPR_LIMIT) -> float:
+    """Per-region overlap by MVTec's definition (Bergmann et al., IJCV 2021).
+
+    One threshold sweep over the whole set [N, H, W]: false-positive rate over all pixels outside defects, overlap
+    averaged over all connected regions, integrated to ``limit`` and divided by it. NaN without defects.
+    """
+    weights = np.zeros(masks.shape, np.float32)
+    regions = 0
+    for k, mask in enumerate(masks):
+        count, labels = _components(mask)
+        regions += count
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        weights[k] = np.where(mask, 1.0 / sizes[labels], 0.0)
+    if not regions or masks.all():
+        return float("nan")
+    overlap, alarms = _cumulative(maps.ravel(), weights.ravel(), ~masks.ravel())
+    return _area_to_limit(alarms / alarms[-1], overlap / regions, limit) / limit
+
+
+def pro_rd(masks: Bools, maps: Floats, limit: float = PRO_FPR_LIMIT, steps: int = 200) -> float:
+    """Per-region overlap as the RD family computes it (RD4AD's code); not comparable with ``pro``.
+
+    Each defective image on its own: ``steps`` thresholds between its smallest and largest map value, points under
+    ``limit`` kept, the rate axis divided by the largest kept rate, mean over defective images.
+    """
+    areas = []
+    for mask, anomaly_map in zip(masks, maps, strict=True):
+        count, labels = _components(mask)
+        if not count or mask.all():
+            continue
+        low, high = float(anomaly_map.min()), float(anomaly_map.max())
+        thresholds = low + (high - low) / steps * np.arange(steps)
+        outside = np.sort(anomaly_map[~mask])
+        fpr = 1 - np.searchsorted(outside, thresholds, side="right") / len(outside)
+        values = (np.sort(anomaly_map[labels == label]) for label in range(1, count + 1))
+        overlap = np.mean([1 - np.searchsorted(v, thresholds, side="right") / len(v) for v in values], axis=0)
+        kept = fpr < limit
+        if kept.sum() > 1 and fpr[kept].max() > 0:
+            x = fpr[kept][::-1] / fpr[kept].max()
+            areas.append(_trapezoid(overlap[kept][::-1], x))
+    return float(np.mean(areas)) if areas else float("nan")

@@ -1,0 +1,1 @@
+"""Networks of the reverse-distillation family, one idea per file."""

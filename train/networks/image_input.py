@@ -1,0 +1,30 @@
+"""The first step inside the graph: camera bytes to what an ImageNet network expects."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class ImageInput(nn.Module):
+    """Normalises. Channels stay in OpenCV's BGR order unless ``rgb`` is asked for.
+
+    Training reorders to RGB; the exported graph keeps BGR and carries the order in its first convolution's weights.
+    """
+
+    def __init__(self, rgb: bool = True) -> None:
+        super().__init__()
+        self.rgb = rgb
+        mean, std = torch.tensor(IMAGENET_MEAN[::-1]), torch.tensor(IMAGENET_STD[::-1])
+        self.register_buffer("scale", (1.0 / (255.0 * std)).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 BGR [B, H, W, 3] -> normalised float32 [B, 3, H, W]."""
+        x = image.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        return x.flip(1) if self.rgb else x

@@ -1,0 +1,71 @@
+"""From two sets of features to one anomaly map and its score.
+
+Upsampling, summing over scales and Gaussian smoothing are linear, so each scale's part is A m A^T with
+A = (Gaussian matrix) x (bilinear align-corners matrix). That is exact against SciPy's gaussian_filter (its
+"reflect" border repeats the edge sample) and needs no resize operator in the exported graph.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+NORM_FLOOR = 1e-8
+
+
+def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """Per-position cosine distance in float32: two [B, C, H, W] -> [B, H, W] in [0, 1] for post-ReLU features."""
+    t, s = teacher.float(), student.float()
+    norms = t.square().sum(1).sqrt() * s.square().sum(1).sqrt()
+    return 1.0 - (t * s).sum(1) / norms.clamp_min(NORM_FLOOR)
+
+
+def bilinear_matrix(size: int, source: int) -> NDArray[np.float64]:
+    """[size, source] matrix of one-dimensional bilinear interpolation with aligned corners."""
+    matrix = np.zeros((size, source))
+    position = np.linspace(0.0, source - 1.0, size)
+    low = np.minimum(position.astype(int), max(source - 2, 0))
+    high = np.minimum(low + 1, source - 1)
+    weight = position - low
+    matrix[np.arange(size), low] += 1.0 - weight
+    matrix[np.arange(size), high] += weight
+    return matrix
+
+
+def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> NDArray[np.float64]:
+    """[size, size] matrix of a one-dimensional Gaussian filter with half-sample symmetric border."""
+    if sigma <= 0:
+        return np.eye(size)
+    radius = int(truncate * sigma + 0.5)
+    offsets = np.arange(-radius, radius + 1)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    reflected = (np.arange(size)[:, None] + offsets) % (2 * size)
+    reflected = np.where(reflected >= size, 2 * size - 1 - reflected, reflected)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], reflected), kernel)
+    return matrix
+
+
+class AnomalyMap(nn.Module):
+    """Distance per scale, fused and smoothed map, and its maximum as score."""
+
+    def __init__(self, height: int, width: int, sigma: float = 4.0, strides: tuple[int, ...] = (4, 8, 16)) -> None:
+        super().__init__()
+        rows, columns = gaussian_matrix(height, sigma), gaussian_matrix(width, sigma)
+        for k, stride in enumerate(strides):
+            vertical = rows @ bilinear_matrix(height, height // stride)
+            horizontal = columns @ bilinear_matrix(width, width // stride)
+            self.register_buffer(f"rows{k}", torch.from_numpy(vertical).float(), persistent=False)
+            self.register_buffer(f"columns{k}", torch.from_numpy(horizontal.T.copy()).float(), persistent=False)
+
+    def forward(self, teacher: tuple[Tensor, ...], student: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Features of three scales -> (score [B], anomaly map [B, H, W]), both float32."""
+        fused: Tensor | None = None
+        for k, (t, s) in enumerate(zip(teacher, student, strict=True)):
+            part = self.get_buffer(f"rows{k}") @ cosine_distance(t, s) @ self.get_buffer(f"columns{k}")
+            fused = part if fused is None else fused + part
+        assert fused is not None
+        return fused.amax(dim=(1, 2)), fused

@@ -1,0 +1,173 @@
+"""``report.html``: what a person wants to see of a trained model, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import atomic
+from runtime.bundle import Thresholds
+from runtime.images import encode_png
+from runtime.overlay import annotate, heat_map
+from runtime.preprocess import Image
+from runtime.result import Verdict
+from train.evaluate import Figures, Scored
+from train.loop import read_curve
+from train.threshold import describe
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+WORST = 6  # overlays shown of each kind
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A scored test set: inputs [N, H, W, 3], defect names, file names."""
+
+    inputs: Image
+    defects: list[str]
+    names: list[str]
+    scored: Scored
+
+
+def write_report(
+    path: Path,
+    title: str,
+    facts: dict[str, str],
+    thresholds: Thresholds,
+    held_out: NDArray[np.float32],
+    readings: dict[str, Figures],
+    labelled: Labelled | None,
+    curve: Path,
+) -> None:
+    """Writes the page whole or not at all. ``readings`` is empty and ``labelled`` None without labelled images."""
+    page = _TEMPLATE.render(
+        title=title,
+        facts=facts,
+        review=describe(thresholds.review),
+        reject=describe(thresholds.reject),
+        histogram=_picture(_histogram(held_out, labelled, thresholds)),
+        losses=_picture(_losses(curve)),
+        readings=readings,
+        galleries=_galleries(labelled, thresholds) if labelled else {},
+    )
+    atomic.write_text(path, page)
+
+
+def verdict_of(score: float, thresholds: Thresholds) -> Verdict:
+    """The verdict that thresholds alone give."""
+    if score > thresholds.reject.score:
+        return Verdict.REJECT
+    return Verdict.REVIEW if score > thresholds.review.score else Verdict.PASS
+
+
+def _histogram(held_out: NDArray[np.float32], labelled: Labelled | None, thresholds: Thresholds) -> Figure:
+    groups = {"held-out good": held_out}
+    if labelled:
+        good = np.array(labelled.defects) == "good"
+        groups |= {"test good": labelled.scored.scores[good], "test defective": labelled.scored.scores[~good]}
+    figure, axes = plt.subplots(figsize=(8, 3))
+    bins = np.histogram_bin_edges(np.concatenate(list(groups.values())), 60).tolist()
+    for (name, scores), colour in zip(groups.items(), ("#8aa", "#6a4", "#d55"), strict=False):
+        axes.hist(scores, bins, alpha=0.6, label=f"{name} ({len(scores)})", color=colour, density=True)
+    for name, threshold, style in (("review", thresholds.review, ":"), ("reject", thresholds.reject, "--")):
+        axes.axvline(threshold.score, color="black", linestyle=style, label=f"{name} {threshold.score:.3f}")
+    axes.set(xlabel="score", ylabel="density")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _losses(curve: Path) -> Figure:
+    rows = read_curve(curve)
+    figure, axes = plt.subplots(figsize=(8, 3))
+    steps = np.array([int(row["step"]) for row in rows])
+    width = max(1, len(rows) // 200)
+    for name in [c for c in rows[0] if c not in ("step", "seconds", "learning_rate")] if rows else []:
+        values = np.array([float(row[name]) for row in rows])
+        smooth = np.convolve(values, np.ones(width) / width, mode="valid")
+        axes.plot(steps[: len(smooth)], smooth, label=name)
+    axes.set(xlabel="step", ylabel="loss", yscale="log")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _galleries(labelled: Labelled, thresholds: Thresholds) -> dict[str, list[dict[str, str]]]:
+    """The defective images that look best and the good ones that look worst, as overlays."""
+    scores = labelled.scored.scores
+    good = np.array(labelled.defects) == "good"
+    order = np.argsort(scores)
+    misses = [k for k in order if not good[k]][:WORST]
+    alarms = [k for k in order[::-1] if good[k]][:WORST]
+    found = [k for k in order[::-1] if not good[k]][:WORST]
+    chosen = {
+        "Defective with the lowest scores": misses,
+        "Good with the highest scores": alarms,
+        "Defective with the highest scores": found,
+    }
+    return {name: [_overlay(labelled, int(k), thresholds) for k in indices] for name, indices in chosen.items()}
+
+
+def _overlay(labelled: Labelled, k: int, thresholds: Thresholds) -> dict[str, str]:
+    image, score = labelled.inputs[k], float(labelled.scored.scores[k])
+    box = (0, 0, image.shape[1], image.shape[0])
+    heated = heat_map(image, labelled.scored.maps[k], thresholds.reject.score, box)
+    pair = np.concatenate((image, heated), axis=1)
+    picture = annotate(pair, verdict_of(score, thresholds), score, ())
+    return {"caption": f"{labelled.defects[k]}: {labelled.names[k]}", "data": _base64(encode_png(picture))}
+
+
+def _picture(figure: Figure) -> str:
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return _base64(target.getvalue())
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+_TEMPLATE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{{ title }}</title>
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
+td:first-child, th:first-child { text-align: left } img { max-width: 100% }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem }
+figure { margin: 0 } figcaption { color: #666; font-size: 13px; overflow-wrap: anywhere }
+</style>
+<h1>{{ title }}</h1>
+<table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
+<h2>Scores and thresholds</h2>
+<p>Over <b>{{ reject }}</b> a part is rejected, over <b>{{ review }}</b> a person looks at it.</p>
+<img alt="score histogram" src="data:image/png;base64,{{ histogram }}">
+{% for reading, f in readings.items() %}
+<h2>Accuracy, reading {{ reading }}</h2>
+<table><tr><th>defect<th>images<th>image AUROC<th>image AP<th>pixel AUROC<th>PRO</tr>
+<tr><td><b>all</b><td><td>{{ '%.4f' | format(f.image_auroc) }}<td>{{ '%.4f' | format(f.image_ap) }}
+<td>{{ '%.4f' | format(f.pixel_auroc) }}<td>{{ '%.4f' | format(f.pro) }}</tr>
+{% for name, row in f.per_defect.items() %}<tr><td>{{ name }}<td>{{ row.images }}
+<td>{{ '%.4f' | format(row.image_auroc) }}<td>{{ '%.4f' | format(row.image_ap) }}
+<td>{{ '%.4f' | format(row.pixel_auroc) }}<td>{{ '%.4f' | format(row.pro) }}</tr>{% endfor %}</table>
+<p>F1 max {{ '%.4f' | format(f.image_f1_max) }}; PRO as the RD papers compute it {{ '%.4f' | format(f.pro_rd) }}.</p>
+{% endfor %}
+{% for name, pictures in galleries.items() %}
+<h2>{{ name }}</h2>
+<div class="gallery">{% for p in pictures %}<figure>
+<img alt="{{ p.caption }}" src="data:image/png;base64,{{ p.data }}"><figcaption>{{ p.caption }}</figcaption>
+</figure>{% endfor %}</div>
+{% endfor %}
+<h2>Losses</h2>
+<img alt="loss curves" src="data:image/png;base64,{{ losses }}">
+</html>
+""")

@@ -1,0 +1,201 @@
+"""One training run and the folder it leaves: config.yaml, model.safetensors, run.json, log.csv, report.html."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import yaml
+from safetensors.torch import save_file
+
+from runtime import atomic
+from runtime.bundle import Thresholds, file_sha256
+from runtime.errors import CallError, DskdError
+from train import data, loop
+from train.checkpoint import load_model, read_tensors
+from train.config import TrainConfig, load_config
+from train.evaluate import EagerGraph, Figures, Scored, figures, score
+from train.methods import Method, build
+from train.networks.resnet import BACKBONES, Encoder
+from train.report import Labelled, write_report
+from train.threshold import conformal_thresholds
+from train.weights import load_teacher
+
+log = logging.getLogger(__name__)
+MODEL, RECORD, CONFIG = "model.safetensors", "run.json", "config.yaml"
+PACKAGES = ("dskd-edge", "torch", "numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "onnxsim")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run read back from its folder."""
+
+    folder: Path
+    config: TrainConfig
+    record: dict[str, object]
+    method: Method
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Thresholds from the held-out good images."""
+        return Thresholds.model_validate(self.record["thresholds"])
+
+
+def run(
+    config: TrainConfig,
+    images: data.InspectionSet,
+    teacher_weights: str | None,
+    folder: Path,
+    device: str,
+    strict: bool,
+) -> dict[str, object]:
+    """Trains, sets thresholds, evaluates every reading where there are labelled images, writes the report.
+
+    Returns the record that is also written to ``run.json``.
+    """
+    process = loop.join_processes(device)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.recipe.seed)
+    teacher, weights_name, weights_sha256 = load_teacher(BACKBONES[config.backbone], teacher_weights)
+    method = build(config, teacher)
+    training, held_out = data.split(data.usable(images.good, strict), config.data.held_out, config.recipe.seed)
+    belongs = {
+        "configuration": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+        "images": data.data_sha256(training),
+        "teacher": weights_sha256,
+    }
+    prepared = folder / f"prepared-{process.rank}.npy"
+    inputs = data.prepare_inputs(training, config.input, prepared)
+    start = time.time()
+    loop.train(method, inputs, config, belongs, folder, process)
+    if process.world > 1:
+        dist.destroy_process_group()
+    del inputs
+    prepared.unlink()
+    prepared.with_suffix(".json").unlink()
+    record: dict[str, object] = {}
+    if process.first:
+        record = {
+            "name": images.name,
+            "minutes": round((time.time() - start) / 60, 1),
+            "training_images": len(training),
+            "training_data_sha256": belongs["images"],
+            "held_out": [str(path) for path in held_out],
+            "teacher_weights": weights_name,
+            "teacher_weights_sha256": weights_sha256,
+            "versions": versions(),
+        }
+        _finish(config, method, images, held_out, folder, process.device, record)
+    return record
+
+
+def _finish(
+    config: TrainConfig,
+    method: Method,
+    images: data.InspectionSet,
+    held_out: list[Path],
+    folder: Path,
+    device: torch.device,
+    record: dict[str, object],
+) -> None:
+    """Everything after the last step: weights, thresholds, figures, report."""
+    with atomic.replacing(folder / MODEL) as temporary:
+        save_file({name: t.detach().cpu().contiguous() for name, t in method.state_dict().items()}, temporary)
+    readings = list(method.readings())
+    held = score(EagerGraph(method, readings[0]), data.load_inputs(held_out, config.input), device, "held-out images")
+    limits = config.thresholds
+    thresholds = conformal_thresholds(held.scores, limits.review_rate, limits.reject_rate)
+    by_reading, labelled = _evaluate(config, method, images, device)
+    record |= {
+        "model_sha256": file_sha256(folder / MODEL),
+        "thresholds": thresholds.model_dump(),
+        "held_out_scores": [float(s) for s in held.scores],
+        "figures": {name: found.as_dict() for name, found in by_reading.items()},
+    }
+    facts = {
+        "method": f"{config.method}, {config.backbone}, {config.input.width} x {config.input.height} px",
+        "good images": f"{record['training_images']} trained on, {len(held_out)} held out",
+        "training": f"{config.recipe.epochs} epochs, {record['minutes']} minutes, seed {config.recipe.seed}",
+        "teacher weights": str(record["teacher_weights"]),
+    }
+    report = folder / "report.html"
+    write_report(
+        report, f"DSKD: {images.name}", facts, thresholds, held.scores, by_reading, labelled, folder / "log.csv"
+    )
+    atomic.write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    atomic.write_text(folder / RECORD, json.dumps(record, indent=1))  # last: its presence says the run is complete
+
+
+def _evaluate(
+    config: TrainConfig, method: Method, images: data.InspectionSet, device: torch.device
+) -> tuple[dict[str, Figures], Labelled | None]:
+    """Figures of each reading, and the default reading's scores for the report. Unreadable test images are named."""
+    kept, inputs = [], []
+    for item in images.test:
+        try:
+            inputs.append(data.load_inputs([item.path], config.input)[0])
+            kept.append(item)
+        except DskdError as error:
+            log.warning("skipped %s", error)
+    if not any(i.defect == "good" for i in kept) or all(i.defect == "good" for i in kept):
+        return {}, None
+    stacked = np.stack(inputs)
+    masks = np.stack([data.load_mask(item, config.input) for item in kept])
+    defects = [item.defect for item in kept]
+    scored: dict[str, Scored] = {}
+    found = {}
+    for reading in method.readings():
+        scored[reading] = score(EagerGraph(method, reading), stacked, device, f"test, reading {reading}")
+        found[reading] = figures(scored[reading], defects, masks)
+    default = next(iter(method.readings()))
+    return found, Labelled(stacked, defects, [item.path.name for item in kept], scored[default])
+
+
+def load_run(folder: Path) -> TrainedRun:
+    """Reads a finished run. Raises CallError where the folder holds none, DskdError where its weights are damaged."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        expected = record["model_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CallError(f"{folder}: holds no finished training run; run python -m train first") from error
+    config = load_config(folder / CONFIG, [])
+    if file_sha256(folder / MODEL) != expected:
+        raise DskdError(f"{folder / MODEL}: does not match {RECORD}; train again")
+    method = build(config, Encoder(BACKBONES[config.backbone]).requires_grad_(False))
+    tensors, _ = read_tensors(folder / MODEL)
+    load_model(folder / MODEL, method, tensors)
+    return TrainedRun(folder, config, record, method.eval())
+
+
+def point_latest(folder: Path) -> None:
+    """Makes ``latest`` beside the run lead to it, in one step."""
+    link = folder.parent / "latest"
+    temporary = folder.parent / f".latest.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.name)
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise DskdError(f"{link} is a folder, not a link; move it away")
+    os.replace(temporary, link)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

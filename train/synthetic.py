@@ -1,0 +1,81 @@
+"""A small generated inspection set in MVTec layout, for the demo and the tests: ``python -m train.synthetic OUT``.
+
+The part is a brushed metal plate with a drilled hole on a dark table. Good parts vary in brushing, exposure, position
+and light; defects are painted with exact masks.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from runtime.errors import exit_with_code
+from runtime.images import write_image
+from runtime.preprocess import Image
+from train.defects import PAINTERS
+
+NAME = "brushed_plate"
+FEWEST_PIXELS = 40  # of a defect that can be seen
+
+
+def good_part(rng: np.random.Generator, height: int = 192, width: int = 256) -> Image:
+    """One good part, uint8 BGR [height, width, 3]."""
+    shape = (height, width)
+    grain = cv2.GaussianBlur(rng.standard_normal(shape, np.float32), (0, 0), sigmaX=12, sigmaY=0.8)
+    cloud = cv2.GaussianBlur(rng.standard_normal(shape, np.float32), (0, 0), 30)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    angle = rng.uniform(0, 2 * np.pi)
+    light = (np.cos(angle) * (x / width - 0.5) + np.sin(angle) * (y / height - 0.5)) * rng.uniform(4, 22)
+    metal = rng.uniform(125, 160) + 9 * grain / grain.std() + 4 * cloud / cloud.std() + light
+    tint = np.array([rng.uniform(0.98, 1.04), 1.0, rng.uniform(0.96, 1.0)], np.float32)
+    image = metal[..., None] * tint
+    dx, dy = rng.uniform(-4, 4, 2)
+    image[_outside_plate(x - dx, y - dy, height, width)] = (24, 22, 20)
+    hole = (x - dx - 0.5 * width) ** 2 + (y - dy - 0.5 * height) ** 2
+    image[hole < (0.11 * height) ** 2] = (30, 28, 27)
+    image = cv2.GaussianBlur(image, (0, 0), 0.7) + rng.normal(0, 2.0, (height, width, 1))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _outside_plate(x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.ndarray:
+    margin = 10
+    return (x < margin) | (x > width - margin) | (y < margin) | (y > height - margin)
+
+
+def write_set(out: Path, train: int = 60, test_good: int = 16, per_defect: int = 6, seed: int = 0) -> Path:
+    """Writes the set below ``out`` and returns its folder: ``train`` good parts, ``test_good``, and each defect."""
+    folder = out / NAME
+    rng = np.random.default_rng(seed)
+    for k in range(train):
+        write_image(folder / "train" / "good" / f"{k:03}.png", good_part(rng))
+    for k in range(test_good):
+        write_image(folder / "test" / "good" / f"{k:03}.png", good_part(rng))
+    for name, paint in PAINTERS.items():
+        for k in range(per_defect):
+            mask = np.zeros(1, np.bool_)
+            while mask.sum() < FEWEST_PIXELS:  # a chip in the dark table is no defect
+                image, mask = paint(good_part(rng), rng, rng.uniform(0.6, 1.0))
+            write_image(folder / "test" / name / f"{k:03}.png", image)
+            write_image(folder / "ground_truth" / name / f"{k:03}_mask.png", mask.astype(np.uint8) * 255)
+    return folder
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m train.synthetic", description=__doc__)
+    parser.add_argument("out", type=Path, help="folder to write the set into")
+    parser.add_argument("--train", type=int, default=60, help="good training images (default: %(default)s)")
+    parser.add_argument("--test-good", type=int, default=16, help="good test images (default: %(default)s)")
+    parser.add_argument("--per-defect", type=int, default=6, help="test images per defect (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    folder = write_set(options.out, options.train, options.test_good, options.per_defect, options.seed)
+    print(f"wrote {folder}: {options.train} good for training, defects {', '.join(PAINTERS)}")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
