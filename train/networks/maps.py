@@ -12,14 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-NORM_FLOOR = 1e-8
+NORM_FLOOR = 1e-8  # of each vector, as torch's cosine_similarity has it: a dead position gives distance 1, gradient 0
 
 
 def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:
     """Per-position cosine distance in float32: two [B, C, H, W] -> [B, H, W] in [0, 1] for post-ReLU features."""
     t, s = teacher.float(), student.float()
-    norms = t.square().sum(1).sqrt() * s.square().sum(1).sqrt()
-    return 1.0 - (t * s).sum(1) / norms.clamp_min(NORM_FLOOR)
+    return 1.0 - (t * s).sum(1) / (_norm(t) * _norm(s))
+
+
+def _norm(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H, W]. The floor stands before the root, whose gradient at zero is infinite."""
+    return x.square().sum(1).clamp_min(NORM_FLOOR**2).sqrt()
 
 
 def bilinear_matrix(size: int, source: int) -> NDArray[np.float64]:
