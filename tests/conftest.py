@@ -21,7 +21,7 @@ from train.synthetic import write_set
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["input.height=64", "input.width=96", "recipe.epochs=2", "recipe.batch=4", "recipe.precision=float32"]
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # more than the free cores: 30 times slower
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def slow_pro(masks: Bools, maps: Floats, limit: float) -> float:
         overlaps = [float(flagged[k][region].mean()) for k, mask in enumerate(masks) for region in regions_of(mask)]
         points.append((float(flagged[~masks].mean()), sum(overlaps) / len(overlaps)))
     area = 0.0
-    for (x0, y0), (x1, y1) in zip(points[:-1], points[1:], strict=True):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if x0 >= limit:
             break
         if x1 > limit:

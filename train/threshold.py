@@ -25,7 +25,7 @@ def conformal_threshold(scores: NDArray[np.floating], rate: float) -> Threshold:
     count = len(scores)
     if count == 0 or not np.isfinite(scores).all():
         raise DskdError("thresholds need finite scores of at least one held-out good image; hold out more")
-    rank = min(math.ceil((count + 1) * (1 - rate) - ROUNDING), count)
+    rank = min(max(math.ceil((count + 1) * (1 - rate) - ROUNDING), 1), count)
     return Threshold(
         score=float(np.sort(scores)[rank - 1]),
         false_reject_rate=rate,
@@ -45,6 +45,6 @@ def describe(threshold: Threshold) -> str:
     """One sentence for people."""
     sentence = f"{threshold.score:.4f} (at most {threshold.supported_rate:.2%} of good parts, from {threshold.images})"
     if threshold.supported_rate > threshold.false_reject_rate + ROUNDING:
-        needed = math.ceil(1 / threshold.false_reject_rate) - 1
+        needed = math.ceil(1 / threshold.false_reject_rate - ROUNDING) - 1
         sentence += f"; {threshold.false_reject_rate:.2%} was asked for, which needs {needed} held-out good images"
     return sentence
