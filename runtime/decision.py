@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.bundle import InputSpec
-from runtime.errors import CallError
+from runtime.errors import CallError, DskdError
 from runtime.result import Region, Verdict
 
 Map = NDArray[np.float32]
@@ -56,9 +56,15 @@ def decide(
 
     The score is the map's maximum, so a score within the review threshold passes without the map being fetched.
     """
+    if settings.roi is not None:
+        _check_roi(settings.roi, frame_size, spec)
     if score <= settings.review:
         return Decision(Verdict.PASS, score, ())
     anomaly_map = fetch_map()
+    if not np.isfinite(anomaly_map).all():
+        raise DskdError("anomaly map: holds values that are no finite numbers; check the engine and the device")
+    if not (anomaly_map > settings.review).any():  # score and map differ by a rounding just at the threshold
+        return Decision(Verdict.REVIEW, score, ())
     if settings.roi is not None:
         anomaly_map = np.where(_roi_on_map(settings.roi, frame_size, spec), anomaly_map, -np.inf)
         score = float(anomaly_map.max())
@@ -74,16 +80,34 @@ def crop_box(frame_size: tuple[int, int], spec: InputSpec) -> tuple[int, int, in
     return spec.crop or (0, 0, frame_size[1], frame_size[0])
 
 
-def _roi_on_map(roi: NDArray[np.bool_], frame_size: tuple[int, int], spec: InputSpec) -> NDArray[np.bool_]:
+def _check_roi(roi: NDArray[np.bool_], frame_size: tuple[int, int], spec: InputSpec) -> None:
+    """Every frame is held against the mask, also one that passes: a mask that does not fit must not go unseen."""
     if roi.shape != frame_size:
         raise CallError(
             f"region of interest: the mask is {roi.shape[1]}x{roi.shape[0]}, the frame {frame_size[1]}x{frame_size[0]}; "
             "paint it on a frame of this camera"
         )
     x, y, width, height = crop_box(frame_size, spec)
-    part = roi[y : y + height, x : x + width].astype(np.uint8) * 255
-    share = cv2.resize(part, (spec.width, spec.height), interpolation=cv2.INTER_AREA)
-    return share > 0  # a map cell that touches the region counts: rather look once too often
+    if not roi[y : y + height, x : x + width].any():
+        raise CallError(
+            f"region of interest: the mask is black inside the crop {[x, y, width, height]}, so every part would pass; "
+            "paint it white where to look"
+        )
+
+
+def _roi_on_map(roi: NDArray[np.bool_], frame_size: tuple[int, int], spec: InputSpec) -> NDArray[np.bool_]:
+    x, y, width, height = crop_box(frame_size, spec)
+    before = cv2.integral(roi[y : y + height, x : x + width].astype(np.uint8))  # pixels of the region above and left
+    top, bottom = _cell_edges(height, spec.height)
+    left, right = _cell_edges(width, spec.width)
+    within = before[bottom][:, right] - before[top][:, right] - before[bottom][:, left] + before[top][:, left]
+    return np.asarray(within > 0)  # a map cell that touches the region counts: rather look once too often
+
+
+def _cell_edges(pixels: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First pixel that each of ``cells`` touches, and the first one after it that it does not."""
+    cell = np.arange(cells)
+    return cell * pixels // cells, -(-(cell + 1) * pixels // cells)
 
 
 def _regions(anomaly_map: Map, frame_size: tuple[int, int], spec: InputSpec, settings: Settings) -> list[Region]:
@@ -97,7 +121,8 @@ def _regions(anomaly_map: Map, frame_size: tuple[int, int], spec: InputSpec, set
         left, top, width, height, area = stats[label].tolist()
         inside = labels[top : top + height, left : left + width] == label
         peak = float(anomaly_map[top : top + height, left : left + width][inside].max())
-        x, y = x0 + round(left * across), y0 + round(top * down)
+        x = x0 + min(round(left * across), crop_width - 1)
+        y = y0 + min(round(top * down), crop_height - 1)
         right, bottom = x0 + round((left + width) * across), y0 + round((top + height) * down)
         box = (x, y, max(right - x, 1), max(bottom - y, 1))
         regions.append(Region(box, max(round(area * across * down), 1), peak))

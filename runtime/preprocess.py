@@ -19,16 +19,17 @@ def preprocess(image: Image, height: int, width: int, crop: Crop | None = None) 
     is interpolated (INTER_LINEAR); where one shrinks and the other grows each gets its own, because OpenCV would
     otherwise skip pixels. Raises DskdError where the frame is not uint8 BGR or the crop leaves it.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DskdError(f"frame is {image.dtype} {list(image.shape)}; expected uint8 [height, width, 3] in BGR order")
     if crop is not None:
         x, y, crop_width, crop_height = crop
-        if x + crop_width > image.shape[1] or y + crop_height > image.shape[0]:
+        right, bottom = x + crop_width, y + crop_height
+        if not (0 <= x < right <= image.shape[1] and 0 <= y < bottom <= image.shape[0]):
             raise DskdError(
                 f"crop {list(crop)} leaves the frame of {image.shape[1]}x{image.shape[0]} pixels; "
                 "use the camera's trained resolution or a bundle trained with another crop"
             )
-        image = image[y : y + crop_height, x : x + crop_width]
+        image = image[y:bottom, x:right]
     rows, columns = image.shape[:2]
     if (rows > height) == (columns > width) or rows == height or columns == width:
         return _resize(image, height, width)
