@@ -20,8 +20,18 @@ from export.golden import PARITY_IMAGES, parity_inputs, write_golden
 from export.graph_cost import GraphCost, graph_cost
 from export.prune import Cost, PrunedGraph, cost, prune
 from runtime import atomic
-from runtime.bundle import Bundle, Graph, Manifest, Provenance, Tolerance, hash_files, load_bundle, write_manifest
-from runtime.errors import CallError, DskdError, exit_with_code
+from runtime.bundle import (
+    Bundle,
+    Graph,
+    Manifest,
+    Provenance,
+    Tolerance,
+    hash_files,
+    is_bundle,
+    load_bundle,
+    write_manifest,
+)
+from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from train.evaluate import EagerGraph
 from train.run import TrainedRun, load_run, versions
 
@@ -43,7 +53,7 @@ class Exported:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(prog="python -m export.onnx", description=__doc__)
+    options = Parser(prog="python -m export.onnx", description=__doc__)
     options.add_argument(
         "--run", type=Path, default=Path("runs/latest"), help="folder of the trained run (default: %(default)s)"
     )
@@ -79,6 +89,8 @@ def main(arguments: list[str]) -> int:
 
 def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, licence: str) -> tuple[Bundle, Exported]:
     """Prunes, converts, proves and writes the bundle; an older one at ``out`` goes only when the new one is whole."""
+    if os.path.lexists(out) and not is_bundle(out) and not (os.path.isdir(out) and not os.listdir(out)):
+        raise CallError(f"--out {out}: is there already and is no bundle, so it stays; name another folder")
     graph = prune(run.method, reading)
     height, width = run.config.input.height, run.config.input.width
     probe = torch.zeros((1, height, width, 3), dtype=torch.uint8)

@@ -14,7 +14,7 @@ from export.golden import PARITY_IMAGES, parity_inputs
 from export.prune import prune
 from runtime.backends import open_backend
 from runtime.bundle import Bundle, Parity, default_bundle, load_bundle, write_manifest
-from runtime.errors import CallError, DskdError, exit_with_code
+from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from runtime.preprocess import Image
 from train.evaluate import EagerGraph, Scored, score
 from train.run import TrainedRun, load_run
@@ -24,7 +24,7 @@ LIMIT = 1e-4  # rounding of float32 over some forty layers; a wrong graph is off
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(prog="python -m export.verify", description=__doc__)
+    options = Parser(prog="python -m export.verify", description=__doc__)
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--run", type=Path, help="folder of the run it came from (default: the bundle's parent)")
     options.add_argument(

@@ -6,12 +6,13 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from runtime.backends import NAMES, open_backend
 from runtime.bundle import Bundle, default_bundle, load_bundle
 from runtime.decision import Settings
-from runtime.errors import CallError, exit_with_code
-from runtime.images import read_mask
+from runtime.errors import CallError, Parser, exit_with_code, one_line
+from runtime.images import BadImage, read_mask
 from runtime.inspector import Inspector, golden_check
 from runtime.pipeline import Tally, run
 from runtime.result import Dropped, Inspection
@@ -20,6 +21,7 @@ from runtime.sinks import open_sinks
 from runtime.sources import FORMS as SOURCE_FORMS
 from runtime.sources import open_source
 
+MOST_THREADS = 1024  # more than any machine has cores
 EXAMPLES = """examples:
   python -m runtime                                         inspect the bundle's own golden frames
   python -m runtime --source parts/ --sink images://out     a folder, with overlay pictures
@@ -32,7 +34,7 @@ was inspected; 1: some were dropped or the work failed; 2: the call was wrong; 3
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="python -m runtime", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
@@ -65,18 +67,21 @@ def settings(bundle: Bundle, arguments: argparse.Namespace) -> Settings:
         reject = thresholds.reject.score if review is None else max(thresholds.reject.score, review)
     if review is None:
         review = min(thresholds.review.score, reject)
-    roi = None if arguments.roi is None else read_mask(arguments.roi)
+    try:
+        roi = None if arguments.roi is None else read_mask(arguments.roi)
+    except BadImage as error:
+        raise CallError(f"--roi {error}") from error
     return Settings(review, reject, arguments.min_area, roi)
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    if options.threads < 0:
-        raise CallError(f"--threads {options.threads} must not be negative")
+    if not 0 <= options.threads <= MOST_THREADS:
+        raise CallError(f"--threads {options.threads} must lie between 0 (the backend's choice) and {MOST_THREADS}")
     bundle = load_bundle(options.bundle or default_bundle())
-    uri = options.source or f"folder://{(bundle.path / 'golden').resolve()}"
-    source = open_source(uri)
+    golden = f"folder://{quote(str((bundle.path / 'golden').resolve()))}"
+    source = open_source(golden if options.source is None else options.source)
     decision_settings = settings(bundle, options)
     backend = open_backend(bundle, options.backend, options.threads)
     check = golden_check(bundle, backend)
@@ -89,7 +94,7 @@ def main(arguments: list[str]) -> int:
     inspections = []
     for result in run(source, inspector, sinks, tally):
         if isinstance(result, Dropped):
-            print(f"dropped: {result.reason}", file=sys.stderr)
+            print(f"dropped: {one_line(result.reason)}", file=sys.stderr)
         elif options.json:
             inspections.append(result[1].as_dict())
         elif not quiet:

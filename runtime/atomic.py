@@ -61,10 +61,12 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary directory; on success it takes ``path``'s place, an older one there goes away afterwards."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    retired = temporary.with_suffix(".old")
+    path = Path(os.path.realpath(path))  # of a link, the folder that it leads to
+    temporary = retired = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        retired = temporary.with_suffix(".old")
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
@@ -80,5 +82,6 @@ def replacing_directory(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror or error}; check the folder's space and rights"
         ) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
+        for leftover in (temporary, retired):
+            if leftover is not None:
+                shutil.rmtree(leftover, ignore_errors=True)

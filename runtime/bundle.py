@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import stat
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +18,9 @@ from typing import Annotated, Literal
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from runtime import atomic
 from runtime.errors import CallError, DskdError
@@ -23,24 +29,36 @@ MANIFEST = "manifest.yaml"
 SCHEMA = 1
 _SEAL = "# seal sha256:"
 
+LARGEST_YAML = 1 << 20  # bytes: settings and manifests have some thousand
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
+NotNegative = Annotated[int, Field(ge=0, lt=1 << 31)]
+Side = Annotated[int, Field(gt=0, le=8192)]  # pixels of a network input; 8192 x 8192 needs over 100 GB
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Strict(BaseModel):
-    """Refuses unknown keys; immutable."""
+    """Refuses unknown keys, infinite numbers, and yes or no where a number belongs; immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        field = cls.model_fields.get(info.field_name or "")
+        if isinstance(value, bool) and field is not None and field.annotation in (int, float):
+            raise ValueError(f"a number is needed, not {str(value).lower()}")
+        return value
 
 
 class InputSpec(Strict):
     """What the graph takes: uint8 BGR [N, height, width, 3] after crop and resize."""
 
-    height: Positive
-    width: Positive
-    crop: tuple[int, int, Positive, Positive] | None = None
+    height: Side
+    width: Side
+    crop: tuple[NotNegative, NotNegative, Positive, Positive] | None = None
     max_batch: Positive = 8
 
 
@@ -68,7 +86,7 @@ class Parity(Strict):
     images: Positive
     max_abs_diff_score: Finite
     max_abs_diff_map: Finite
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
 
 class Tolerance(Strict):
@@ -158,7 +176,11 @@ class Bundle:
                 arrays.append(np.load(path, allow_pickle=False))
             except (OSError, ValueError, EOFError) as error:
                 raise DskdError(f"{path}: cannot be read ({error}); export the bundle again") from error
-        return Golden(frames, *arrays)
+        golden, spec = Golden(frames, *arrays), self.manifest.input
+        side = (len(frames), spec.height, spec.width)
+        if (golden.inputs.shape, golden.scores.shape, golden.maps.shape) != ((*side, 3), side[:1], side):
+            raise DskdError(f"{self.path / 'golden'}: does not fit the manifest; export the bundle again")
+        return golden
 
 
 def default_bundle() -> Path:
@@ -166,10 +188,20 @@ def default_bundle() -> Path:
     return Path(os.environ.get("DSKD_BUNDLE") or "runs/latest/bundle")
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether ``path`` looks like a bundle, whole or damaged: a folder whose manifest starts with a seal."""
+    try:
+        return _read_regular(path / MANIFEST, LARGEST_YAML).startswith(_SEAL.encode())
+    except OSError:
+        return False
+
+
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
+    """Hex sha256 of a regular file. Raises OSError where it is none or cannot be read."""
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
+    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as handle:
+        if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
         while block := handle.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -178,18 +210,19 @@ def file_sha256(path: Path) -> str:
 def load_bundle(path: Path) -> Bundle:
     """Reads a manifest and checks every file. Raises DskdError that names the first wrong file."""
     manifest = _read_manifest(path)
-    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file() or file.is_symlink()}
+    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_symlink() or not file.is_dir()}
     foreign = {name for name in present - set(manifest.files) - {MANIFEST} if not name.startswith("engines/")}
     if foreign:
         raise DskdError(f"{path / min(foreign)}: is not in the manifest; remove it or export the bundle again")
     for name, expected in sorted(manifest.files.items()):
         file = path / name
-        if file.is_symlink() or not file.resolve().is_relative_to(path.resolve()):
-            raise DskdError(f"{file}: leads out of the bundle; copy the bundle again")
         try:
+            if file.is_symlink() or not file.resolve().is_relative_to(path.resolve()):
+                raise DskdError(f"{file}: leads out of the bundle; copy the bundle again")
             found = file_sha256(file)
-        except OSError as error:
-            raise DskdError(f"{file}: cannot be read ({error.strerror}); copy the bundle again") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DskdError(f"{file}: cannot be read ({reason}); copy the bundle again") from error
         if found != expected:
             raise DskdError(f"{file}: sha256 is {found[:12]}, the manifest says {expected[:12]}; copy the bundle again")
     return Bundle(path, manifest)
@@ -197,10 +230,10 @@ def load_bundle(path: Path) -> Bundle:
 
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise CallError(f"{path}: no bundle there; train and export one (python -m train, python -m export.onnx)")
     try:
-        raw = file.read_bytes()
+        raw = _read_regular(file, LARGEST_YAML)
     except OSError as error:
         raise DskdError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
     first, _, body = raw.partition(b"\n")
@@ -208,16 +241,49 @@ def _read_manifest(path: Path) -> Manifest:
     if first != f"{_SEAL}{seal}".encode():
         raise DskdError(f"{file}: does not match its seal, so it was changed or damaged; copy the bundle again")
     try:
-        fields = yaml.safe_load(body.decode())
+        fields = parse_yaml(body.decode())
         if isinstance(fields, dict) and fields.get("schema_version") != SCHEMA:
             raise DskdError(
-                f"{file}: schema {fields.get('schema_version')} is not {SCHEMA}; export it with this version"
+                f"{file}: schema_version {fields.get('schema_version')!r} is not {SCHEMA}; export it with this version"
             )
         return Manifest.model_validate(fields)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise DskdError(f"{file}: is not valid YAML; export the bundle again") from error
     except ValidationError as error:
         raise DskdError(f"{file}: {first_fault(error)}; export the bundle again") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DskdError(f"{file}: is not valid YAML; export the bundle again") from error
+
+
+def _read_regular(file: Path, limit: int) -> bytes:
+    """The file's bytes. Raises OSError where it is a pipe or device, or holds more than ``limit``."""
+    with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as handle:
+        status = os.fstat(handle.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
+            raise OSError(errno.EINVAL, "is not a regular file of a sensible size", str(file))
+        return handle.read()
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """YAML without aliases, which can make a few lines endless, and without keys given twice."""
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ComposerError(None, None, "an alias; write the value out", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)  # type: ignore[arg-type]
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key, count in Counter(names).items() if count > 1), None)
+        if twice is not None:
+            raise ConstructorError(None, None, f"the key {twice} twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> object:
+    """Plain data from YAML. Raises yaml.YAMLError for whatever is wrong with it."""
+    try:
+        return yaml.load(text, _PlainYaml)  # noqa: S506 (a SafeLoader)
+    except (RecursionError, ValueError) as error:  # nested too deep; a date or number that is none
+        raise yaml.YAMLError(str(error)) from error
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

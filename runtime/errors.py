@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class DskdError(Exception):
@@ -25,18 +28,53 @@ class MissingPart(DskdError):
     exit_code = 3
 
 
+class Parser(argparse.ArgumentParser):
+    """argparse that says a wrong option in one line like every other wrong call."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises CallError instead of printing the usage."""
+        raise CallError(f"{message}; {self.prog} --help tells more")
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks, terminal escapes or bytes that are no text: file names may hold anything."""
+    joined = " ".join(text.split())
+    return joined if joined.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in joined)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
 def exit_with_code(main: Callable[[list[str]], int]) -> None:
     """Runs a command's ``main(arguments)``; a DskdError becomes one line on stderr and its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a file name that the terminal's encoding lacks is no failure
     try:
         code = main(sys.argv[1:])
-        sys.stdout.flush()
+        if sys.stdout:  # None where the caller closed it
+            sys.stdout.flush()
     except DskdError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print("stopped by the user", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader (head, less) has gone: not our failure
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         code = 0
+    except OSError as error:  # a disk that is full or gone, wherever it was met
+        print(f"error: {one_line(str(error))}; check the disk, the path and its rights", file=sys.stderr)
+        _discard_output()
+        code = 1
     raise SystemExit(code)
+
+
+def _discard_output() -> None:
+    """Lets Python's last flush succeed where standard output no longer takes anything."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import atomic
+from runtime.decoding import decode
 from runtime.errors import CallError, DskdError
 from runtime.preprocess import Image
 
@@ -32,7 +33,9 @@ _MAGIC = {
     b"P6": "PPM",
     b"GIF8": "GIF",
 }
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # opening a FIFO that nobody writes to would wait for ever
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_PNM_HEADER = re.compile(rb"P([56])(?:\s+|#[^\n]*\n)+(\d{1,9})(?:\s+|#[^\n]*\n)+(\d{1,9})(?:\s+|#[^\n]*\n)+(\d{1,9})\s")
 
 
 class BadImage(DskdError):
@@ -48,16 +51,15 @@ def read_image(path: Path) -> Image:
     fault = _structural_fault(data)
     if fault:
         raise BadImage(f"{path}: {fault}")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        image = None
+    image, damaged = decode(data)
     if image is None:
         raise BadImage(f"{path}: cannot be decoded; save it again as PNG or JPEG")
+    if damaged:
+        raise BadImage(f"{path}: is damaged inside (a part of the picture cannot be decoded); copy it again")
     height, width = image.shape[:2]
     if min(height, width) < SMALLEST_SIDE:
         raise BadImage(f"{path}: {width}x{height} pixels is too small; {SMALLEST_SIDE} is the least for a side")
-    return np.asarray(image, np.uint8)
+    return image
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
@@ -80,7 +82,7 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
 
 def list_images(folder: Path) -> list[Path]:
     """All files below ``folder`` with an image extension, sorted; links to folders are not followed (loops)."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, this never raises
         raise CallError(f"{folder} is not a folder; name one that holds images")
     found = []
 
@@ -100,7 +102,7 @@ def is_image_name(name: str) -> bool:
 
 def _read_file(path: Path) -> bytes:
     try:
-        with path.open("rb") as handle:
+        with open(os.open(path, os.O_RDONLY | _NONBLOCK), "rb") as handle:
             status = os.fstat(handle.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadImage(f"{path}: is not a regular file")
@@ -122,6 +124,7 @@ def _structural_fault(data: bytes) -> str | None:
     if kind is None:
         return "is not an image (PNG, JPEG, BMP, TIFF, WebP, PGM and PPM are read)"
     check = {"JPEG": _jpeg_fault, "PNG": _png_fault, "WebP": _webp_fault, "TIFF": _tiff_fault, "BMP": _bmp_fault}
+    check |= {"PGM": _pnm_fault, "PPM": _pnm_fault}
     if kind == "GIF":
         return "is a GIF, which may be animated; save the frame to inspect as PNG"
     return check[kind](data) if kind in check else None
@@ -194,14 +197,27 @@ def _bmp_fault(data: bytes) -> str | None:
     if len(data) < 26:
         return "is a cut-off BMP (its end is missing); copy it again"
     (size,) = struct.unpack_from("<I", data, 2)
-    width, height = struct.unpack_from("<ii", data, 18)
+    old = struct.unpack_from("<I", data, 14)[0] == 12  # OS/2's header, with 16-bit sides
+    width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
     if size > len(data):
         return "is a cut-off BMP (its end is missing); copy it again"
     return _size_fault(abs(width), abs(height))
 
 
+def _pnm_fault(data: bytes) -> str | None:
+    header = _PNM_HEADER.match(data)
+    if header is None:
+        return "is a damaged PGM or PPM (its header makes no sense); copy it again"
+    kind, width, height, largest = (int(number) for number in header.groups())
+    needed = width * height * (3 if kind == 6 else 1) * (2 if largest > 255 else 1)
+    fault = _size_fault(width, height)
+    if fault is None and header.end() + needed > len(data):
+        return "is a cut-off PGM or PPM (its end is missing); copy it again"
+    return fault
+
+
 def _tiff_fault(data: bytes) -> str | None:
-    """Size and page count from the first directory; strips beyond the end of the file."""
+    """Size and page count from the first directory. Missing strips are libtiff's to find."""
     order = "<" if data[:2] == b"II" else ">"
     try:
         (first,) = struct.unpack_from(order + "I", data, 4)

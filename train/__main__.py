@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from runtime.bundle import Thresholds
-from runtime.errors import CallError, exit_with_code
+from runtime.errors import CallError, Parser, exit_with_code
 from train.config import load_config
 from train.data import find_images
 from train.run import point_latest, run
@@ -26,7 +26,7 @@ A run that was killed goes on where its last checkpoint was: give the same comma
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
+    options = Parser(
         prog="python -m train", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )
     options.add_argument("--data", type=Path, help="folder of good images or an MVTec layout (default: $DSKD_DATA)")

@@ -9,8 +9,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from runtime.bundle import InputSpec, Rate, Strict, first_fault
-from runtime.errors import CallError
+from runtime.bundle import LARGEST_YAML, InputSpec, Rate, Strict, first_fault, parse_yaml
+from runtime.errors import CallError, one_line
 
 
 class LossConfig(Strict):
@@ -41,7 +41,7 @@ class RecipeConfig(Strict):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="autocast type; auto: bfloat16 where the CPU or GPU has it, else float32 (GPU: float16)"
     )
-    seed: int = Field(0, ge=0, description="everything random follows from it")
+    seed: int = Field(0, ge=0, lt=1 << 32, description="everything random follows from it")
     checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
 
 
@@ -63,7 +63,7 @@ class DataConfig(Strict):
 class MapConfig(Strict):
     """The anomaly map."""
 
-    sigma: float = Field(4.0, ge=0, description="Gaussian smoothing in network pixels")
+    sigma: float = Field(4.0, ge=0, le=1000, description="Gaussian smoothing in network pixels")
 
 
 class ThresholdConfig(Strict):
@@ -104,6 +104,11 @@ def load_config(file: Path | None, overrides: list[str]) -> TrainConfig:
         config = TrainConfig.model_validate(fields)
     except ValidationError as error:
         raise CallError(f"{where}: {_explain(error)}") from error
+    limits = config.thresholds
+    if limits.review_rate < limits.reject_rate:
+        raise CallError(
+            f"{where}: thresholds.review_rate {limits.review_rate} must not be under reject_rate {limits.reject_rate}"
+        )
     for side in ("height", "width"):
         if getattr(config.input, side) % 32:
             raise CallError(f"{where}: input.{side} {getattr(config.input, side)} must be a multiple of 32")
@@ -112,9 +117,15 @@ def load_config(file: Path | None, overrides: list[str]) -> TrainConfig:
 
 def _read_yaml(file: Path) -> dict[str, object]:
     try:
-        fields = _parse(file.read_text(), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise CallError(f"{file}: cannot be read ({error}); name a YAML file") from error
+        with file.open("rb") as handle:
+            raw = handle.read(LARGEST_YAML + 1)
+        text = raw.decode()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "is no text in UTF-8"
+        raise CallError(f"{file}: cannot be read ({reason}); name a YAML file") from error
+    if len(raw) > LARGEST_YAML:
+        raise CallError(f"{file}: is over {LARGEST_YAML} bytes, so it holds no settings; name a YAML file")
+    fields = _parse(text, str(file))
     if not isinstance(fields, dict):
         raise CallError(f"{file}: is no mapping of settings; see train/configs for examples")
     return fields
@@ -122,11 +133,11 @@ def _read_yaml(file: Path) -> dict[str, object]:
 
 def _parse(text: str, where: str) -> object:
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
+        return parse_yaml(text)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), one_line(getattr(error, "problem", None) or str(error))
         line = f" in line {mark.line + 1}" if mark else ""
-        raise CallError(f"{where}: is not valid YAML{line}; check quotes, colons and indentation") from error
+        raise CallError(f"{where}: is not usable YAML{line} ({problem}); check quotes, colons, indentation") from error
 
 
 def _assign(fields: dict[str, object], path: list[str], value: object, override: str) -> None:
@@ -138,17 +149,26 @@ def _assign(fields: dict[str, object], path: list[str], value: object, override:
     fields[path[-1]] = value
 
 
+def _elsewhere(key: str) -> list[str]:
+    """The full name of a setting that was given without its section or in a wrong one, or with a slip."""
+    sections = [(name, field.annotation) for name, field in TrainConfig.model_fields.items()]
+    models = {name: kind for name, kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel)}
+    full = {inner: f"{name}.{inner}" for name, kind in models.items() for inner in kind.model_fields}
+    return [full[inner] for inner in get_close_matches(key, full, 1)]
+
+
 def _explain(error: ValidationError) -> str:
     """The first fault; an unknown key with the nearest known one."""
-    fault = error.errors(include_url=False)[0]
-    if fault["type"] != "extra_forbidden":
+    faults = [fault for fault in error.errors(include_url=False) if fault["type"] == "extra_forbidden"]
+    if not faults:
         return first_fault(error)
+    fault = faults[0]  # before all others: a misspelt key also leaves the true one missing
     *sections, key = (str(part) for part in fault["loc"])
     model: type[BaseModel] = TrainConfig
     for section in sections:
         annotation = model.model_fields[section].annotation
         assert isinstance(annotation, type)
         model = annotation
-    near = get_close_matches(key, model.model_fields, 1)
+    near = get_close_matches(key, model.model_fields, 1) or _elsewhere(key)
     hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(model.model_fields)}"
     return f"{'.'.join([*sections, key])} is unknown{hint}"

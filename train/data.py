@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from runtime import atomic
 from runtime.bundle import InputSpec, file_sha256
-from runtime.errors import CallError, DskdError
+from runtime.errors import CallError, DskdError, one_line
 from runtime.images import BadImage, list_images, read_image, read_mask
 from runtime.preprocess import Image, preprocess
 
@@ -45,7 +46,7 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
 
     Raises CallError where ``root`` holds neither, or several categories of which none was named.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise CallError(f"data {root}: is not a folder; name one with train/good/ or with good images")
     folder = root / category if category else root
     if (folder / "train" / "good").is_dir():
@@ -63,7 +64,7 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
 
 def _find_test(folder: Path) -> list[TestImage]:
     found = []
-    for defect in sorted(p for p in (folder / "test").glob("*") if p.is_dir()):
+    for defect in sorted(p for p in (folder / "test").glob("[!.]*") if p.is_dir()):
         masks = {p.stem.removesuffix("_mask"): p for p in _optional(folder / "ground_truth" / defect.name)}
         found += [TestImage(path, defect.name, masks.get(path.stem)) for path in list_images(defect)]
     return found
@@ -81,16 +82,25 @@ def split(good: list[Path], share: float, seed: int) -> tuple[list[Path], list[P
     return [p for k, p in enumerate(good) if k not in held_out], [p for k, p in enumerate(good) if k in held_out]
 
 
-def usable(paths: list[Path], strict: bool) -> list[Path]:
-    """The files that can be read. The others are named and skipped, or with ``strict`` refused."""
+def read_input(path: Path, spec: InputSpec) -> Image:
+    """Network input [height, width, 3] of a file. Raises BadImage that names it, also where the crop leaves it."""
+    image = read_image(path)
+    try:
+        return preprocess(image, spec.height, spec.width, spec.crop)
+    except DskdError as error:
+        raise BadImage(f"{path}: {error}") from error
+
+
+def usable(paths: list[Path], spec: InputSpec, strict: bool) -> list[Path]:
+    """The files that can be read and hold the crop. The others are named and skipped, or with ``strict`` refused."""
     kept = []
     for path in tqdm(paths, desc="checking images", unit="image", leave=False, disable=None):
         try:
-            read_image(path)
+            read_input(path, spec)
         except BadImage as error:
             if strict:
                 raise
-            log.warning("skipped %s", error)
+            log.warning("skipped %s", one_line(str(error)))
         else:
             kept.append(path)
     if len(kept) < FEWEST_GOOD:
@@ -107,7 +117,7 @@ def data_sha256(paths: list[Path]) -> str:
 
 def load_inputs(paths: list[Path], spec: InputSpec) -> Image:
     """Preprocesses files to uint8 [N, height, width, 3] in memory."""
-    inputs = [preprocess(read_image(p), spec.height, spec.width, spec.crop) for p in paths]
+    inputs = [read_input(path, spec) for path in paths]
     return np.stack(inputs) if inputs else np.zeros((0, spec.height, spec.width, 3), np.uint8)
 
 
@@ -121,11 +131,12 @@ def prepare_inputs(paths: list[Path], spec: InputSpec, file: Path) -> Image:
     )
     stamp = file.with_suffix(".json")
     if not (file.exists() and stamp.exists() and stamp.read_text() == key.hexdigest()):
+        stamp.unlink(missing_ok=True)  # first: it must not vouch for another file if this run is killed half-way
         with atomic.replacing(file) as temporary:
             shape = (len(paths), spec.height, spec.width, 3)
             target = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
             for k, path in enumerate(tqdm(paths, desc="preparing", unit="image", leave=False, disable=None)):
-                target[k] = preprocess(read_image(path), spec.height, spec.width, spec.crop)
+                target[k] = read_input(path, spec)
             target.flush()
         atomic.write_text(stamp, key.hexdigest())
     mapped: Image = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -137,5 +148,8 @@ def load_mask(item: TestImage, spec: InputSpec) -> NDArray[np.bool_]:
     if item.mask is None:
         return np.zeros((spec.height, spec.width), np.bool_)
     grey = read_mask(item.mask).astype(np.uint8) * 255
-    resized = preprocess(np.repeat(grey[..., None], 3, axis=2), spec.height, spec.width, spec.crop)
+    try:
+        resized = preprocess(np.repeat(grey[..., None], 3, axis=2), spec.height, spec.width, spec.crop)
+    except DskdError as error:
+        raise BadImage(f"{item.mask}: {error}") from error
     return np.asarray(resized[..., 0] > 127)

@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 
 from runtime import atomic
 from runtime.bundle import Thresholds, file_sha256
-from runtime.errors import CallError, DskdError
+from runtime.errors import CallError, DskdError, one_line
+from runtime.images import BadImage
 from train import data, loop
 from train.checkpoint import load_model, read_tensors
 from train.config import TrainConfig, load_config
@@ -65,11 +66,16 @@ def run(
     Returns the record that is also written to ``run.json``.
     """
     process = loop.join_processes(device)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CallError(f"--out {folder}: cannot be made ({error.strerror}); name a folder to write to") from error
     torch.manual_seed(config.recipe.seed)
     teacher, weights_name, weights_sha256 = load_teacher(BACKBONES[config.backbone], teacher_weights)
     method = build(config, teacher)
-    training, held_out = data.split(data.usable(images.good, strict), config.data.held_out, config.recipe.seed)
+    training, held_out = data.split(
+        data.usable(images.good, config.input, strict), config.data.held_out, config.recipe.seed
+    )
     belongs = {
         "configuration": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
         "images": data.data_sha256(training),
@@ -140,18 +146,21 @@ def _finish(
 def _evaluate(
     config: TrainConfig, method: Method, images: data.InspectionSet, device: torch.device
 ) -> tuple[dict[str, Figures], Labelled | None]:
-    """Figures of each reading, and the default reading's scores for the report. Unreadable test images are named."""
-    kept, inputs = [], []
+    """Figures of each reading, and the default reading's scores for the report. Unreadable images and masks are named."""
+    kept, inputs, marked = [], [], []
     for item in images.test:
         try:
-            inputs.append(data.load_inputs([item.path], config.input)[0])
+            picture, mask = data.read_input(item.path, config.input), data.load_mask(item, config.input)
+        except BadImage as error:
+            log.warning("skipped %s", one_line(str(error)))
+        else:
             kept.append(item)
-        except DskdError as error:
-            log.warning("skipped %s", error)
+            inputs.append(picture)
+            marked.append(mask)
     if not any(i.defect == "good" for i in kept) or all(i.defect == "good" for i in kept):
         return {}, None
     stacked = np.stack(inputs)
-    masks = np.stack([data.load_mask(item, config.input) for item in kept])
+    masks = np.stack(marked)
     defects = [item.defect for item in kept]
     scored: dict[str, Scored] = {}
     found = {}
@@ -170,7 +179,11 @@ def load_run(folder: Path) -> TrainedRun:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CallError(f"{folder}: holds no finished training run; run python -m train first") from error
     config = load_config(folder / CONFIG, [])
-    if file_sha256(folder / MODEL) != expected:
+    try:
+        matches = file_sha256(folder / MODEL) == expected
+    except OSError as error:
+        raise DskdError(f"{folder / MODEL}: cannot be read ({error.strerror}); train again") from error
+    if not matches:
         raise DskdError(f"{folder / MODEL}: does not match {RECORD}; train again")
     method = build(config, Encoder(BACKBONES[config.backbone]).requires_grad_(False))
     tensors, _ = read_tensors(folder / MODEL)

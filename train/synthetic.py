@@ -6,19 +6,20 @@ and light; defects are painted with exact masks.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from runtime.errors import exit_with_code
+from runtime.errors import Parser, exit_with_code
 from runtime.images import write_image
 from runtime.preprocess import Image
-from train.defects import PAINTERS
+from train.defects import PAINTERS, Mask, Painter
 
 NAME = "brushed_plate"
 FEWEST_PIXELS = 40  # of a defect that can be seen
+VISIBLE_TMP = 4
+CLEAR = 12  # grey levels of change that stand out: six times the part's noise
 
 
 def good_part(rng: np.random.Generator, height: int = 192, width: int = 256) -> Image:
@@ -55,17 +56,24 @@ def write_set(out: Path, train: int = 60, test_good: int = 16, per_defect: int =
         write_image(folder / "test" / "good" / f"{k:03}.png", good_part(rng))
     for name, paint in PAINTERS.items():
         for k in range(per_defect):
-            mask = np.zeros(1, np.bool_)
-            while mask.sum() < FEWEST_PIXELS:  # a chip in the dark table is no defect
-                image, mask = paint(good_part(rng), rng, rng.uniform(0.6, 1.0))
+            image, mask = _defective_part(paint, rng)
             write_image(folder / "test" / name / f"{k:03}.png", image)
             write_image(folder / "ground_truth" / name / f"{k:03}_mask.png", mask.astype(np.uint8) * 255)
     return folder
 
 
+def _defective_part(paint: Painter, rng: np.random.Generator) -> tuple[Image, Mask]:
+    """A part with a defect that stands out: a chip in the dark table would be none."""
+    while True:
+        part = good_part(rng)
+        image, mask = paint(part, rng, rng.uniform(0.6, 1.0))
+        if (cv2.absdiff(image, part).max(axis=2) >= VISIBLE_TMP).sum() >= FEWEST_PIXELS:
+            return image, mask
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m train.synthetic", description=__doc__)
+    parser = Parser(prog="python -m train.synthetic", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write the set into")
     parser.add_argument("--train", type=int, default=60, help="good training images (default: %(default)s)")
     parser.add_argument("--test-good", type=int, default=16, help="good test images (default: %(default)s)")

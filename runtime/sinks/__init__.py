@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from runtime.bundle import InputSpec
 from runtime.errors import CallError
@@ -11,7 +10,7 @@ from runtime.sinks.base import Sink
 from runtime.sinks.images import ImagesSink
 from runtime.sinks.jsonl import JsonlSink
 from runtime.sinks.sqlite import SqliteSink
-from runtime.sources import uri_path
+from runtime.sources import uri_path, uri_scheme
 
 FORMS = "jsonl://PATH (- for standard output), images://FOLDER, sqlite://PATH"
 STORE_FIRST = ("sqlite", "images", "jsonl")  # an inspection is in the store before anybody hears of it
@@ -20,14 +19,14 @@ STORE_FIRST = ("sqlite", "images", "jsonl")  # an inspection is in the store bef
 def open_sinks(uris: Sequence[str], spec: InputSpec) -> list[Sink]:
     """The sinks that ``uris`` name, the store first. Raises CallError where there is no such kind."""
     for uri in uris:
-        if urlsplit(uri).scheme not in STORE_FIRST or not str(uri_path(uri)).strip("."):
-            raise CallError(f"sink {uri}: unknown kind or no path; use {FORMS}")
-    ordered = sorted(uris, key=lambda uri: STORE_FIRST.index(urlsplit(uri).scheme))
+        if uri_scheme(uri) not in STORE_FIRST:
+            raise CallError(f"sink {uri}: is of no known kind; use {FORMS}")
+    ordered = sorted(uris, key=lambda uri: STORE_FIRST.index(uri_scheme(uri)))
     sinks: list[Sink] = []
     try:
         for uri in ordered:
             path = uri_path(uri)
-            match urlsplit(uri).scheme:
+            match uri_scheme(uri):
                 case "sqlite":
                     sinks.append(SqliteSink(path))
                 case "images":

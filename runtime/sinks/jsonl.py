@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -46,8 +47,14 @@ class JsonlSink:
 
     def close(self) -> None:
         """Makes the lines durable."""
-        if not self._to_stdout:
+        if self._to_stdout:
+            return
+        try:
             os.fsync(self._handle)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a pipe or device cannot be synced and need not be
+                raise DskdError(f"sink jsonl: cannot write ({error.strerror}); check the disk") from error
+        finally:
             os.close(self._handle)
 
 

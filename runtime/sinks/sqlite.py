@@ -13,6 +13,7 @@ from runtime.errors import DskdError
 from runtime.result import Dropped, Frame, Inspection
 
 SCHEMA_VERSION = 1
+APPLICATION_ID = 0x44534B44  # "DSKD" in ASCII: says whose file it is before anything in it is touched
 _SCHEMA = """
 CREATE TABLE inspections (
     id INTEGER PRIMARY KEY, source TEXT NOT NULL, frame TEXT NOT NULL, captured REAL NOT NULL,
@@ -34,21 +35,40 @@ class SqliteSink:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, isolation_level=None, timeout=10)
+        except (OSError, sqlite3.Error) as error:
+            raise DskdError(f"sink {path}: cannot be opened ({error}); check the path and its rights") from error
+        try:
+            self._refuse_foreign()
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")
             self._prepare()
-        except (OSError, sqlite3.Error) as error:
+        except DskdError:
+            self._database.close()
+            raise
+        except sqlite3.Error as error:
+            self._database.close()
             raise DskdError(f"sink {path}: is no usable SQLite file ({error}); move it away or name another") from error
 
-    def _prepare(self) -> None:
-        version = self._database.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            foreign = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if foreign:
-                raise DskdError(f"sink {self._path}: holds another program's tables; name another file")
-            self._database.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};COMMIT;")
-        elif version != SCHEMA_VERSION:
+    def _number(self, question: str) -> int:
+        return int(self._database.execute(question).fetchone()[0])
+
+    def _refuse_foreign(self) -> None:
+        """Reads only: another program's file must stay as it is."""
+        owner, version = self._number("PRAGMA application_id"), self._number("PRAGMA user_version")
+        if owner != APPLICATION_ID and (owner or version or self._number("SELECT count(*) FROM sqlite_master")):
+            raise DskdError(f"sink {self._path}: holds another program's tables; name another file")
+        if owner == APPLICATION_ID and version != SCHEMA_VERSION:
             raise DskdError(f"sink {self._path}: was written by another version (schema {version}); name another file")
+
+    def _prepare(self) -> None:
+        """Makes the tables in a new file; of two programs that start at once, one does."""
+        self._database.execute("BEGIN IMMEDIATE")
+        if self._number("PRAGMA application_id") != APPLICATION_ID:
+            for statement in filter(str.strip, _SCHEMA.split(";")):
+                self._database.execute(statement)
+            self._database.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            self._database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._database.execute("COMMIT")
 
     def write(self, inspection: Inspection, frame: Frame) -> None:
         """Stores one inspection durably."""

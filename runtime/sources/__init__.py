@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
-from runtime.errors import CallError
+from runtime.errors import CallError, one_line
 from runtime.images import is_image_name
 from runtime.sources.base import Source
 from runtime.sources.folder import FolderSource
@@ -18,9 +19,11 @@ FORMS = "a path, folder:///PATH, file://PATH (image or video), v4l2:///dev/video
 
 def open_source(uri: str) -> Source:
     """The source that ``uri`` names. Raises CallError where there is no such kind or path."""
+    if not uri:
+        raise CallError(f"source: is empty; use {FORMS}")
     if "://" not in uri:
-        return _by_path(uri, Path(uri))
-    scheme, path = urlsplit(uri).scheme, uri_path(uri)
+        return _by_path(one_line(uri), Path(uri))
+    scheme, path, uri = uri_scheme(uri), uri_path(uri), one_line(uri)
     if scheme == "folder":
         return FolderSource(uri, path)
     if scheme == "file":
@@ -30,22 +33,30 @@ def open_source(uri: str) -> Source:
     raise CallError(f"source {uri}: no kind of source is called {scheme!r}; use {FORMS}")
 
 
+def uri_scheme(uri: str) -> str:
+    """What stands before ``://``, empty where there is none."""
+    return uri.partition("://")[0].lower() if "://" in uri else ""
+
+
 def uri_path(uri: str) -> Path:
-    """The path in a URI; ``file://clip.mp4`` is relative, ``file:///clip.mp4`` absolute."""
-    parts = urlsplit(uri)
-    return Path(unquote(parts.netloc + parts.path))
+    """The path in a URI; ``file://clip.mp4`` is relative, ``file:///clip.mp4`` absolute.
+
+    ``?`` and ``#`` are part of the path, as in a shell. Raises CallError where there is none or it holds a NUL byte.
+    """
+    path = unquote(uri.partition("://")[2])
+    if not path or "\0" in path:
+        raise CallError(f"{uri}: names no path; write SCHEME:///absolute/path or SCHEME://relative/path")
+    return Path(path)
 
 
 def _by_path(uri: str, path: Path) -> Source:
-    try:
-        if path.is_dir():
-            return FolderSource(uri, path)
-        exists = path.exists()
-    except (OSError, ValueError) as error:
-        raise CallError(f"source {uri!r}: cannot be opened ({error}); name a file or folder") from error
-    if not exists:
+    if os.path.isdir(path):  # os.path's tests never raise, whatever the path holds
+        return FolderSource(uri, path)
+    if not os.path.exists(path):
         raise CallError(f"source {uri}: there is no such file or folder; use {FORMS}")
+    if not os.path.isfile(path):
+        raise CallError(f"source {uri}: is a device or pipe, not a file; a camera is v4l2://{path.resolve()}")
     return ImageSource(uri, path) if is_image_name(path.name) else VideoSource(uri, path)
 
 
-__all__ = ["FORMS", "Source", "open_source", "uri_path"]
+__all__ = ["FORMS", "Source", "open_source", "uri_path", "uri_scheme"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ class V4l2Source:
 
     def __init__(self, uri: str, path: Path) -> None:
         self.uri = uri
-        if not path.exists():
+        if not os.path.exists(path):
             raise MissingPart(
                 f"source {uri}: there is no {path}; plug the camera in (v4l2-ctl --list-devices shows it)"
             )
