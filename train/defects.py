@@ -19,9 +19,10 @@ Painter = Callable[[Image, np.random.Generator, float], tuple[Image, Mask]]
 
 
 def _blend(image: Image, alpha: NDArray[np.float32], target: NDArray[np.float32]) -> tuple[Image, Mask]:
-    """Mixes ``target`` into ``image`` by ``alpha`` [H, W] and marks what can be seen of it."""
+    """Mixes ``target`` into ``image`` by ``alpha`` [H, W] where that can be seen, and marks it; all else stays."""
     mixed = np.clip(np.rint(image + alpha[..., None] * (target - image)), 0, 255).astype(np.uint8)
-    return mixed, (alpha > 0.05) & (cv2.absdiff(mixed, image).max(axis=2) >= VISIBLE)
+    mask = (alpha > 0.05) & (cv2.absdiff(mixed, image).max(axis=2) >= VISIBLE)
+    return np.where(mask[..., None], mixed, image), mask
 
 
 def _walk(shape: tuple[int, ...], rng: np.random.Generator, steps: int, bend: float) -> NDArray[np.int32]:

@@ -18,7 +18,6 @@ from train.defects import PAINTERS, Mask, Painter
 
 NAME = "brushed_plate"
 FEWEST_PIXELS = 40  # of a defect that can be seen
-VISIBLE_TMP = 4
 CLEAR = 12  # grey levels of change that stand out: six times the part's noise
 
 
@@ -67,7 +66,7 @@ def _defective_part(paint: Painter, rng: np.random.Generator) -> tuple[Image, Ma
     while True:
         part = good_part(rng)
         image, mask = paint(part, rng, rng.uniform(0.6, 1.0))
-        if (cv2.absdiff(image, part).max(axis=2) >= VISIBLE_TMP).sum() >= FEWEST_PIXELS:
+        if (cv2.absdiff(image, part).max(axis=2) >= CLEAR).sum() >= FEWEST_PIXELS:
             return image, mask
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -51,10 +52,10 @@ def _locate(backbone: Backbone, source: str | None) -> Path:
 def _download(backbone: Backbone, target: Path) -> None:
     url = DOWNLOAD_FROM + backbone.weights_file
     prefix = backbone.weights_file.rsplit("-", 1)[1].removesuffix(".pth")
-    target.parent.mkdir(parents=True, exist_ok=True)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(target), hash_prefix=prefix)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPException) as error:
         raise MissingPart(
             f"teacher weights: {backbone.weights_file} is neither given nor cached and cannot be downloaded "
             f"({error}); name a file with --teacher-weights or DSKD_TEACHER_WEIGHTS, or try with --teacher-weights random"
@@ -68,11 +69,11 @@ def _load_state(teacher: Encoder, file: Path) -> None:
         wanted = teacher.state_dict()
         found = {name: state[name] for name in wanted if name in state}
         missing = [name for name in wanted if name not in found and not name.endswith(_ENDS)]
+        wrong = [name for name, tensor in found.items() if tensor.shape != wanted[name].shape]
     except Exception as error:  # torch.load raises whatever its parts raise on a damaged file
         raise DskdError(
             f"teacher weights {file}: cannot be read ({type(error).__name__}); download them again"
         ) from error
-    wrong = [name for name, tensor in found.items() if tensor.shape != wanted[name].shape]
     if missing or wrong:
         raise DskdError(
             f"teacher weights {file}: {(missing + wrong)[0]} is missing or of another shape; wrong backbone?"
