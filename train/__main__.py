@@ -76,6 +76,7 @@ def summary(record: dict[str, object], folder: Path) -> str:
             f"{k} {found[k]:.4f}" for k in ("image_auroc", "image_ap", "pixel_auroc", "pro") if found[k] is not None
         )
         lines.append(f"reading {reading}: {values}")
+    lines.append(f"defects painted on held-out images: image_auroc {record['painted']['all']:.4f}")  # type: ignore[index]
     lines += [f"reject over {describe(thresholds.reject)}", f"review over {describe(thresholds.review)}"]
     lines.append(f"report: {folder / 'report.html'}   next: python -m export.onnx")
     return "\n".join(lines)

@@ -14,11 +14,16 @@ from runtime.errors import CallError, one_line
 
 
 class LossConfig(Strict):
-    """Weights of the distillation terms."""
+    """Weights of the distillation terms, each summed over three scales."""
 
-    cosine: float = Field(1.0, ge=0, description="weight of the cosine distance")
-    l2: float = Field(0.1, ge=0, description="weight of the mean squared difference of raw features")
-    flattened: bool = Field(False, description="one cosine per image and scale (RD's code) instead of one per position")
+    cosine: float = Field(1.0, ge=0, description="weight of the cosine distance, both students")
+    flattened: bool = Field(True, description="one cosine per image and scale (RD's code); false: one per position")
+    l2_encoder: float = Field(
+        0.1, ge=0, description="weight of the squared difference of raw features, encoder student"
+    )
+    l2_decoder: float = Field(
+        0.0, ge=0, description="the same for the decoder student, which is judged by direction only"
+    )
 
 
 class DskdConfig(Strict):
@@ -37,7 +42,7 @@ class RecipeConfig(Strict):
     batch: int = Field(8, gt=1, description="images per step and process")
     learning_rate: float = Field(0.005, gt=0, description="highest rate, after the warm-up; falls to 0 by a cosine")
     warm_up: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises")
-    clip: float = Field(0.0, ge=0, description="largest gradient norm; 0: no clipping")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="autocast type; auto: bfloat16 where the CPU or GPU has it, else float32 (GPU: float16)"
     )
@@ -48,7 +53,7 @@ class RecipeConfig(Strict):
 class AugmentConfig(Strict):
     """What training shows the networks instead of the plain image."""
 
-    pseudo_anomalies: float = Field(0.5, ge=0, le=1, description="share of images that get a pseudo-anomaly to undo")
+    pseudo_anomalies: float = Field(1.0, ge=0, le=1, description="share of images that get a pseudo-anomaly to undo")
     flip: bool = Field(False, description="mirror half of the images left to right")
     flip_vertical: bool = Field(False, description="mirror half of the images top to bottom")
     gain: float = Field(0.0, ge=0, lt=1, description="standard deviation of a random exposure factor's logarithm")

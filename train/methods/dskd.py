@@ -12,7 +12,6 @@ The paper's losses, widths and recipe could not be confirmed; docs/architecture.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -84,13 +83,16 @@ class DualStudent(Method):
         terms = {}
         if self.encoder_student is not None:
             encoded = self.encoder_student(seen)
-            terms["encoder_student"] = self._distance(target, encoded)
+            terms["encoder_student"] = self._distance(target, encoded, self.config.loss.l2_encoder)
             sources.insert(0, encoded if self.config.dskd.joint else tuple(f.detach() for f in encoded))
         if self.embedding is not None and self.decoder is not None:
             # One pass over the concatenation, so that BatchNorm sees one mixed distribution.
             mixed = tuple(torch.cat(scale) for scale in zip(*sources, strict=True))
-            wanted = tuple(torch.cat([f] * len(sources)) for f in target)
-            terms["decoder_student"] = self._distance(wanted, self.decoder(self.embedding(mixed)))
+            fine, middle, coarse = (torch.cat([f] * len(sources)) for f in target)
+            wanted = fine, middle, coarse
+            terms["decoder_student"] = self._distance(
+                wanted, self.decoder(self.embedding(mixed)), self.config.loss.l2_decoder
+            )
         return terms
 
     @torch.no_grad()
@@ -106,12 +108,10 @@ class DualStudent(Method):
             feature[changed] = altered
         return target, taught
 
-    def _distance(self, target: Iterable[Tensor], student: Iterable[Tensor]) -> Tensor:
-        weights = self.config.loss
-        target, student = tuple(target), tuple(student)
-        direction = losses.flattened_cosine if weights.flattened else losses.cosine
-        loss = weights.cosine * direction(target, student)
-        return loss + weights.l2 * losses.l2(target, student) if weights.l2 else loss
+    def _distance(self, target: Features, student: Features, l2_weight: float) -> Tensor:
+        direction = losses.flattened_cosine if self.config.loss.flattened else losses.cosine
+        loss = self.config.loss.cosine * direction(target, student)
+        return loss + l2_weight * losses.l2(target, student) if l2_weight else loss
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """See Method. The encoder student, deep and from scratch, may have a rate of its own."""

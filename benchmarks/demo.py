@@ -1,0 +1,74 @@
+"""``make demo``: the whole path on a small generated set, command by command."""
+
+from __future__ import annotations
+
+import shlex
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from runtime.errors import DskdError, MissingPart, exit_with_code
+from runtime.result import Verdict
+from train.networks.resnet import BACKBONES
+from train.synthetic import NAME
+from train.weights import RANDOM, load_teacher
+
+FOLDER = Path("demo")
+SETTINGS = ["input.height=192", "input.width=256", "recipe.epochs=24"]
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the demo in ./demo; returns its exit code."""
+    start = time.time()
+    store = FOLDER / "inspections.db"
+    for stale in FOLDER.glob(f"{store.name}*"):
+        stale.unlink()
+    run, parts = FOLDER / "runs" / NAME, FOLDER / NAME
+    step("train.synthetic", FOLDER)
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    step("train", "--data", parts, "--out", run, *settings, *teacher_option())
+    step("export.onnx", "--run", run)
+    step("export.verify", "--bundle", run / "bundle")
+    overlays = FOLDER / "overlays"
+    sinks = ["--sink", f"sqlite://{store}", "--sink", f"images://{overlays}"]
+    step("runtime", "--bundle", run / "bundle", "--source", parts / "test", *sinks, quiet=True)
+    print(f"\n{table(store)}\n\nreport    {run / 'report.html'}\noverlays  {overlays}\nbundle    {run / 'bundle'}")
+    print(f"done in {(time.time() - start) / 60:.1f} minutes")
+    return 0
+
+
+def teacher_option() -> list[str]:
+    """Real weights where they are to be had, else a random teacher, and says so."""
+    try:
+        load_teacher(BACKBONES["resnet18"])
+    except MissingPart:
+        print("no ImageNet weights here and none to download: going on with a random teacher, accuracy will suffer")
+        return ["--teacher-weights", RANDOM]
+    return []
+
+
+def step(*command: object, quiet: bool = False) -> None:
+    """Shows and runs one command of the path."""
+    words = [str(word) for word in command]
+    print(f"\n$ python -m {shlex.join(words)}", flush=True)
+    done = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.DEVNULL if quiet else None, check=False)  # noqa: S603
+    if done.returncode:
+        raise DskdError(f"python -m {words[0]} ended with exit code {done.returncode}; its message stands above")
+
+
+def table(store: Path) -> str:
+    """Verdicts per kind of part, from the store."""
+    with sqlite3.connect(store) as database:
+        rows = database.execute("SELECT frame, verdict FROM inspections").fetchall()
+    counts = Counter((frame.split("/")[0], verdict) for frame, verdict in rows)
+    kinds = sorted({kind for kind, _ in counts}, key=lambda kind: (kind != "good", kind))
+    lines = [f"{'part':16}" + "".join(f"{verdict.value:>8}" for verdict in Verdict)]
+    lines += [f"{kind:16}" + "".join(f"{counts[kind, verdict.value]:8}" for verdict in Verdict) for kind in kinds]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

@@ -1,0 +1,41 @@
+"""docs/architecture.md tells the truth about the import graph, and lists every file."""
+
+from __future__ import annotations
+
+import re
+
+import grimp
+import pytest
+from conftest import ROOT
+
+DOCUMENT = (ROOT / "docs" / "architecture.md").read_text()
+ROOMS = ("runtime", "train", "export", "benchmarks")
+
+
+def documented_imports() -> dict[str, set[str]]:
+    block = re.search(r"```imports\n(.*?)```", DOCUMENT, re.S)
+    assert block, "docs/architecture.md has no ```imports block"
+    rows = (line.split("->") for line in block.group(1).strip().splitlines())
+    return {left.strip(): {name.strip() for name in right.split(",") if name.strip()} for left, right in rows}
+
+
+def test_rooms_import_what_the_document_says() -> None:
+    graph = grimp.build_graph(*ROOMS)
+    found: dict[str, set[str]] = {room: set() for room in ROOMS}
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            here, there = module.split(".")[0], imported.split(".")[0]
+            if here != there:
+                found[here].add(there)
+    assert documented_imports() == found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_file_is_listed_and_every_listed_file_exists(room: str) -> None:
+    listed = set(re.findall(rf"`({room}/[\w/]+\.\w+)`", DOCUMENT))
+    present = {
+        p.relative_to(ROOT).as_posix()
+        for p in (ROOT / room).rglob("*")
+        if p.suffix in (".py", ".yaml") and p.name != "__init__.py" and "__pycache__" not in p.parts
+    }
+    assert listed == present

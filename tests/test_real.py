@@ -1,0 +1,75 @@
+"""On real pictures and real weights: small budgets, so bounds are what such a budget must reach, not what is possible."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export.onnx import export
+from runtime.backends import open_backend
+from runtime.decision import Settings
+from runtime.inspector import Inspector, golden_check
+from runtime.pipeline import Tally
+from runtime.pipeline import run as run_pipeline
+from runtime.sources import open_source
+from train.config import load_config
+from train.data import InspectionSet, find_images
+from train.networks.resnet import BACKBONES
+from train.run import TrainedRun, load_run, run
+from train.weights import load_teacher
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+CONFIG = Path(__file__).resolve().parents[1] / "train" / "configs" / "magnetic_tile.yaml"
+
+
+def test_the_set_is_complete(real_data: Path) -> None:
+    images = find_images(real_data)
+    assert len(images.good) == 761
+    assert len(images.test) == 583
+    assert sum(item.mask is not None for item in images.test) == 392
+
+
+def test_the_weights_are_torchvisions(real_weights: str) -> None:
+    teacher, _, digest = load_teacher(BACKBONES["resnet18"], real_weights)
+    assert digest == hashlib.sha256(Path(real_weights).read_bytes()).hexdigest()
+    assert teacher.conv1.weight.std().item() == pytest.approx(0.1292, abs=2e-4)  # torchvision's resnet18-f37072fd
+    assert teacher.bn1.running_mean is not None
+    assert torch.count_nonzero(teacher.bn1.running_mean)
+
+
+@pytest.fixture(scope="module")
+def short_run(real_data: Path, real_weights: str, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """160 good tiles, 4 epochs at 128 px with the committed recipe; every fourth test image."""
+    config = load_config(CONFIG, ["input.height=128", "input.width=128", "recipe.epochs=4"])
+    images = find_images(real_data)
+    few = InspectionSet(images.name, images.good[:160], images.test[::4])
+    folder = tmp_path_factory.mktemp("real") / "run"
+    run(config, few, real_weights, folder, "cpu", strict=True)
+    return load_run(folder)
+
+
+def test_a_short_training_tells_defects_from_good_tiles(short_run: TrainedRun) -> None:
+    figures = short_run.record["figures"]
+    assert figures["teacher"]["image_auroc"] > 0.65
+    assert figures["teacher"]["per_defect"]["break"]["image_auroc"] > 0.75
+    assert figures["encoder_student"]["image_auroc"] > 0.5
+
+
+def test_the_exported_bundle_judges_good_tiles_at_the_rate_it_names(short_run: TrainedRun, real_data: Path) -> None:
+    bundle, _ = export(short_run, "teacher", short_run.folder / "bundle", opset=20, batch=1, licence="test")
+    backend = open_backend(bundle)
+    assert golden_check(bundle, backend).score < 1e-4
+    thresholds = bundle.manifest.thresholds
+    inspector = Inspector(bundle, backend, Settings(thresholds.review.score, thresholds.reject.score))
+    tally = Tally()
+    results = list(run_pipeline(open_source(str(real_data / "test" / "good")), inspector, [], tally))
+    assert tally.inspected == len(results) == 191
+    stopped = np.mean([result[1].score > thresholds.review.score for result in results])  # type: ignore[index]
+    held_out = thresholds.review.images
+    assert stopped < thresholds.review.supported_rate + 3 / np.sqrt(
+        held_out
+    )  # the guarantee is over draws of both sets

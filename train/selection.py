@@ -1,0 +1,41 @@
+"""A figure to choose a recipe by without looking at a test image: held-out good images against painted defects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from runtime.images import read_image
+from runtime.preprocess import preprocess
+from train import metrics
+from train.config import TrainConfig
+from train.defects import PAINTERS
+from train.evaluate import EagerGraph, Scored, score
+
+PER_IMAGE = 2  # kinds painted on each held-out image
+CONTRAST = (0.25, 0.7)  # faint: recipes differ in what is hard to see
+SEED = 0  # the same defects for every recipe
+
+
+def painted_auroc(
+    graph: EagerGraph, good: Scored, held_out: list[Path], config: TrainConfig, device: torch.device
+) -> dict[str, float]:
+    """Image AUROC of ``good`` (the held-out images' scores) against the same images with defects: all and by kind."""
+    rng, spec = np.random.default_rng(SEED), config.input
+    kinds, inputs = [], []
+    for i, path in enumerate(held_out):
+        for k, (kind, paint) in enumerate(PAINTERS.items()):
+            if (i + k) % len(PAINTERS) < PER_IMAGE:
+                image, _ = paint(read_image(path), rng, float(rng.uniform(*CONTRAST)))
+                inputs.append(preprocess(image, spec.height, spec.width, spec.crop))
+                kinds.append(kind)
+    scores = score(graph, np.stack(inputs), device, "painted defects").scores
+    groups = {"all": np.ones(len(kinds), bool)} | {kind: np.array(kinds) == kind for kind in PAINTERS}
+    return {name: round(_auroc(good.scores, scores[chosen]), 4) for name, chosen in groups.items() if chosen.any()}
+
+
+def _auroc(good: np.ndarray, defective: np.ndarray) -> float:
+    labels = np.repeat([False, True], [len(good), len(defective)])
+    return metrics.auroc(labels, np.concatenate((good, defective)))
