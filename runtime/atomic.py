@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runtime.errors import DskdError
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
 
 def sync_directory(directory: Path) -> None:
@@ -24,11 +29,11 @@ def sync_directory(directory: Path) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on success it takes ``path``'s place, on failure it is removed."""
-    temporary = None
+    temporary, handle = None, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
+        _lock(handle)
         temporary = Path(name)
         yield temporary
         with temporary.open("rb") as written:
@@ -39,12 +44,12 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise DskdError(
-            f"cannot write {path}: {error.strerror or error}; check the folder's space and rights"
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+        if handle >= 0:
+            os.close(handle)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -60,28 +65,72 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """Yields a temporary directory; on success it takes ``path``'s place, an older one there goes away afterwards."""
+    """Yields a temporary directory; on success it takes ``path``'s place in one step, and an older one goes away.
+
+    At every moment ``path`` is the old directory or the new one, each whole, also when the process is killed.
+    """
     path = Path(os.path.realpath(path))  # of a link, the folder that it leads to
-    temporary = retired = None
+    temporary, handle = None, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path.parent, path.name)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-        retired = temporary.with_suffix(".old")
+        handle = os.open(temporary, os.O_RDONLY)
+        _lock(handle)
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
+        for folder in (temporary, *(folder for folder in temporary.rglob("*") if folder.is_dir())):
+            sync_directory(folder)
         temporary.chmod(0o755)
-        if path.exists():
-            os.replace(path, retired)
-        os.replace(temporary, path)
+        _swap(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
-        raise DskdError(
-            f"cannot write {path}: {error.strerror or error}; check the folder's space and rights"
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
-        for leftover in (temporary, retired):
-            if leftover is not None:
-                shutil.rmtree(leftover, ignore_errors=True)
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if handle >= 0:
+            os.close(handle)
+
+
+def clear_leftovers(folder: Path, name: str = "*") -> None:
+    """Removes what killed writers of ``folder/name`` left there. A living writer holds a lock on its own."""
+    for leftover in folder.glob(f".{name if name == '*' else glob.escape(name)}.*.tmp"):
+        try:
+            handle = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            continue  # gone already, or none of ours
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        except OSError:
+            continue  # somebody writes it now
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    with suppress(OSError):  # a file system without locks: then nobody clears leftovers there either
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Puts ``temporary`` at ``path`` and what was there, if anything, at ``temporary``."""
+    if not os.path.lexists(path):
+        os.rename(temporary, path)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    exchange = getattr(libc, "renameat2", None)
+    if exchange and exchange(_HERE, os.fsencode(temporary), _HERE, os.fsencode(path), _EXCHANGE) == 0:
+        return
+    retired = temporary.with_suffix(".old")  # a file system that cannot exchange: two steps instead of one
+    os.rename(path, retired)
+    os.rename(temporary, path)
+    os.rename(retired, temporary)
+
+
+def _cannot_write(path: Path, error: OSError) -> DskdError:
+    return DskdError(f"cannot write {path}: {error.strerror or error}; check the folder's space and rights")

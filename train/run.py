@@ -30,6 +30,7 @@ from train.evaluate import EagerGraph, Figures, Scored, figures, score
 from train.methods import Method, build
 from train.networks.resnet import BACKBONES, Encoder
 from train.report import Labelled, write_report
+from train.selection import painted_auroc
 from train.threshold import conformal_thresholds
 from train.weights import load_teacher
 
@@ -70,6 +71,8 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CallError(f"--out {folder}: cannot be made ({error.strerror}); name a folder to write to") from error
+    if process.first:
+        atomic.clear_leftovers(folder)
     torch.manual_seed(config.recipe.seed)
     teacher, weights_name, weights_sha256 = load_teacher(BACKBONES[config.backbone], teacher_weights)
     method = build(config, teacher)
@@ -119,7 +122,8 @@ def _finish(
     with atomic.replacing(folder / MODEL) as temporary:
         save_file({name: t.detach().cpu().contiguous() for name, t in method.state_dict().items()}, temporary)
     readings = list(method.readings())
-    held = score(EagerGraph(method, readings[0]), data.load_inputs(held_out, config.input), device, "held-out images")
+    graph = EagerGraph(method, readings[0])
+    held = score(graph, data.load_inputs(held_out, config.input), device, "held-out images")
     limits = config.thresholds
     thresholds = conformal_thresholds(held.scores, limits.review_rate, limits.reject_rate)
     by_reading, labelled = _evaluate(config, method, images, device)
@@ -127,6 +131,7 @@ def _finish(
         "model_sha256": file_sha256(folder / MODEL),
         "thresholds": thresholds.model_dump(),
         "held_out_scores": [float(s) for s in held.scores],
+        "painted": painted_auroc(graph, held, held_out, config, device),
         "figures": {name: found.as_dict() for name, found in by_reading.items()},
     }
     facts = {
