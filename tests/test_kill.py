@@ -19,9 +19,14 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Command
 
-from runtime import atomic
+from runtime import atomic, pipeline
+from runtime.backends import open_backend
 from runtime.bundle import Bundle, load_bundle
+from runtime.decision import Settings
 from runtime.errors import DskdError
+from runtime.inspector import Inspector
+from runtime.sinks import open_sinks
+from runtime.sources import open_source
 from train.loop import read_curve
 from train.run import TrainedRun
 
@@ -158,7 +163,7 @@ def replaced(folder: Path, inode: int) -> Callable[[], bool]:
 REPLACE = """
 import sys, time
 from pathlib import Path
-from runtime import atomic
+from runtime import atomic, pipeline
 out = Path(sys.argv[1])
 while True:
     with atomic.replacing_directory(out) as folder:
@@ -182,6 +187,21 @@ def test_a_folder_under_replacement_is_whole_at_every_kill(tmp_path: Path) -> No
         (folder / "last").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
     assert [path.name for path in out.iterdir()] == ["last"]
+
+
+def test_a_folder_under_replacement_is_never_missing(tmp_path: Path) -> None:
+    """Looked at without pause, so that a gap of microseconds between two renames would be seen."""
+    out = tmp_path / "folder"
+    out.mkdir()
+    process = subprocess.Popen([sys.executable, "-c", REPLACE, str(out)], cwd=ROOT, env=ENVIRONMENT)
+    seen, end = set(), time.monotonic() + PATIENCE
+    try:
+        while len(seen) < 150 and time.monotonic() < end:
+            seen.add(out.stat().st_mtime_ns)  # raises where the folder is missing
+    finally:
+        process.kill()
+        process.wait()
+    assert len(seen) >= 150
 
 
 def test_a_living_writers_folder_is_not_taken_for_a_leftover(tmp_path: Path) -> None:
@@ -261,6 +281,23 @@ def test_no_reported_inspection_is_lost_by_a_kill(seed: int, many: Path, bundle:
     assert filed <= kept
     assert len(kept - filed) <= 1  # the one frame between store and file
     assert kept == {f"{k:04}.png" for k in range(len(kept))}  # in order, without a gap
+
+
+def test_nobody_hears_of_an_inspection_that_the_store_does_not_take(
+    bundle: Bundle, small_set: Path, tmp_path: Path
+) -> None:
+    """The order that the kills above could only meet by luck: where the store fails, no other sink has the row."""
+    backend = open_backend(bundle, threads=1)
+    inspector = Inspector(bundle, backend, Settings(review=0.1, reject=0.2))
+    sinks = open_sinks([f"jsonl://{tmp_path}/a.jsonl", f"sqlite://{tmp_path}/a.db"], bundle.manifest.input)
+    with sqlite3.connect(tmp_path / "a.db") as database:
+        database.execute("DROP TABLE inspections")
+    database.close()
+    tally = pipeline.Tally()
+    with pytest.raises(DskdError, match="cannot store"):
+        list(pipeline.run(open_source(str(small_set / "test" / "good")), inspector, sinks, tally))
+    assert (tmp_path / "a.jsonl").read_text() == ""
+    assert tally.inspected == 0
 
 
 def test_inspection_after_a_kill_goes_on_in_the_same_files(
