@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from runtime.errors import CallError
 from runtime.preprocess import Image
 from train.augment import augment
 from train.config import AugmentConfig
@@ -35,6 +36,8 @@ class Schedule:
     """
 
     def __init__(self, count: int, batch: int, epochs: int, seed: int, rank: int = 0, world: int = 1) -> None:
+        if count < world:
+            raise CallError(f"{count} training images are too few for {world} processes; start fewer")
         self.count, self.batch, self.seed, self.rank, self.world = count, min(batch, count // world), seed, rank, world
         self.steps_per_epoch = count // (self.batch * world)
         self.steps = epochs * self.steps_per_epoch

@@ -18,20 +18,22 @@ _MODEL, _OPTIMISER = "model.", "optimiser."
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimiser: Optimizer, step: int, scaler_scale: float, run: dict[str, str]
+    path: Path, model: nn.Module, optimiser: Optimizer, step: int, scaler: dict[str, float], run: dict[str, str]
 ) -> None:
-    """Writes model, optimiser and step. ``run`` says what the state belongs to (configuration and data hashes)."""
+    """Writes model, optimiser, step and the loss scaler's state. ``run`` says what the state belongs to (configuration and data hashes)."""
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"step": str(step), "scaler_scale": str(scaler_scale), "run": json.dumps(run)}
+    metadata = {"step": str(step), "scaler": json.dumps(scaler), "run": json.dumps(run)}
     with atomic.replacing(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimiser: Optimizer, run: dict[str, str]) -> tuple[int, float]:
-    """Restores model and optimiser; returns (step, scaler scale).
+def load_checkpoint(
+    path: Path, model: nn.Module, optimiser: Optimizer, run: dict[str, str]
+) -> tuple[int, dict[str, float]]:
+    """Restores model and optimiser; returns the step and the loss scaler's state (empty where none is used).
 
     Raises CallError where the state belongs to another configuration or other images, DskdError where it is damaged.
     """
@@ -49,7 +51,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimiser: Optimizer, run: dic
             state.setdefault(int(index), {})[key] = tensor
     load_model(path, model, {n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)})
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return int(metadata["step"]), float(metadata["scaler_scale"])
+    return int(metadata["step"]), json.loads(metadata.get("scaler", "{}"))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

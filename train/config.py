@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from runtime.bundle import LARGEST_YAML, InputSpec, Rate, Strict, first_fault, parse_yaml
 from runtime.errors import CallError, one_line
+
+
+Weight = Annotated[float, Field(ge=0)]
 
 
 class LossConfig(Strict):

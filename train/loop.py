@@ -93,9 +93,9 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.exists():
-        schedule.first_step, scale = load_checkpoint(checkpoint, method, optimiser, run)
+        schedule.first_step, scaling = load_checkpoint(checkpoint, method, optimiser, run)
         if scaler.is_enabled():
-            scaler.update(scale)
+            scaler.load_state_dict(scaling)
         log.info("going on from step %d of %d", schedule.first_step, schedule.steps)
     step_module: nn.Module = DistributedDataParallel(method) if process.world > 1 else method
     curve = Curve(folder / "log.csv", schedule.first_step) if process.first else None
@@ -125,7 +125,9 @@ def train(
             bar.set_postfix(loss=f"{sum(values.values()):.3f}", refresh=False)
         done = step + 1
         if process.first and (done % recipe.checkpoint_every == 0 or done == schedule.steps):
-            save_checkpoint(checkpoint, method, optimiser, done, scaler.get_scale(), run)
+            if not all(torch.isfinite(p).all() for p in method.parameters()):
+                raise DskdError(f"training diverged at step {step} (weights); lower recipe.learning_rate")
+            save_checkpoint(checkpoint, method, optimiser, done, scaler.state_dict(), run)
     if curve:
         curve.close()
 
@@ -144,10 +146,10 @@ class Curve:
             writer.writerows(kept)
         atomic.write_text(path, text.getvalue())
         self._file = path.open("a", newline="")
-        self._start = time.time()
+        self._start = time.time() - (float(kept[-1]["seconds"]) if kept else 0.0)
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        """Appends a row; ``seconds`` count from this process's start."""
+        """Appends a row; ``seconds`` of training, those before a kill included."""
         row = {"step": step, "seconds": round(time.time() - self._start, 3), **values}
         writer = csv.DictWriter(self._file, list(row))
         if self._columns is None:

@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import shutil
-import time
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +35,7 @@ from train.weights import load_teacher
 
 log = logging.getLogger(__name__)
 MODEL, RECORD, CONFIG = "model.safetensors", "run.json", "config.yaml"
+AFTER_TRAINING = {"map", "thresholds"}  # settings that can change without training again
 PACKAGES = ("dskd-edge", "torch", "numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "onnxsim")
 
 
@@ -80,13 +80,12 @@ def run(
         data.usable(images.good, config.input, strict), config.data.held_out, config.recipe.seed
     )
     belongs = {
-        "configuration": hashlib.sha256(config.model_dump_json().encode()).hexdigest(),
+        "configuration": hashlib.sha256(config.model_dump_json(exclude=AFTER_TRAINING).encode()).hexdigest(),
         "images": data.data_sha256(training),
         "teacher": weights_sha256,
     }
     prepared = folder / f"prepared-{process.rank}.npy"
     inputs = data.prepare_inputs(training, config.input, prepared)
-    start = time.time()
     loop.train(method, inputs, config, belongs, folder, process)
     if process.world > 1:
         dist.destroy_process_group()
@@ -97,7 +96,7 @@ def run(
     if process.first:
         record = {
             "name": images.name,
-            "minutes": round((time.time() - start) / 60, 1),
+            "minutes": round(float(loop.read_curve(folder / "log.csv")[-1]["seconds"]) / 60, 1),
             "training_images": len(training),
             "training_data_sha256": belongs["images"],
             "held_out": [str(path) for path in held_out],

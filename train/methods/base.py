@@ -29,7 +29,8 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.teacher = teacher
-        self.anomaly_map = AnomalyMap(config.input.height, config.input.width, config.map.sigma)
+        size = config.input.height, config.input.width
+        self.anomaly_map = AnomalyMap(*size, config.map.sigma, config.map.scale_weights)
 
     @abstractmethod
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+STRIDES = (4, 8, 16)  # image pixels per position of the three feature maps
 NORM_FLOOR = 1e-8  # of each vector, as torch's cosine_similarity has it: a dead position gives distance 1, gradient 0
 
 
@@ -56,11 +57,13 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> NDArray[n
 class AnomalyMap(nn.Module):
     """Distance per scale, fused and smoothed map, and its maximum as score."""
 
-    def __init__(self, height: int, width: int, sigma: float = 4.0, strides: tuple[int, ...] = (4, 8, 16)) -> None:
+    def __init__(
+        self, height: int, width: int, sigma: float = 4.0, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    ) -> None:
         super().__init__()
         rows, columns = gaussian_matrix(height, sigma), gaussian_matrix(width, sigma)
-        for k, stride in enumerate(strides):
-            vertical = rows @ bilinear_matrix(height, height // stride)
+        for k, (stride, weight) in enumerate(zip(STRIDES, weights, strict=True)):
+            vertical = weight * rows @ bilinear_matrix(height, height // stride)
             horizontal = columns @ bilinear_matrix(width, width // stride)
             self.register_buffer(f"rows{k}", torch.from_numpy(vertical).float(), persistent=False)
             self.register_buffer(f"columns{k}", torch.from_numpy(horizontal.T.copy()).float(), persistent=False)
