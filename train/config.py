@@ -12,7 +12,6 @@ from pydantic import BaseModel, Field, ValidationError
 from runtime.bundle import LARGEST_YAML, InputSpec, Rate, Strict, first_fault, parse_yaml
 from runtime.errors import CallError, one_line
 
-
 Weight = Annotated[float, Field(ge=0)]
 
 
@@ -72,6 +71,9 @@ class MapConfig(Strict):
     """The anomaly map."""
 
     sigma: float = Field(4.0, ge=0, le=1000, description="Gaussian smoothing in network pixels")
+    scale_weights: tuple[Weight, Weight, Weight] = Field(
+        (1.0, 1.0, 1.0), description="weights of the three scales' distances in the fused map, fine to coarse"
+    )
 
 
 class ThresholdConfig(Strict):
