@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from export.onnx import export
 from runtime.bundle import Bundle
@@ -22,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["input.height=64", "input.width=96", "recipe.epochs=2", "recipe.batch=4", "recipe.precision=float32"]
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # more than the free cores: 30 times slower
+settings.register_profile("shared", deadline=None)  # a busy machine is no fault of the code
+settings.load_profile("shared")
 
 
 @pytest.fixture(scope="session")

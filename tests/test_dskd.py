@@ -132,7 +132,7 @@ def hand_distance(teacher: tuple[Tensor, ...], student: tuple[Tensor, ...], cosi
 
 
 def test_terms_ask_both_students_for_the_teachers_features_of_the_clean_image() -> None:
-    method = method_of("loss.cosine=0.7", "loss.l2=0.3").train()
+    method = method_of("loss.cosine=0.7", "loss.flattened=False", "loss.l2_encoder=0.3", "loss.l2_decoder=0.2").train()
     clean, seen = image_pair()
     with torch.no_grad():
         twin = copy.deepcopy(method)
@@ -140,7 +140,7 @@ def test_terms_ask_both_students_for_the_teachers_features_of_the_clean_image() 
         mixed = tuple(torch.cat(pair) for pair in zip(encoded, taught, strict=True))
         decoded = twin.decoder(twin.embedding(mixed))
         halves = [tuple(f[:2] for f in decoded), tuple(f[2:] for f in decoded)]
-        from_student, from_teacher = (hand_distance(target, half, 0.7, 0.3) for half in halves)
+        from_student, from_teacher = (hand_distance(target, half, 0.7, 0.2) for half in halves)
         found = method(clean, seen)
     assert set(found) == {"encoder_student", "decoder_student"}
     torch.testing.assert_close(found["encoder_student"], hand_distance(target, encoded, 0.7, 0.3), rtol=1e-4, atol=1e-6)
@@ -149,7 +149,7 @@ def test_terms_ask_both_students_for_the_teachers_features_of_the_clean_image() 
 
 
 def test_flattened_cosine_is_used_where_asked_for() -> None:
-    plain, flat = (method_of(f"loss.flattened={flag}", "loss.l2=0").train() for flag in (False, True))
+    plain, flat = (method_of(f"loss.flattened={flag}", "loss.l2_encoder=0").train() for flag in (False, True))
     clean, seen = image_pair()
     with torch.no_grad():
         target, encoded = flat.teacher(clean), copy.deepcopy(flat.encoder_student)(seen)

@@ -24,13 +24,17 @@ def features(height: int, width: int, seed: int, channels: tuple[int, ...] = (5,
 
 
 def reference_map(
-    teacher: tuple[Tensor, ...], student: tuple[Tensor, ...], size: tuple[int, int], sigma: float
+    teacher: tuple[Tensor, ...],
+    student: tuple[Tensor, ...],
+    size: tuple[int, int],
+    sigma: float,
+    weights: tuple[float, ...] = (1, 1, 1),
 ) -> np.ndarray:
     """float64, by the libraries that the published methods use."""
     total = np.zeros((len(teacher[0]), *size))
-    for t, s in zip(teacher, student, strict=True):
+    for t, s, weight in zip(teacher, student, weights, strict=True):
         distance = 1 - F.cosine_similarity(t.double(), s.double(), dim=1)
-        total += F.interpolate(distance[:, None], size, mode="bilinear", align_corners=True)[:, 0].numpy()
+        total += weight * F.interpolate(distance[:, None], size, mode="bilinear", align_corners=True)[:, 0].numpy()
     if sigma == 0:
         return total
     return np.stack([gaussian_filter(one, sigma, mode="reflect") for one in total])
@@ -46,6 +50,14 @@ def test_map_is_resize_sum_and_gaussian(size: tuple[int, int], sigma: float) -> 
     assert anomaly_map.shape == (2, *size)
     np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(score.numpy(), anomaly_map.numpy().max(axis=(1, 2)))
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 2.0, 0.5), (0.25, 0.25, 3.0)], ids=str)
+def test_scales_count_by_their_weights(weights: tuple[float, float, float]) -> None:
+    teacher, student = features(64, 96, seed=1), features(64, 96, seed=2)
+    _, anomaly_map = AnomalyMap(64, 96, 4.0, weights)(teacher, student)
+    expected = reference_map(teacher, student, (64, 96), 4.0, weights)
+    np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=0, atol=1e-5)
 
 
 def test_a_defect_at_the_border_keeps_its_weight_there() -> None:

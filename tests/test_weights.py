@@ -182,7 +182,7 @@ def test_code_in_a_file_is_never_run(tmp_path: Path, zipped: bool) -> None:
     if zipped:
         torch.save(content, file)
     else:
-        file.write_bytes(pickle.dumps(content))
+        file.write_bytes(pickle.dumps(content, protocol=2))
     with pytest.raises(DskdError, match="cannot be read"):
         load_teacher(BACKBONE, str(file))
     assert not trace.exists()

@@ -1,0 +1,454 @@
+"""The training loop: schedule, batches, exact resume, refusals, precision, several processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from runtime.errors import CallError, DskdError
+from train.augment import augment
+from train.batches import AugmentedImages, Schedule, batches
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.config import AugmentConfig, TrainConfig, load_config
+from train.loop import Curve, Process, learning_rate_factor, read_curve, train
+from train.methods import Method, build
+from train.networks.resnet import BACKBONES, Encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = Process(torch.device("cpu"))
+RUN = {"configuration": "a", "images": "b", "teacher": "c"}
+TINY = ["input.height=32", "input.width=64", "recipe.batch=2", "recipe.epochs=2", "recipe.precision=float32"]
+COUNT = 6  # images: 3 steps per epoch, 6 in all
+Images = NDArray[np.uint8]
+
+
+def config(*settings: str) -> TrainConfig:
+    return load_config(None, [*TINY, *settings])
+
+
+def pictures(count: int = COUNT, height: int = 32, width: int = 64) -> Images:
+    return np.random.default_rng(1).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def fresh(settings: TrainConfig) -> Method:
+    torch.manual_seed(settings.recipe.seed)
+    return build(settings, Encoder(BACKBONES[settings.backbone]).eval().requires_grad_(False))
+
+
+def trained(settings: TrainConfig, folder: Path, images: object = None, run: dict[str, str] = RUN) -> Method:
+    """A fresh method, trained in ``folder`` to the end, or on from its checkpoint."""
+    folder.mkdir(exist_ok=True)
+    method = fresh(settings)
+    train(method, pictures() if images is None else images, settings, run, folder, CPU)  # type: ignore[arg-type]
+    return method
+
+
+def state_of(method: Method) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in method.state_dict().items()}
+
+
+def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
+    assert one.keys() == other.keys()
+    return [name for name, tensor in one.items() if not torch.equal(tensor, other[name])]
+
+
+class Killed:
+    """Images that end the run when ``after`` of them have been read."""
+
+    def __init__(self, images: Images, after: int) -> None:
+        self.images, self.left = images, after
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Images:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.images[index]
+
+
+def curve_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "log.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# Learning rate
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [(0, 0.1), (4, 0.5), (9, 1.0), (10, 1.0), (55, 0.5), (99, 0.5 * (1 + math.cos(math.pi * 89 / 90)))],
+)
+def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine(step: int, expected: float) -> None:
+    assert learning_rate_factor(step, 100, 0.1) == pytest.approx(expected)
+
+
+@given(st.integers(1, 500), st.floats(0, 0.99))
+def test_the_rate_is_never_zero_nor_over_its_peak_and_rises_only_before_it(steps: int, warm_up: float) -> None:
+    factors = [learning_rate_factor(step, steps, warm_up) for step in range(steps)]
+    assert all(0 < factor <= 1 for factor in factors)
+    peak = int(np.argmax(factors))
+    assert factors[peak] == 1
+    assert factors[: peak + 1] == sorted(factors[: peak + 1])
+    assert factors[peak:] == sorted(factors[peak:], reverse=True)
+
+
+def test_the_logged_rate_is_the_schedule_times_the_configured_one(tmp_path: Path) -> None:
+    settings = config("recipe.learning_rate=0.002", "recipe.warm_up=0.34", "dskd.students=encoder")
+    trained(settings, tmp_path)
+    rates = [float(row["learning_rate"]) for row in curve_of(tmp_path)]
+    falling = [0.5 * (1 + math.cos(math.pi * k / 4)) for k in range(4)]
+    assert rates == pytest.approx([0.001, 0.002, *(0.002 * f for f in falling)])
+
+
+# Schedule
+
+
+@given(st.integers(2, 60), st.integers(1, 8), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**31))
+def test_each_epoch_draws_every_image_at_most_once_over_all_processes(
+    count: int, batch: int, epochs: int, world: int, seed: int
+) -> None:
+    if count < world:
+        return
+    schedules = [Schedule(count, batch, epochs, seed, rank, world) for rank in range(world)]
+    draws = [list(schedule) for schedule in schedules]
+    steps = schedules[0].steps
+    assert {len(d) for d in draws} == {steps} == {len(schedule) for schedule in schedules}
+    assert steps > 0
+    size = min(batch, count // world)
+    assert all(len(one) == size for d in draws for one in d)
+    for epoch in range(epochs):
+        drawn = [index for d in draws for one in d for when, index in one if when == epoch]
+        assert len(set(drawn)) == len(drawn) == count // (size * world) * size * world
+        assert set(drawn) <= set(range(count))
+
+
+def test_an_epoch_that_the_batch_divides_is_a_permutation_and_each_is_another() -> None:
+    draws = [draw for one in Schedule(12, 4, 3, seed=5) for draw in one]
+    orders = [[index for when, index in draws if when == epoch] for epoch in range(3)]
+    assert all(sorted(order) == list(range(12)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    assert [draw for one in Schedule(12, 4, 3, seed=6) for draw in one] != draws
+
+
+@given(st.integers(0, 12), st.integers(0, 1))
+def test_a_schedule_goes_on_from_any_step_with_the_same_draws(first: int, rank: int) -> None:
+    whole, rest = (Schedule(17, 2, 3, 7, rank, 2) for _ in range(2))
+    rest.first_step = first
+    assert list(rest) == list(whole)[first:]
+    assert len(rest) == len(list(rest))
+
+
+def test_fewer_images_than_processes_are_refused() -> None:
+    with pytest.raises(CallError, match="3 training images"):
+        Schedule(3, 2, 1, 0, 0, 4)
+
+
+# Augmentation
+
+ALL_KINDS = AugmentConfig(pseudo_anomalies=0.8, flip=True, flip_vertical=True, gain=0.2)
+
+
+def drawn(images: Images, seed: int, epoch: int, index: int) -> tuple[Images, Images]:
+    return AugmentedImages(images, ALL_KINDS, seed)[epoch, index]
+
+
+def test_what_is_shown_follows_from_seed_epoch_and_index_alone() -> None:
+    images = pictures(4)
+    one, again = drawn(images, 3, 2, 1), drawn(images, 3, 2, 1)
+    for found, expected in zip(one, again, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    same = np.repeat(images[:1], 4, axis=0)  # the same picture under every index
+    others = [drawn(same, *place)[1].tobytes() for place in ((3, 2, 1), (3, 3, 1), (4, 2, 1), (3, 2, 0), (2, 3, 1))]
+    assert len(set(others)) == 5
+
+
+def test_without_augmentation_the_image_itself_is_shown() -> None:
+    settings = AugmentConfig(pseudo_anomalies=0, flip=False, flip_vertical=False, gain=0)
+    image = pictures(1)[0]
+    for seed in range(20):
+        clean, seen = augment(image, settings, np.random.default_rng(seed))
+        np.testing.assert_array_equal(clean, image)
+        np.testing.assert_array_equal(seen, image)
+
+
+def test_pseudo_anomalies_come_as_often_as_asked_and_leave_the_clean_image_alone() -> None:
+    settings = AugmentConfig(pseudo_anomalies=0.3, flip=False, flip_vertical=False, gain=0)
+    image = np.full((64, 64, 3), 120, np.uint8)
+    image[::4] = 60
+    before, changed, areas = image.copy(), 0, []
+    for seed in range(400):
+        clean, seen = augment(image, settings, np.random.default_rng(seed))
+        np.testing.assert_array_equal(clean, before)
+        assert (seen.dtype, seen.shape) == (np.uint8, image.shape)
+        if (seen != clean).any():
+            changed += 1
+            areas.append(float((seen != clean).any(axis=2).mean()))
+    assert 85 <= changed <= 150  # 120 expected, standard deviation 9; a shift by whole periods changes nothing
+    assert max(areas) < 0.5  # a patch, not the picture
+
+
+@pytest.mark.parametrize(
+    ("settings", "answers"),
+    [
+        ({"flip": True}, [lambda i: i, lambda i: i[:, ::-1]]),
+        ({"flip_vertical": True}, [lambda i: i, lambda i: i[::-1]]),
+        ({"gain": 0.3}, []),
+    ],
+    ids=["flip", "flip_vertical", "gain"],
+)
+def test_each_change_is_what_its_setting_says(settings: dict[str, Any], answers: list[Any]) -> None:
+    image = pictures(1)[0] // 4
+    plain = {"pseudo_anomalies": 0.0, "flip": False, "flip_vertical": False, "gain": 0.0}
+    found = [augment(image, AugmentConfig(**{**plain, **settings}), np.random.default_rng(s))[0] for s in range(30)]
+    if answers:
+        kinds = {answer(image).tobytes() for answer in answers}
+        assert {one.tobytes() for one in found} == kinds
+    else:
+        factors = [one.sum() / image.sum() for one in found]
+        assert min(factors) < 0.9
+        assert max(factors) > 1.1
+
+
+def test_batches_hold_what_the_schedule_draws() -> None:
+    images, settings = pictures(5), AugmentConfig(pseudo_anomalies=0, flip=False, flip_vertical=False, gain=0)
+    schedule = Schedule(5, 2, 2, 0)
+    for draws, (clean, seen) in zip(schedule, batches(images, settings, schedule, 0), strict=True):
+        assert clean.dtype == torch.uint8
+        np.testing.assert_array_equal(clean, images[[index for _, index in draws]])
+        assert torch.equal(clean, seen)
+
+
+# Resume
+
+
+@pytest.mark.parametrize(
+    ("precision", "killed_after"),
+    [pytest.param("float32", 4, id="float32"), pytest.param("bfloat16", 5, id="bfloat16, after the last checkpoint")],
+)
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, precision: str, killed_after: int) -> None:
+    """Killed in the middle of the second epoch; nothing may tell that it happened."""
+    settings = config("recipe.checkpoint_every=2", f"recipe.precision={precision}", "augment.pseudo_anomalies=0.5")
+    straight = trained(settings, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        trained(settings, tmp_path / "killed", Killed(pictures(), killed_after * 2))
+    resumed = trained(settings, tmp_path / "killed")
+    assert differing(state_of(resumed), state_of(straight)) == []
+    assert differing(state_of(straight), state_of(fresh(settings)))  # it did train
+    ends = [load_file(tmp_path / name / "checkpoint.safetensors") for name in ("straight", "killed")]
+    assert differing(*ends) == []
+    curves = [curve_of(tmp_path / name) for name in ("straight", "killed")]
+    kept = [[{k: v for k, v in row.items() if k != "seconds"} for row in curve] for curve in curves]
+    assert kept[0] == kept[1]
+    assert [row["step"] for row in kept[0]] == [str(step) for step in range(6)]
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    settings = config("dskd.students=encoder")
+    first = state_of(trained(settings, tmp_path))
+    again = trained(settings, tmp_path, Killed(pictures(), 0))  # reading any image would end it
+    assert differing(state_of(again), first) == []
+    assert len(curve_of(tmp_path)) == 6
+
+
+def test_float16_scales_its_loss_and_goes_on_with_the_same_scale(tmp_path: Path) -> None:
+    settings = config("recipe.checkpoint_every=2", "recipe.precision=float16", "dskd.students=encoder")
+    straight = trained(settings, tmp_path / "straight")
+    with pytest.raises(KeyboardInterrupt):
+        trained(settings, tmp_path / "killed", Killed(pictures(), 6))
+    assert differing(state_of(trained(settings, tmp_path / "killed")), state_of(straight)) == []
+
+
+@pytest.mark.parametrize("key", RUN)
+def test_a_checkpoint_of_another_run_is_refused_by_name(tmp_path: Path, key: str) -> None:
+    settings = config("dskd.students=encoder", "recipe.epochs=1")
+    trained(settings, tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(CallError, match=f"belongs to another {key}"):
+        trained(settings, tmp_path, run={**RUN, key: "other"})
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
+    settings = config("dskd.students=encoder", "recipe.epochs=1")
+    trained(settings, tmp_path)
+    file = tmp_path / "checkpoint.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "text": b"no tensors" * 99}[damage])
+    with pytest.raises(DskdError, match=r"checkpoint.safetensors: cannot be read"):
+        trained(settings, tmp_path)
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
+    small, large = torch.nn.Linear(2, 3), torch.nn.Linear(2, 4)
+    save_checkpoint(tmp_path / "c", small, torch.optim.Adam(small.parameters()), 1, {}, RUN)
+    with pytest.raises(DskdError, match="does not fit this configuration"):
+        load_checkpoint(tmp_path / "c", large, torch.optim.Adam(large.parameters()), RUN)
+
+
+def test_rows_after_the_checkpoint_and_cut_rows_leave_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("step,seconds,loss\n0,0.1,3\n1,0.2,2\n2,0.3,1\n3,0.")
+    assert [row["step"] for row in read_curve(log)] == ["0", "1", "2"]
+    curve = Curve(log, 2)
+    curve.add(2, {"loss": 9.0})
+    curve.close()
+    assert [(row["step"], row["loss"]) for row in read_curve(log)] == [("0", "3"), ("1", "2"), ("2", "9.0")]
+
+
+# Divergence and precision
+
+
+def poisoned(settings: TrainConfig, value: float) -> Method:
+    method = fresh(settings)
+    with torch.no_grad():
+        method.decoder.stage1[0].conv1.weight[0, 0, 0, 0] = value  # type: ignore[union-attr, index]
+    return method
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf], ids=str)
+def test_a_loss_that_is_no_number_ends_the_run_in_words(tmp_path: Path, value: float) -> None:
+    settings = config("dskd.students=decoder")
+    with pytest.raises(DskdError, match=r"diverged at step 0 .*lower recipe\.learning_rate"):
+        train(poisoned(settings, value), pictures(), settings, RUN, tmp_path, CPU)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_learning_rate_far_too_high_ends_the_run_in_words(tmp_path: Path) -> None:
+    settings = config(
+        "recipe.learning_rate=1e30",
+        "loss.l2_decoder=0.1",
+        "recipe.epochs=4",
+        "recipe.warm_up=0",
+        "dskd.students=decoder",
+    )
+    with pytest.raises(DskdError, match="diverged"):
+        trained(settings, tmp_path)
+
+
+def test_a_last_step_that_ruins_the_weights_leaves_no_checkpoint(tmp_path: Path) -> None:
+    """The loss of the last step is finite, the weights after it are not."""
+    settings = config("recipe.epochs=1", "recipe.batch=6", "recipe.clip=0")
+    method = fresh(settings)
+    ruin = method.decoder.stage1[0].conv1.weight  # type: ignore[union-attr, index]
+    ruin.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(DskdError, match="diverged"):
+        train(method, pictures(), settings, RUN, tmp_path, CPU)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16", "float16"])
+def test_every_precision_trains_float32_weights_and_lowers_the_loss(tmp_path: Path, precision: str) -> None:
+    settings = config(
+        f"recipe.precision={precision}",
+        "recipe.epochs=6",
+        "recipe.learning_rate=0.001",
+        "augment.pseudo_anomalies=0",
+        "dskd.students=encoder",
+    )
+    method = trained(settings, tmp_path)
+    assert {p.dtype for p in method.parameters()} == {torch.float32}
+    assert all(torch.isfinite(p).all() for p in method.parameters())
+    losses = [float(row["encoder_student"]) for row in curve_of(tmp_path)]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+
+
+def test_precisions_are_really_different(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        trained(
+            config(f"recipe.precision={precision}", "recipe.epochs=1", "dskd.students=decoder"), tmp_path / precision
+        )
+        losses[precision] = float(curve_of(tmp_path / precision)[0]["decoder_student"])
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["float32"] == pytest.approx(losses["bfloat16"], rel=0.05)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    norms = {}
+    for clip in (0.0, 1e-3):
+        settings = config(f"recipe.clip={clip}", "recipe.epochs=1", "recipe.batch=6", "dskd.students=decoder")
+        method = trained(settings, tmp_path / str(clip))
+        grads = [p.grad for group in method.parameter_groups() for p in group["params"]]  # type: ignore[attr-defined]
+        norms[clip] = float(torch.stack([g.norm() for g in grads]).norm())
+    assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
+    assert norms[0.0] > 1e-2
+
+
+# Several processes
+
+WORKER = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from train.config import load_config
+from train.loop import join_processes, train
+from train.methods import build
+from train.networks.resnet import BACKBONES, Encoder
+
+torch.set_num_threads(1)
+folder, settings = Path(sys.argv[1]), sys.argv[2:]
+config = load_config(None, settings)
+process = join_processes("cpu")
+torch.manual_seed(process.rank)  # each starts from other weights: only the group makes them one
+method = build(config, Encoder(BACKBONES["resnet18"]).eval().requires_grad_(False))
+images = np.random.default_rng(1).integers(0, 256, (8, 32, 64, 3), np.uint8)
+train(method, images, config, {}, folder, process)
+save_file({name: p.detach().contiguous() for name, p in method.named_parameters()}, folder / f"{process.rank}.safetensors")
+torch.distributed.destroy_process_group()
+"""
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*call, *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_set_of_weights(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    done = torchrun(tmp_path / "worker.py", tmp_path, *TINY)
+    assert done.returncode == 0, done.stderr
+    one, other = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
+    assert differing(one, other) == []
+    assert all(torch.isfinite(tensor).all() for tensor in one.values())
+    assert [row["step"] for row in curve_of(tmp_path)] == ["0", "1", "2", "3"]  # 8 images, 2 processes of 2, 2 epochs
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_run_on_two_processes(small_set: Path, tmp_path: Path) -> None:
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    out = tmp_path / "runs" / "pair"
+    done = torchrun(
+        "-m", "train", "--data", small_set, "--out", out, "--teacher-weights", "random", "--device", "cpu", *settings
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "run.json").read_text())
+    steps_per_epoch = record["training_images"] // (2 * 2)
+    assert len(curve_of(out)) == 2 * steps_per_epoch
+    assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
+    assert done.stdout.count("report:") == 1
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "pair"]
+    assert not list(out.glob("prepared-*"))
