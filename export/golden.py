@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import torch
 
-from runtime.bundle import InputSpec
 from runtime.errors import DskdError
 from runtime.images import read_image, write_image
+from runtime.manifest import InputSpec
 from runtime.preprocess import Image, preprocess
 from train.augment import pseudo_anomaly
 from train.evaluate import EagerGraph, score

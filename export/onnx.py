@@ -20,18 +20,9 @@ from export.golden import PARITY_IMAGES, parity_inputs, write_golden
 from export.graph_cost import GraphCost, graph_cost
 from export.prune import Cost, PrunedGraph, cost, prune
 from runtime import atomic
-from runtime.bundle import (
-    Bundle,
-    Graph,
-    Manifest,
-    Provenance,
-    Tolerance,
-    hash_files,
-    is_bundle,
-    load_bundle,
-    write_manifest,
-)
+from runtime.bundle import Bundle, hash_files, is_bundle, load_bundle, write_manifest
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
+from runtime.manifest import Graph, Manifest, Provenance, Tolerance
 from train.evaluate import EagerGraph
 from train.run import TrainedRun, load_run, versions
 

@@ -13,8 +13,9 @@ import torch
 from export.golden import PARITY_IMAGES, parity_inputs
 from export.prune import prune
 from runtime.backends import open_backend
-from runtime.bundle import Bundle, Parity, default_bundle, load_bundle, write_manifest
+from runtime.bundle import Bundle, default_bundle, load_bundle, write_manifest
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
+from runtime.manifest import Parity
 from runtime.preprocess import Image
 from train.evaluate import EagerGraph, Scored, score
 from train.run import TrainedRun, load_run

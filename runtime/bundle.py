@@ -9,132 +9,21 @@ import errno
 import hashlib
 import os
 import stat
-from collections import Counter
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from yaml.composer import ComposerError
-from yaml.constructor import ConstructorError
+from pydantic import ValidationError
 
 from runtime import atomic
 from runtime.errors import CallError, DskdError
+from runtime.manifest import SCHEMA, Manifest
+from runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 
 MANIFEST = "manifest.yaml"
-SCHEMA = 1
 _SEAL = "# seal sha256:"
-
-LARGEST_YAML = 1 << 20  # bytes: settings and manifests have some thousand
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
-NotNegative = Annotated[int, Field(ge=0, lt=1 << 31)]
-Side = Annotated[int, Field(gt=0, le=8192)]  # pixels of a network input; 8192 x 8192 needs over 100 GB
-Rate = Annotated[float, Field(gt=0, lt=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Strict(BaseModel):
-    """Refuses unknown keys, infinite numbers, and yes or no where a number belongs; immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        field = cls.model_fields.get(info.field_name or "")
-        if isinstance(value, bool) and field is not None and field.annotation in (int, float):
-            raise ValueError(f"a number is needed, not {str(value).lower()}")
-        return value
-
-
-class InputSpec(Strict):
-    """What the graph takes: uint8 BGR [N, height, width, 3] after crop and resize."""
-
-    height: Side
-    width: Side
-    crop: tuple[NotNegative, NotNegative, Positive, Positive] | None = None
-    max_batch: Positive = 8
-
-
-class Threshold(Strict):
-    """A score that good parts exceed at a known rate (split-conformal, finite sample)."""
-
-    score: Finite
-    false_reject_rate: Rate = Field(description="rate the user asked for")
-    supported_rate: Rate = Field(description="rate that the number of images guarantees")
-    images: Positive = Field(description="held-out good images behind it")
-
-
-class Thresholds(Strict):
-    """Scores over ``review`` are looked at by a person, over ``reject`` thrown out."""
-
-    review: Threshold
-    reject: Threshold
-
-
-class Parity(Strict):
-    """Worst difference between two forms of the same model on the same images."""
-
-    source: str = Field(alias="from")
-    target: str = Field(alias="to")
-    images: Positive
-    max_abs_diff_score: Finite
-    max_abs_diff_map: Finite
-    model_config = ConfigDict(populate_by_name=True)
-
-
-class Tolerance(Strict):
-    """How far a backend may be from the golden scores and maps at start-up."""
-
-    score: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    map: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Provenance(Strict):
-    """Where the model comes from and under which terms it may be used."""
-
-    licence: str
-    training_data_sha256: Sha256
-    training_images: Positive
-    held_out_images: int
-    teacher_weights: str
-    teacher_weights_sha256: Sha256
-    checkpoint_sha256: Sha256
-    versions: dict[str, str]
-    config: dict[str, object]
-
-
-class Graph(Strict):
-    """One ONNX file with what it was proved to be."""
-
-    opset: Positive
-    parameters: Positive
-    macs: Positive
-
-
-class Manifest(Strict):
-    """Everything the runtime must know about a bundle."""
-
-    schema_version: Literal[1] = 1
-    name: str
-    created: str
-    method: str
-    backbone: str
-    bottleneck_source: Literal["teacher", "encoder_student", "none"]
-    input: InputSpec
-    graphs: dict[str, Graph]
-    thresholds: Thresholds
-    tolerance: Tolerance
-    golden: Positive
-    parity: list[Parity]
-    provenance: Provenance
-    files: dict[str, Sha256]
 
 
 @dataclass(frozen=True)
@@ -262,30 +151,6 @@ def _read_regular(file: Path, limit: int) -> bytes:
         return handle.read()
 
 
-class _PlainYaml(yaml.SafeLoader):
-    """YAML without aliases, which can make a few lines endless, and without keys given twice."""
-
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ComposerError(None, None, "an alias; write the value out", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
-        return super().compose_node(parent, index)  # type: ignore[arg-type]
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        twice = next((key for key, count in Counter(names).items() if count > 1), None)
-        if twice is not None:
-            raise ConstructorError(None, None, f"the key {twice} twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def parse_yaml(text: str) -> object:
-    """Plain data from YAML. Raises yaml.YAMLError for whatever is wrong with it."""
-    try:
-        return yaml.load(text, _PlainYaml)  # noqa: S506 (a SafeLoader)
-    except (RecursionError, ValueError) as error:  # nested too deep; a date or number that is none
-        raise yaml.YAMLError(str(error)) from error
-
-
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes ``manifest.yaml`` with its seal, whole or not at all."""
     fields = manifest.model_dump(mode="json", by_alias=True)
@@ -298,9 +163,3 @@ def hash_files(path: Path) -> dict[str, str]:
     """sha256 of every file below ``path`` but the manifest and engines, by relative name."""
     names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
     return {name: file_sha256(path / name) for name in names if name != MANIFEST and not name.startswith("engines/")}
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first complaint of pydantic as ``key: what``."""
-    fault = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in fault['loc']) or 'top level'}: {fault['msg']}"

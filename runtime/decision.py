@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.bundle import InputSpec
 from runtime.errors import CallError, DskdError
+from runtime.manifest import InputSpec
 from runtime.result import Region, Verdict
 
 Map = NDArray[np.float32]

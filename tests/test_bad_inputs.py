@@ -28,9 +28,10 @@ from PIL import Image, ImageOps
 
 import runtime.__main__
 import train.__main__
-from runtime.bundle import Bundle, InputSpec
+from runtime.bundle import Bundle
 from runtime.errors import CallError, DskdError, MissingPart, exit_with_code, one_line
 from runtime.images import BadImage, list_images, read_image, read_mask
+from runtime.manifest import InputSpec
 from runtime.sinks import open_sinks
 from runtime.sources import open_source
 from train.config import TrainConfig, load_config

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from runtime.bundle import InputSpec
 from runtime.errors import CallError
 from runtime.images import read_image, write_image
+from runtime.manifest import InputSpec
 from train import data
 from train.data import TestImage as Labelled  # pytest would try to collect a name that starts with Test
 

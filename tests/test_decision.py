@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from runtime.bundle import InputSpec
 from runtime.decision import Decision, Settings, decide
 from runtime.errors import CallError, DskdError
+from runtime.manifest import InputSpec
 from runtime.result import Verdict
 
 Map = NDArray[np.float32]

@@ -8,8 +8,8 @@ import logging
 import os
 from pathlib import Path
 
-from runtime.bundle import Thresholds
 from runtime.errors import CallError, Parser, exit_with_code
+from runtime.manifest import Thresholds
 from train.config import load_config
 from train.data import find_images
 from train.run import point_latest, run

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from runtime.bundle import LARGEST_YAML, InputSpec, Rate, Strict, first_fault, parse_yaml
 from runtime.errors import CallError, one_line
+from runtime.manifest import InputSpec, Rate
+from runtime.strict_yaml import LARGEST_YAML, Strict, first_fault, parse_yaml
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from runtime import atomic
-from runtime.bundle import InputSpec, file_sha256
+from runtime.bundle import file_sha256
 from runtime.errors import CallError, DskdError, one_line
 from runtime.images import BadImage, list_images, read_image, read_mask
+from runtime.manifest import InputSpec
 from runtime.preprocess import Image, preprocess
 
 log = logging.getLogger(__name__)

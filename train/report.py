@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import atomic
-from runtime.bundle import Thresholds
 from runtime.images import encode_png
+from runtime.manifest import Thresholds
 from runtime.overlay import annotate, heat_map
 from runtime.preprocess import Image
 from runtime.result import Verdict
@@ -149,7 +149,8 @@ figure { margin: 0 } figcaption { color: #666; font-size: 13px; overflow-wrap: a
 <h1>{{ title }}</h1>
 <table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
 <h2>Scores and thresholds</h2>
-<p>Over <b>{{ reject }}</b> a part is rejected, over <b>{{ review }}</b> a person looks at it.</p>
+<ul><li>A part is rejected over a score of {{ reject }}.</li>
+<li>A person looks at it over a score of {{ review }}.</li></ul>
 <img alt="score histogram" src="data:image/png;base64,{{ histogram }}">
 {% for reading, f in readings.items() %}
 <h2>Accuracy, reading {{ reading }}</h2>

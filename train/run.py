@@ -19,9 +19,10 @@ import yaml
 from safetensors.torch import save_file
 
 from runtime import atomic
-from runtime.bundle import Thresholds, file_sha256
+from runtime.bundle import file_sha256
 from runtime.errors import CallError, DskdError, one_line
 from runtime.images import BadImage
+from runtime.manifest import Thresholds
 from train import data, loop
 from train.checkpoint import load_model, read_tensors
 from train.config import TrainConfig, load_config

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runtime.bundle import InputSpec
 from runtime.errors import CallError
+from runtime.manifest import InputSpec
 from runtime.sinks.base import Sink
 from runtime.sinks.images import ImagesSink
 from runtime.sinks.jsonl import JsonlSink

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from runtime.bundle import InputSpec
 from runtime.decision import crop_box
 from runtime.errors import DskdError
 from runtime.images import write_image
+from runtime.manifest import InputSpec
 from runtime.overlay import annotate, heat_map
 from runtime.result import Dropped, Frame, Inspection
 

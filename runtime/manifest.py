@@ -1,0 +1,102 @@
+"""What ``manifest.yaml`` of a bundle says, key by key."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from runtime.strict_yaml import Strict
+
+SCHEMA = 1
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
+NotNegative = Annotated[int, Field(ge=0, lt=1 << 31)]
+Side = Annotated[int, Field(gt=0, le=8192)]  # pixels of a network input; 8192 x 8192 needs over 100 GB
+Rate = Annotated[float, Field(gt=0, lt=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class InputSpec(Strict):
+    """What the graph takes: uint8 BGR [N, height, width, 3] after crop and resize."""
+
+    height: Side
+    width: Side
+    crop: tuple[NotNegative, NotNegative, Positive, Positive] | None = None
+    max_batch: Positive = 8
+
+
+class Threshold(Strict):
+    """A score that good parts exceed at a known rate (split-conformal, finite sample)."""
+
+    score: Finite
+    false_reject_rate: Rate = Field(description="rate the user asked for")
+    supported_rate: Rate = Field(description="rate that the number of images guarantees")
+    images: Positive = Field(description="held-out good images behind it")
+
+
+class Thresholds(Strict):
+    """Scores over ``review`` are looked at by a person, over ``reject`` thrown out."""
+
+    review: Threshold
+    reject: Threshold
+
+
+class Parity(Strict):
+    """Worst difference between two forms of the same model on the same images."""
+
+    source: str = Field(alias="from")
+    target: str = Field(alias="to")
+    images: Positive
+    max_abs_diff_score: Finite
+    max_abs_diff_map: Finite
+    model_config = ConfigDict(populate_by_name=True)
+
+
+class Tolerance(Strict):
+    """How far a backend may be from the golden scores and maps at start-up."""
+
+    score: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    map: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Provenance(Strict):
+    """Where the model comes from and under which terms it may be used."""
+
+    licence: str
+    training_data_sha256: Sha256
+    training_images: Positive
+    held_out_images: int
+    teacher_weights: str
+    teacher_weights_sha256: Sha256
+    checkpoint_sha256: Sha256
+    versions: dict[str, str]
+    config: dict[str, object]
+
+
+class Graph(Strict):
+    """One ONNX file with what it was proved to be."""
+
+    opset: Positive
+    parameters: Positive
+    macs: Positive
+
+
+class Manifest(Strict):
+    """Everything the runtime must know about a bundle."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    created: str
+    method: str
+    backbone: str
+    bottleneck_source: Literal["teacher", "encoder_student", "none"]
+    input: InputSpec
+    graphs: dict[str, Graph]
+    thresholds: Thresholds
+    tolerance: Tolerance
+    golden: Positive
+    parity: list[Parity]
+    provenance: Provenance
+    files: dict[str, Sha256]
