@@ -107,18 +107,7 @@ def train(
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         inputs = [to_input(x.to(device)).contiguous(memory_format=torch.channels_last) for x in (clean, seen)]
-        with torch.autocast(device.type, half) if half else nullcontext():
-            terms: dict[str, Tensor] = step_module(*inputs)
-            loss = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(loss):
-            raise DskdError(f"training diverged at step {step} (loss {loss.item()}); lower recipe.learning_rate")
-        optimiser.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        if recipe.clip:
-            scaler.unscale_(optimiser)
-            nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], recipe.clip)
-        scaler.step(optimiser)
-        scaler.update()
+        terms = _update(step_module, inputs, optimiser, scaler, half, recipe.clip, step)
         if curve:
             values = {name: term.item() for name, term in terms.items()}
             curve.add(step, {"learning_rate": optimiser.param_groups[0]["lr"], **values})
@@ -130,6 +119,31 @@ def train(
             save_checkpoint(checkpoint, method, optimiser, done, scaler.state_dict(), run)
     if curve:
         curve.close()
+
+
+def _update(
+    module: nn.Module,
+    inputs: list[Tensor],
+    optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    half: torch.dtype | None,
+    clip: float,
+    step: int,
+) -> dict[str, Tensor]:
+    """One step of the optimiser; returns the loss terms. Raises DskdError where the loss is no number."""
+    with torch.autocast(inputs[0].device.type, half) if half else nullcontext():
+        terms: dict[str, Tensor] = module(*inputs)
+        loss = torch.stack(list(terms.values())).sum()
+    if not torch.isfinite(loss):
+        raise DskdError(f"training diverged at step {step} (loss {loss.item()}); lower recipe.learning_rate")
+    optimiser.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    if clip:
+        scaler.unscale_(optimiser)
+        nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)
+    scaler.step(optimiser)
+    scaler.update()
+    return terms
 
 
 class Curve:

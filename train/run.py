@@ -100,7 +100,7 @@ def run(
             "minutes": round(float(loop.read_curve(folder / "log.csv")[-1]["seconds"]) / 60, 1),
             "training_images": len(training),
             "training_data_sha256": belongs["images"],
-            "held_out": [str(path) for path in held_out],
+            "held_out": [str(path.resolve()) for path in held_out],
             "teacher_weights": weights_name,
             "teacher_weights_sha256": weights_sha256,
             "versions": versions(),

@@ -1,0 +1,59 @@
+"""The README's commands and code do what it says, in the order it says, in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL
+
+README = (ROOT / "README.md").read_text()
+
+
+def fenced(language: str, holding: str) -> str:
+    blocks = re.findall(rf"```{language}\n(.*?)```", README, re.S)
+    found = [block for block in blocks if holding in block]
+    assert len(found) == 1, f"the README has {len(found)} {language} blocks with {holding!r}"
+    return str(found[0])
+
+
+def run(words: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DSKD_TEACHER_WEIGHTS": "random"}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_path_in_five_commands_and_the_python_example(small_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "good").symlink_to(small_set / "train" / "good")
+    (tmp_path / "pictures").symlink_to(small_set / "test")
+    lines = [shlex.split(line, comments=True) for line in fenced("sh", "python -m train").splitlines()]
+    assert lines[0][:2] == ["pip", "install"]
+    commands = [words for words in lines if words[:2] == ["python", "-m"]]
+    assert [words[2] for words in commands] == ["train", "export.onnx", "export.verify", "runtime"]
+    small = [part for setting in SMALL for part in ("--set", setting)]  # the README's own settings take an hour here
+    for words in commands:
+        output = run([sys.executable, *words[1:], *(small if words[2] == "train" else [])], tmp_path)
+    assert "captured 14 inspected 14 dropped 0" in output
+    assert list((tmp_path / "overlays").rglob("*.png"))
+    assert (tmp_path / "line.db").exists()
+    told = run([sys.executable, "-c", fenced("python", "Inspector")], tmp_path)
+    assert told.count('"verdict"') == 14
+
+
+def test_make_targets_of_the_readme_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", README, re.M):
+        assert re.search(rf"^{target}:", makefile, re.M)
+
+
+def test_documents_of_the_readme_exist() -> None:
+    for target in re.findall(r"\]\(([\w/.-]+)\)", README):
+        assert (ROOT / target).exists(), target
