@@ -6,13 +6,12 @@ goes on. Nothing is chosen here: the table is printed for every row at its last 
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import re
 from pathlib import Path
 
-from runtime.errors import CallError, exit_with_code
+from runtime.errors import CallError, Parser, exit_with_code
 from train.config import TrainConfig, load_config
 from train.data import InspectionSet, find_images
 from train.run import load_run, run
@@ -33,7 +32,7 @@ COLUMNS = ("image_auroc", "image_ap", "pixel_auroc", "pro")
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.ablation", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="MVTec layout with labelled test images")
     parser.add_argument("--config", type=Path, help="settings that all rows share (default: built-in)")
     parser.add_argument(
@@ -90,11 +89,11 @@ def rows_of(
 def table(rows: list[dict[str, object]]) -> str:
     """Markdown, so that it can be pasted."""
     lines = [
-        "| variant | reading | image AUROC | image AP | pixel AUROC | PRO | minutes |",
-        "|---|---|---|---|---|---|---|",
+        "| variant | reading | image AUROC | image AP | pixel AUROC | PRO | painted defects | minutes |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        values = " | ".join(f"{row[column]:.4f}" for column in COLUMNS)
+        values = " | ".join("" if row[column] is None else f"{row[column]:.4f}" for column in COLUMNS)
         painted = row["painted"]["all"] if isinstance(row["painted"], dict) else ""
         lines.append(f"| {row['variant']} | {row['reading']} | {values} | {painted} | {row['minutes']} |")
     return "\n".join(lines)

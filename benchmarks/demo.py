@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -10,29 +11,33 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from runtime.errors import DskdError, MissingPart, exit_with_code
+from runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
 from runtime.result import Verdict
 from train.networks.resnet import BACKBONES
 from train.synthetic import NAME
 from train.weights import RANDOM, load_teacher
 
-FOLDER = Path("demo")
 SETTINGS = ["input.height=192", "input.width=256", "recipe.epochs=24"]
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the demo in ./demo; returns its exit code."""
-    start = time.time()
-    store = FOLDER / "inspections.db"
-    for stale in FOLDER.glob(f"{store.name}*"):
-        stale.unlink()
-    run, parts = FOLDER / "runs" / NAME, FOLDER / NAME
-    step("train.synthetic", FOLDER)
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    """Runs the command; returns its exit code."""
+    parser = Parser(prog="python -m benchmarks.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder, emptied first (default: %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a training setting")
+    options = parser.parse_args(arguments)
+    start, out = time.time(), options.out
+    if out.exists() and any(out.iterdir()) and not (out / NAME).is_dir():
+        raise CallError(f"--out {out}: holds something else than an earlier demo; name another folder")
+    shutil.rmtree(out, ignore_errors=True)  # an earlier demo may have had another teacher
+    store = out / "inspections.db"
+    run, parts = out / "runs" / NAME, out / NAME
+    step("train.synthetic", out)
+    settings = [part for setting in [*SETTINGS, *options.set] for part in ("--set", setting)]
     step("train", "--data", parts, "--out", run, *settings, *teacher_option())
     step("export.onnx", "--run", run)
     step("export.verify", "--bundle", run / "bundle")
-    overlays = FOLDER / "overlays"
+    overlays = out / "overlays"
     sinks = ["--sink", f"sqlite://{store}", "--sink", f"images://{overlays}"]
     step("runtime", "--bundle", run / "bundle", "--source", parts / "test", *sinks, quiet=True)
     print(f"\n{table(store)}\n\nreport    {run / 'report.html'}\noverlays  {overlays}\nbundle    {run / 'bundle'}")

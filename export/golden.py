@@ -10,7 +10,6 @@ import torch
 
 from runtime.errors import DskdError
 from runtime.images import read_image, write_image
-from runtime.manifest import InputSpec
 from runtime.preprocess import Image, preprocess
 from train.augment import pseudo_anomaly
 from train.evaluate import EagerGraph, score
@@ -22,7 +21,9 @@ PARITY_IMAGES = 32
 
 
 def _frames(run: TrainedRun, count: int) -> list[Image]:
-    """``count`` frames in turn good and with a pseudo-anomaly, from the held-out images, cropped as trained."""
+    """``count`` different frames of the held-out images: in turn plain and with a pseudo-anomaly, all with one from the
+    second round on. Where a crop is trained, frames keep the camera's size, else they are made small.
+    """
     held_out = [Path(str(path)) for path in run.record["held_out"]]  # type: ignore[attr-defined]
     present = [path for path in held_out if path.is_file()]
     if not present:
@@ -30,16 +31,11 @@ def _frames(run: TrainedRun, count: int) -> list[Image]:
     rng = np.random.default_rng(run.config.recipe.seed)
     frames = []
     for k in range(count):
-        frame = _shrink(_cut(read_image(present[(k // 2) % len(present)]), run.config.input))
-        frames.append(pseudo_anomaly(frame, rng) if k % 2 else frame)
+        again, index = divmod(k // 2, len(present))
+        frame = read_image(present[index])
+        frame = frame if run.config.input.crop else _shrink(frame)
+        frames.append(pseudo_anomaly(frame, rng) if k % 2 or again else frame)
     return frames
-
-
-def _cut(image: Image, spec: InputSpec) -> Image:
-    if spec.crop is None:
-        return image
-    x, y, width, height = spec.crop
-    return np.ascontiguousarray(image[y : y + height, x : x + width])
 
 
 def _shrink(image: Image) -> Image:
@@ -53,7 +49,7 @@ def _shrink(image: Image) -> Image:
 def parity_inputs(run: TrainedRun, count: int = PARITY_IMAGES) -> Image:
     """Network inputs [count, height, width, 3] on which all forms of a model are compared."""
     spec = run.config.input
-    return np.stack([preprocess(frame, spec.height, spec.width) for frame in _frames(run, count)])
+    return np.stack([preprocess(frame, spec.height, spec.width, spec.crop) for frame in _frames(run, count)])
 
 
 def write_golden(run: TrainedRun, reading: str, folder: Path) -> int:
@@ -61,7 +57,7 @@ def write_golden(run: TrainedRun, reading: str, folder: Path) -> int:
     folder.mkdir()
     spec = run.config.input
     frames = _frames(run, COUNT)
-    inputs = np.stack([preprocess(frame, spec.height, spec.width) for frame in frames])
+    inputs = np.stack([preprocess(frame, spec.height, spec.width, spec.crop) for frame in frames])
     answers = score(EagerGraph(run.method, reading), inputs, torch.device("cpu"), "golden frames")
     for k, frame in enumerate(frames):
         write_image(folder / f"frame_{k}.png", frame)

@@ -41,14 +41,18 @@ def main(arguments: list[str]) -> int:
     if options.images < 1:
         raise CallError(f"--images {options.images} must be at least 1")
     bundle = load_bundle(options.bundle or default_bundle())
-    run = load_run(options.run or bundle.path.resolve().parent)
+    try:
+        run = load_run(options.run or bundle.path.resolve().parent)
+    except CallError as error:
+        raise error if options.run else CallError(f"{error}, or name the bundle's run with --run") from error
     if run.record["model_sha256"] != bundle.manifest.provenance.checkpoint_sha256:
         raise CallError(f"{run.folder}: is not the run that bundle {bundle.id} came from; name it with --run")
     pairs = compare(run, bundle, parity_inputs(run, options.images))
     fields = {"bundle": bundle.id, "pairs": [pair.model_dump(by_alias=True) for pair in pairs]}
     print(json.dumps(fields) if options.json else table(pairs))
     require(pairs)
-    write_manifest(bundle.path, bundle.manifest.model_copy(update={"parity": pairs}))
+    if options.images >= PARITY_IMAGES:  # a shorter look must not replace the proof
+        write_manifest(bundle.path, bundle.manifest.model_copy(update={"parity": pairs}))
     return 0
 
 
@@ -56,7 +60,7 @@ def compare(run: TrainedRun, bundle: Bundle, inputs: Image) -> list[Parity]:
     """Worst differences along the chain, step by step and end to end, on inputs [N, height, width, 3]."""
     cpu, reading = torch.device("cpu"), bundle.manifest.bottleneck_source
     backend = open_backend(bundle)
-    size = bundle.manifest.input.max_batch
+    size = bundle.manifest.max_batch
     outputs = [backend.infer(inputs[k : k + size]) for k in range(0, len(inputs), size)]
     forms = {
         "torch": score(EagerGraph(run.method, reading), inputs, cpu, "torch"),
@@ -69,6 +73,9 @@ def compare(run: TrainedRun, bundle: Bundle, inputs: Image) -> list[Parity]:
 
 
 def _difference(source: str, target: str, a: Scored, b: Scored) -> Parity:
+    for form, answers in ((source, a), (target, b)):
+        if not (np.isfinite(answers.scores).all() and np.isfinite(answers.maps).all()):
+            raise DskdError(f"{form}: gives values that are no finite numbers; train again with another seed or rate")
     return Parity(
         source=source,
         target=target,

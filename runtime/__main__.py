@@ -19,7 +19,7 @@ from runtime.result import Dropped, Inspection
 from runtime.sinks import FORMS as SINK_FORMS
 from runtime.sinks import open_sinks
 from runtime.sources import FORMS as SOURCE_FORMS
-from runtime.sources import open_source
+from runtime.sources import V4l2Source, open_source
 
 MOST_THREADS = 1024  # more than any machine has cores
 EXAMPLES = """examples:
@@ -59,14 +59,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings(bundle: Bundle, arguments: argparse.Namespace) -> Settings:
-    """The bundle's thresholds, changed by options."""
-    thresholds = bundle.manifest.thresholds
-    reject = arguments.reject_threshold
-    review = arguments.review_threshold
-    if reject is None:
-        reject = thresholds.reject.score if review is None else max(thresholds.reject.score, review)
-    if review is None:
-        review = min(thresholds.review.score, reject)
+    """The bundle's thresholds, changed by options. A lower reject threshold takes the review threshold along."""
+    own = Settings.of(bundle.manifest)
+    reject = own.reject if arguments.reject_threshold is None else arguments.reject_threshold
+    review = min(own.review, reject) if arguments.review_threshold is None else arguments.review_threshold
+    if arguments.reject_threshold is None and review > reject:
+        raise CallError(f"--review-threshold {review} is over the bundle's reject threshold {reject}; give both")
     try:
         roi = None if arguments.roi is None else read_mask(arguments.roi)
     except BadImage as error:
@@ -82,6 +80,8 @@ def main(arguments: list[str]) -> int:
     bundle = load_bundle(options.bundle or default_bundle())
     golden = f"folder://{quote(str((bundle.path / 'golden').resolve()))}"
     source = open_source(golden if options.source is None else options.source)
+    if options.json and isinstance(source, V4l2Source):
+        raise CallError("--json prints when the source ends, and a camera does not; use --sink jsonl://-")
     decision_settings = settings(bundle, options)
     backend = open_backend(bundle, options.backend, options.threads)
     check = golden_check(bundle, backend)
@@ -92,19 +92,21 @@ def main(arguments: list[str]) -> int:
         print(f"bundle {bundle.id} on {backend.name}: golden check of {check.images} frames within {check.score:.1e}")
     tally = Tally()
     inspections = []
-    for result in run(source, inspector, sinks, tally):
-        if isinstance(result, Dropped):
-            print(f"dropped: {one_line(result.reason)}", file=sys.stderr)
-        elif options.json:
-            inspections.append(result[1].as_dict())
+    try:
+        for result in run(source, inspector, sinks, tally):
+            if isinstance(result, Dropped):
+                print(f"dropped: {one_line(result.reason)}", file=sys.stderr)
+            elif options.json:
+                inspections.append(result[1].as_dict())
+            elif not quiet:
+                print(line(result[1]), flush=True)
+    finally:  # what was inspected is told, also when the source or a sink fails half-way
+        backend.close()
+        if options.json:
+            single = len(inspections) == 1 and tally.captured == 1
+            print(json.dumps(inspections[0] if single else {"inspections": inspections, "counts": tally.as_dict()}))
         elif not quiet:
-            print(line(result[1]), flush=True)
-    backend.close()
-    if options.json:
-        single = len(inspections) == 1 and tally.captured == 1
-        print(json.dumps(inspections[0] if single else {"inspections": inspections, "counts": tally.as_dict()}))
-    elif not quiet:
-        print(" ".join(f"{name} {count}" for name, count in tally.as_dict().items()))
+            print(" ".join(f"{name} {count}" for name, count in tally.as_dict().items()))
     return 1 if tally.dropped else 0
 
 

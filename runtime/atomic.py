@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runtime.errors import DskdError
+from runtime.errors import CallError, DskdError
 
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 
@@ -67,7 +67,9 @@ def write_text(path: Path, text: str) -> None:
 def replacing_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary directory; on success it takes ``path``'s place in one step, and an older one goes away.
 
-    At every moment ``path`` is the old directory or the new one, each whole, also when the process is killed.
+    At every moment ``path`` is the old directory or the new one, each whole, also when the process is killed, on file
+    systems that can exchange two names (ext4, xfs, btrfs, f2fs, tmpfs). On others a kill between two renames leaves
+    the old one beside it as ``.NAME.*.old``.
     """
     path = Path(os.path.realpath(path))  # of a link, the folder that it leads to
     temporary, handle = None, -1
@@ -110,6 +112,19 @@ def clear_leftovers(folder: Path, name: str = "*") -> None:
             continue  # somebody writes it now
         finally:
             os.close(handle)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Holds ``folder`` for this process. Raises CallError where another one has it; a killed one has it no more."""
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise CallError(f"{folder}: another process is writing there; wait for it or name another folder") from error
+    finally:
+        os.close(handle)
 
 
 def _lock(handle: int) -> None:

@@ -23,6 +23,7 @@ from runtime.manifest import SCHEMA, Manifest
 from runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 
 MANIFEST = "manifest.yaml"
+IGNORED = ("engines/", f".{MANIFEST}.")  # engines have facts of their own; a killed writer leaves a temporary file
 _SEAL = "# seal sha256:"
 
 
@@ -100,7 +101,7 @@ def load_bundle(path: Path) -> Bundle:
     """Reads a manifest and checks every file. Raises DskdError that names the first wrong file."""
     manifest = _read_manifest(path)
     present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_symlink() or not file.is_dir()}
-    foreign = {name for name in present - set(manifest.files) - {MANIFEST} if not name.startswith("engines/")}
+    foreign = {name for name in present - set(manifest.files) - {MANIFEST} if not name.startswith(IGNORED)}
     if foreign:
         raise DskdError(f"{path / min(foreign)}: is not in the manifest; remove it or export the bundle again")
     for name, expected in sorted(manifest.files.items()):
@@ -156,10 +157,11 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     fields = manifest.model_dump(mode="json", by_alias=True)
     body = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=120).encode()
     seal = hashlib.sha256(body).hexdigest()
+    atomic.clear_leftovers(path, MANIFEST)
     atomic.write_bytes(path / MANIFEST, f"{_SEAL}{seal}\n".encode() + body)
 
 
 def hash_files(path: Path) -> dict[str, str]:
     """sha256 of every file below ``path`` but the manifest and engines, by relative name."""
     names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-    return {name: file_sha256(path / name) for name in names if name != MANIFEST and not name.startswith("engines/")}
+    return {name: file_sha256(path / name) for name in names if name != MANIFEST and not name.startswith(IGNORED)}

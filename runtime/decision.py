@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import CallError, DskdError
-from runtime.manifest import InputSpec
+from runtime.manifest import InputSpec, Manifest
 from runtime.result import Region, Verdict
 
 Map = NDArray[np.float32]
@@ -28,6 +28,11 @@ class Settings:
     reject: float
     min_area: int = 0
     roi: NDArray[np.bool_] | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Settings:
+        """A bundle's own thresholds, nothing else."""
+        return cls(manifest.thresholds.review.score, manifest.thresholds.reject.score)
 
     def __post_init__(self) -> None:
         if not np.isfinite([self.review, self.reject]).all() or self.review > self.reject:

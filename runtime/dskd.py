@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import runpy
 import sys
-from importlib.util import find_spec
 
 COMMANDS = {
     "train": "learn what good parts look like",
@@ -24,8 +23,10 @@ def main() -> None:
     if name not in COMMANDS:
         print(f"error: no command {name!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
         raise SystemExit(2)
-    if find_spec(name.split(".")[0]) is None:
-        print(f"error: {name} is not installed here; pip install 'dskd-edge[export]'", file=sys.stderr)
-        raise SystemExit(3)
     sys.argv = [f"dskd {name}", *sys.argv[2:]]
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        extra = "" if name == "runtime" else "[export]"
+        print(f"error: {error.name} is not installed; pip install 'dskd-edge{extra}'", file=sys.stderr)
+        raise SystemExit(3) from error

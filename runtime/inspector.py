@@ -15,6 +15,8 @@ from runtime.images import read_image
 from runtime.preprocess import preprocess
 from runtime.result import Frame, Inspection
 
+BLANK_LEVELS = 4  # grey levels that noise leaves of a covered lens once it is averaged to network size
+
 
 @dataclass(frozen=True)
 class GoldenCheck:
@@ -31,7 +33,7 @@ def golden_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
     golden, spec, tolerance = bundle.golden(), bundle.manifest.input, bundle.manifest.tolerance
     levels = score = map_ = 0.0
     for k, path in enumerate(golden.frames):
-        made = preprocess(read_image(path), spec.height, spec.width)
+        made = preprocess(read_image(path), spec.height, spec.width, spec.crop)
         levels = max(levels, float(np.abs(made.astype(int) - golden.inputs[k]).max()))
         output = backend.infer(golden.inputs[k : k + 1])
         score = _worse(score, output.scores - golden.scores[k])
@@ -63,10 +65,14 @@ class Inspector:
         self.bundle, self.backend, self.settings, self.keep_maps = bundle, backend, settings, keep_maps
 
     def inspect(self, frame: Frame) -> Inspection:
-        """Judges one frame. Raises DskdError where the frame does not fit or the backend gives no number."""
+        """Judges one frame. Raises DskdError where it is blank, does not fit, or the backend gives no number."""
         spec = self.bundle.manifest.input
         start = time.perf_counter()
         batch = preprocess(frame.image, spec.height, spec.width, spec.crop)[None]
+        if np.ptp(batch, axis=(1, 2)).max() <= BLANK_LEVELS:
+            raise DskdError(
+                f"blank: all of the picture lies between {batch.min()} and {batch.max()}; check lens, light and exposure"
+            )
         prepared = time.perf_counter()
         output = self.backend.infer(batch)
         score = float(output.scores[0])

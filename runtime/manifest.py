@@ -24,7 +24,6 @@ class InputSpec(Strict):
     height: Side
     width: Side
     crop: tuple[NotNegative, NotNegative, Positive, Positive] | None = None
-    max_batch: Positive = 8
 
 
 class Threshold(Strict):
@@ -93,6 +92,7 @@ class Manifest(Strict):
     backbone: str
     bottleneck_source: Literal["teacher", "encoder_student", "none"]
     input: InputSpec
+    max_batch: Positive = Field(description="largest batch that the graph was exported for")
     graphs: dict[str, Graph]
     thresholds: Thresholds
     tolerance: Tolerance

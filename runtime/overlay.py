@@ -21,7 +21,7 @@ def heat_map(
     strength = np.clip(cv2.resize(anomaly_map, (width, height)) / (1.25 * max(threshold, 1e-12)), 0, 1)
     colours = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_JET)
     alpha = (ALPHA * np.clip(2 * strength - 0.4, 0, 1))[..., None]
-    drawn = image.copy()
+    drawn: Image = image.copy()
     part = drawn[y : y + height, x : x + width]
     part[:] = np.rint(part * (1 - alpha) + colours * alpha).astype(np.uint8)
     return drawn

@@ -59,10 +59,7 @@ def run(
 
 
 def _inspect(inspector: Inspector, frame: Frame) -> tuple[Frame, Inspection] | Dropped:
-    """A uniform picture (lens cap, lamp off, sensor dead) and one that cannot be judged are never a PASS."""
-    if frame.image.min() == frame.image.max():
-        reason = f"blank: every pixel is {int(frame.image.flat[0])}; check lens, light and exposure"
-        return Dropped(frame.source, frame.id, frame.captured, reason)
+    """A frame that cannot be judged is dropped with the reason, never a PASS."""
     try:
         return frame, inspector.inspect(frame)
     except DskdError as error:

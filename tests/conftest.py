@@ -74,6 +74,8 @@ def real_data() -> Path:
     folder = os.environ.get("DSKD_DATA")
     if not folder:
         pytest.skip("DSKD_DATA is not set: the tests on real pictures did not run")
+    if not (Path(folder) / "train" / "good" / "exp1_num_10181.jpg").is_file():
+        pytest.skip(f"DSKD_DATA {folder} is not the magnetic tile set: the tests on real pictures did not run")
     return Path(folder)
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 from pathlib import Path
 
 from runtime.errors import CallError, Parser, exit_with_code
@@ -78,7 +79,9 @@ def summary(record: dict[str, object], folder: Path) -> str:
         lines.append(f"reading {reading}: {values}")
     lines.append(f"defects painted on held-out images: image_auroc {record['painted']['all']:.4f}")  # type: ignore[index]
     lines += [f"reject over {describe(thresholds.reject)}", f"review over {describe(thresholds.review)}"]
-    lines.append(f"report: {folder / 'report.html'}   next: python -m export.onnx")
+    latest = Path("runs") / "latest"
+    where = "" if latest.exists() and latest.samefile(folder) else f" --run {shlex.quote(str(folder))}"
+    lines.append(f"report: {folder / 'report.html'}   next: python -m export.onnx{where}")
     return "\n".join(lines)
 
 

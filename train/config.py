@@ -10,10 +10,17 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from runtime.errors import CallError, one_line
-from runtime.manifest import InputSpec, Rate
+from runtime.manifest import InputSpec, Rate, Side
 from runtime.strict_yaml import LARGEST_YAML, Strict, first_fault, parse_yaml
 
 Weight = Annotated[float, Field(ge=0)]
+
+
+class TrainInput(InputSpec):
+    """Network input; both sides multiples of 32."""
+
+    height: Side = 256
+    width: Side = 256
 
 
 class LossConfig(Strict):
@@ -89,7 +96,7 @@ class TrainConfig(Strict):
 
     method: Literal["dskd"] = Field("dskd", description="training method")
     backbone: Literal["resnet18", "wide_resnet50_2"] = Field("resnet18", description="teacher and student width")
-    input: InputSpec = InputSpec(height=256, width=256)
+    input: TrainInput = TrainInput()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     dskd: DskdConfig = DskdConfig()

@@ -51,7 +51,7 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
         raise CallError(f"data {root}: is not a folder; name one with train/good/ or with good images")
     folder = root / category if category else root
     if (folder / "train" / "good").is_dir():
-        return InspectionSet(folder.resolve().name, list_images(folder / "train" / "good"), _find_test(folder))
+        return InspectionSet(_product(folder), list_images(folder / "train" / "good"), _find_test(folder))
     categories = sorted(p.parent.parent.name for p in root.glob("*/train/good"))
     if categories:
         raise CallError(f"data {root}: name one category with --category: {', '.join(categories)}")
@@ -60,7 +60,18 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
     good = list_images(folder)
     if not good:
         raise CallError(f"data {root}: holds no images; put good parts there as PNG or JPEG")
-    return InspectionSet(folder.resolve().name, good, [])
+    below = sorted({path.relative_to(folder).parts[0] for path in good if path.parent != folder})
+    if below:  # a folder beside "good" may hold the defects, and nothing would tell
+        raise CallError(
+            f"data {root}: has pictures in {', '.join(below[:5])}; name the one folder that holds good parts"
+        )
+    return InspectionSet(_product(folder), good, [])
+
+
+def _product(folder: Path) -> str:
+    """The product's name: the folder's, or its parent's where the folder only says that the parts are good."""
+    folder = folder.resolve()
+    return folder.parent.name if folder.name.lower() in ("good", "ok", "train", "images") else folder.name
 
 
 def _find_test(folder: Path) -> list[TestImage]:

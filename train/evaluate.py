@@ -59,6 +59,7 @@ class EagerGraph(nn.Module):
 @torch.no_grad()
 def score(graph: nn.Module, images: Image, device: torch.device, label: str = "scoring") -> Scored:
     """Runs images [N, H, W, 3] in float32."""
+    torch.backends.cudnn.allow_tf32 = False  # thresholds must hold on devices that compute in full float32
     graph = graph.to(device).eval()
     parts = []
     for start in tqdm(range(0, len(images), BATCH), desc=label, unit="batch", leave=False, disable=None):

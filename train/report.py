@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import atomic
+from runtime.errors import one_line
 from runtime.images import encode_png
 from runtime.manifest import Thresholds
 from runtime.overlay import annotate, heat_map
@@ -122,7 +123,7 @@ def _overlay(labelled: Labelled, k: int, thresholds: Thresholds) -> dict[str, st
     heated = heat_map(image, labelled.scored.maps[k], thresholds.reject.score, box)
     pair = np.concatenate((image, heated), axis=1)
     picture = annotate(pair, verdict_of(score, thresholds), score, ())
-    return {"caption": f"{labelled.defects[k]}: {labelled.names[k]}", "data": _base64(encode_png(picture))}
+    return {"caption": one_line(f"{labelled.defects[k]}: {labelled.names[k]}"), "data": _base64(encode_png(picture))}
 
 
 def _picture(figure: Figure) -> str:

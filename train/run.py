@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import platform
-import shutil
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,8 +72,20 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CallError(f"--out {folder}: cannot be made ({error.strerror}); name a folder to write to") from error
-    if process.first:
-        atomic.clear_leftovers(folder)
+    with atomic.sole_writer(folder) if process.first else nullcontext():
+        if process.first:
+            atomic.clear_leftovers(folder)
+        return _run(config, images, teacher_weights, folder, process, strict)
+
+
+def _run(
+    config: TrainConfig,
+    images: data.InspectionSet,
+    teacher_weights: str | None,
+    folder: Path,
+    process: loop.Process,
+    strict: bool,
+) -> dict[str, object]:
     torch.manual_seed(config.recipe.seed)
     teacher, weights_name, weights_sha256 = load_teacher(BACKBONES[config.backbone], teacher_weights)
     method = build(config, teacher)
@@ -84,6 +96,7 @@ def run(
         "configuration": hashlib.sha256(config.model_dump_json(exclude=AFTER_TRAINING).encode()).hexdigest(),
         "images": data.data_sha256(training),
         "teacher": weights_sha256,
+        "number of processes": str(process.world),
     }
     prepared = folder / f"prepared-{process.rank}.npy"
     inputs = data.prepare_inputs(training, config.input, prepared)
@@ -119,6 +132,7 @@ def _finish(
     record: dict[str, object],
 ) -> None:
     """Everything after the last step: weights, thresholds, figures, report."""
+    (folder / RECORD).unlink(missing_ok=True)  # of an earlier run here: until the end this one is not complete
     with atomic.replacing(folder / MODEL) as temporary:
         save_file({name: t.detach().cpu().contiguous() for name, t in method.state_dict().items()}, temporary)
     readings = list(method.readings())
@@ -159,6 +173,8 @@ def _evaluate(
         except BadImage as error:
             log.warning("skipped %s", one_line(str(error)))
         else:
+            if item.defect != "good" and not mask.any():
+                log.warning("%s: has no mask or an empty one; the pixel figures count it as good", item.path)
             kept.append(item)
             inputs.append(picture)
             marked.append(mask)
@@ -198,13 +214,14 @@ def load_run(folder: Path) -> TrainedRun:
 
 def point_latest(folder: Path) -> None:
     """Makes ``latest`` beside the run lead to it, in one step."""
+    folder = folder.resolve()
     link = folder.parent / "latest"
-    temporary = folder.parent / f".latest.{os.getpid()}"
+    if link == folder or (link.exists() and not link.is_symlink()):
+        log.warning("%s is no link and stays as it is; name the run with --run", link)
+        return
+    temporary = folder.parent / f".latest.{os.getpid()}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
-    if link.is_dir() and not link.is_symlink():
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise DskdError(f"{link} is a folder, not a link; move it away")
     os.replace(temporary, link)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from http.client import HTTPException
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def _locate(backbone: Backbone, source: str | None) -> Path:
 def _download(backbone: Backbone, target: Path) -> None:
     url = DOWNLOAD_FROM + backbone.weights_file
     prefix = backbone.weights_file.rsplit("-", 1)[1].removesuffix(".pth")
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(20)  # seconds: a firewall that swallows packets would hold for minutes
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(target), hash_prefix=prefix)
@@ -60,6 +63,8 @@ def _download(backbone: Backbone, target: Path) -> None:
             f"teacher weights: {backbone.weights_file} is neither given nor cached and cannot be downloaded "
             f"({error}); name a file with --teacher-weights or DSKD_TEACHER_WEIGHTS, or try with --teacher-weights random"
         ) from error
+    finally:
+        socket.setdefaulttimeout(patience)
 
 
 def _load_state(teacher: Encoder, file: Path) -> None:

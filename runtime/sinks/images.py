@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from pathlib import Path
 
 from runtime.decision import crop_box
 from runtime.errors import DskdError
-from runtime.images import write_image
+from runtime.images import is_image_name, write_image
 from runtime.manifest import InputSpec
 from runtime.overlay import annotate, heat_map
 from runtime.result import Dropped, Frame, Inspection
 
+LONGEST_NAME = 180  # with time and suffix under the 255 bytes of most file systems
+
 
 class ImagesSink:
-    """Writes ``FOLDER/VERDICT/frame.png``."""
+    """Writes ``FOLDER/VERDICT/TIME-frame.png``; the time keeps pictures of different runs apart."""
 
     needs_map = True
 
@@ -32,7 +35,8 @@ class ImagesSink:
             box = crop_box((image.shape[0], image.shape[1]), self._spec)
             image = heat_map(image, inspection.anomaly_map, inspection.threshold, box)
         picture = annotate(image, inspection.verdict, inspection.score, inspection.regions)
-        write_image(self._folder / inspection.verdict.value / f"{file_name(frame.id)}.png", picture)
+        taken = datetime.fromtimestamp(frame.captured, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
+        write_image(self._folder / inspection.verdict.value / f"{taken}-{file_name(frame.id)}.png", picture)
 
     def drop(self, dropped: Dropped) -> None:
         """A frame without a picture leaves none."""
@@ -42,5 +46,6 @@ class ImagesSink:
 
 
 def file_name(frame_id: str) -> str:
-    """A frame id as a plain file name: ``crack/003.png`` becomes ``crack-003.png``."""
-    return re.sub(r"[^\w.-]+", "-", frame_id).lstrip(".-")[:200] or "frame"
+    """A frame id as a plain file name: ``crack/003.png`` becomes ``crack-003``."""
+    stem = frame_id[: frame_id.rfind(".")] if is_image_name(frame_id) else frame_id
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip(".-")[:LONGEST_NAME] or "frame"

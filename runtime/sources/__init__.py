@@ -59,4 +59,4 @@ def _by_path(uri: str, path: Path) -> Source:
     return ImageSource(uri, path) if is_image_name(path.name) else VideoSource(uri, path)
 
 
-__all__ = ["FORMS", "Source", "open_source", "uri_path", "uri_scheme"]
+__all__ = ["FORMS", "Source", "V4l2Source", "open_source", "uri_path", "uri_scheme"]

@@ -32,13 +32,18 @@ class V4l2Source:
 
     def frames(self) -> Iterator[Frame | Dropped]:
         """Frames as they come. Raises DskdError when the camera stops delivering."""
-        number = 0
+        number, last = 0, None
         try:
             while True:
                 read, image = self._capture.read()
                 if not read:
                     raise DskdError(f"source {self.uri}: the camera stopped after {number} frames; check its cable")
-                yield Frame(self.uri, str(number), time.time(), np.asarray(image, np.uint8))
+                frame = Frame(self.uri, str(number), time.time(), np.asarray(image, np.uint8))
+                if last is not None and np.array_equal(frame.image, last):  # no sensor is free of noise
+                    yield Dropped(self.uri, frame.id, frame.captured, "frozen: the same picture as before, bit for bit")
+                else:
+                    yield frame
+                last = frame.image
                 number += 1
         finally:
             self._capture.release()

@@ -23,8 +23,8 @@ class VideoSource:
             raise DskdError(f"source {uri}: is neither an image nor a video that OpenCV can read; convert it to MP4")
 
     def frames(self) -> Iterator[Frame | Dropped]:
-        """Frames in order. Raises DskdError where the file ends before the first frame."""
-        number = 0
+        """Frames in order; one Dropped where the file breaks off. Raises DskdError where it holds no frame."""
+        number, announced = 0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         try:
             while True:
                 read, image = self._capture.read()
@@ -36,3 +36,6 @@ class VideoSource:
             self._capture.release()
         if number == 0:
             raise DskdError(f"source {self.uri}: holds no frame that can be decoded; convert it to MP4")
+        if number < announced - 1:  # containers may count one too many
+            reason = f"source {self.uri}: ends after {number} of {announced} frames; the rest cannot be decoded"
+            yield Dropped(self.uri, str(number), time.time(), reason)

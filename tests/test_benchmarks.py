@@ -1,0 +1,75 @@
+"""The demo and the ablation, with the smallest settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL, Command
+
+from benchmarks.ablation import VARIANTS, main, table
+
+SETTINGS = [part for setting in [*SMALL, "recipe.epochs=1"] for part in ("--set", setting)]
+
+
+@pytest.mark.slow
+def test_demo_ends_with_a_table_and_the_paths_it_names(command: Command, tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    for _ in range(2):  # the second time over its own leftovers
+        done = command("benchmarks.demo", "--out", out, *SETTINGS, DSKD_TEACHER_WEIGHTS="random")
+        assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    verdicts = {row[0]: [int(n) for n in row[1:]] for row in rows if len(row) == 4 and row[-1].isdigit()}
+    assert {kind: sum(counts) for kind, counts in verdicts.items()} == {
+        "good": 16, "blob": 6, "colour_shift": 6, "crack": 6, "missing_piece": 6, "scratch": 6,
+    }  # fmt: skip
+    paths = {row[0]: Path(row[1]) for row in rows if row and row[0] in ("report", "overlays", "bundle")}
+    assert paths["report"].stat().st_size > 100_000
+    assert len(list(paths["overlays"].rglob("*.png"))) == 46
+    assert (paths["bundle"] / "manifest.yaml").exists()
+
+
+def test_demo_leaves_a_folder_alone_that_is_not_its_own(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"precious")
+    done = command("benchmarks.demo", "--out", tmp_path)
+    assert done.returncode == 2
+    assert (tmp_path / "photo.png").read_bytes() == b"precious"
+
+
+@pytest.mark.slow
+def test_ablation_reads_finished_rows_back(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = ["full", "encoder student only"]
+    words = ["--data", str(small_set), "--out", str(tmp_path), "--teacher-weights", "random", "--json", *SETTINGS]
+    words += [part for name in chosen for part in ("--variant", name)]
+    assert main(words) == 0
+    first = json.loads(capsys.readouterr().out)["rows"]
+    assert [(row["variant"], row["reading"]) for row in first] == [
+        ("full", "teacher"), ("full", "encoder_student"), ("encoder student only", "none"),
+    ]  # fmt: skip
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == first
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == stamps
+    lines = table([{**first[0], "image_auroc": None}]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert set(VARIANTS) >= set(chosen)
+
+
+def test_the_installed_command_knows_all_modules_and_refuses_others() -> None:
+    def dskd(*words: str) -> subprocess.CompletedProcess[str]:
+        code = "from runtime.dskd import main; main()"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, check=False
+        )
+
+    listed = [line.split()[0] for line in dskd("--help").stdout.splitlines() if line.startswith("  ")]
+    assert {"train", "export.onnx", "export.verify", "runtime"} <= set(listed)
+    for name in listed:
+        assert dskd(name, "--help").returncode == 0
+    wrong = dskd("trian")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)

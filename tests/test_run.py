@@ -1,0 +1,90 @@
+"""What a training run leaves behind, and who may write there."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from conftest import Command
+
+from export.onnx import export
+from runtime import atomic
+from runtime.errors import CallError
+from train.config import TrainConfig, load_config
+from train.data import find_images
+from train.defects import PAINTERS
+from train.run import TrainedRun, load_run, point_latest, run
+
+
+def test_report_shows_figures_thresholds_and_decodable_pictures(trained_run: TrainedRun) -> None:
+    page = (trained_run.folder / "report.html").read_text()
+    figures = trained_run.record["figures"]
+    for reading in ("teacher", "encoder_student"):
+        assert f"Accuracy, reading {reading}" in page
+        assert f"{figures[reading]['image_auroc']:.4f}" in page
+    assert f"{trained_run.thresholds.reject.score:.4f}" in page
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    assert len(pictures) == 2 + 6 + 4 + 6  # histogram, losses; misses, false alarms (4 good ones), finds
+    for data in pictures:
+        assert cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR) is not None
+    assert not re.search(r'(src|href)="http', page)
+
+
+def test_painted_figure_covers_every_kind(trained_run: TrainedRun) -> None:
+    painted = trained_run.record["painted"]
+    assert set(painted) <= {"all", *PAINTERS}
+    assert all(0 <= value <= 1 for value in painted.values())
+
+
+def test_thresholds_change_without_training_again(
+    trained_run: TrainedRun, small_set: Path, small_config: TrainConfig
+) -> None:
+    weights = (trained_run.folder / "model.safetensors").read_bytes()
+    changed = small_config.model_copy(
+        update={"thresholds": small_config.thresholds.model_copy(update={"review_rate": 0.5})}
+    )
+    try:
+        run(changed, find_images(small_set), "random", trained_run.folder, "cpu", strict=True)
+        assert load_run(trained_run.folder).thresholds.review.false_reject_rate == 0.5
+        assert (trained_run.folder / "model.safetensors").read_bytes() == weights
+    finally:
+        run(small_config, find_images(small_set), "random", trained_run.folder, "cpu", strict=True)
+
+
+def test_two_trainings_do_not_write_to_one_folder(small_set: Path, small_config: TrainConfig, tmp_path: Path) -> None:
+    with atomic.sole_writer(tmp_path), pytest.raises(CallError, match="another process"):
+        run(small_config, find_images(small_set), "random", tmp_path, "cpu", strict=True)
+
+
+@pytest.mark.parametrize("out", ["runs/a", "runs/latest"])
+def test_latest_leads_to_the_run(tmp_path: Path, out: str) -> None:
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    point_latest(tmp_path / "runs" / "a")
+    point_latest(tmp_path / out)
+    assert (tmp_path / "runs" / "latest").resolve() == tmp_path / "runs" / "a"
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"a", "latest"}
+
+
+def test_latest_leaves_a_real_folder_alone(tmp_path: Path) -> None:
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "a").mkdir()
+    point_latest(tmp_path / "a")
+    assert not (tmp_path / "latest").is_symlink()
+
+
+@pytest.mark.slow
+def test_a_bundle_with_a_crop_inspects_its_own_golden_frames(small_set: Path, command: Command, tmp_path: Path) -> None:
+    settings = ["input.crop=[20, 10, 200, 160]", "input.height=64", "input.width=64", "recipe.epochs=1"]
+    run(load_config(None, settings), find_images(small_set), "random", tmp_path / "run", "cpu", strict=True)
+    bundle, _ = export(load_run(tmp_path / "run"), "teacher", tmp_path / "bundle", opset=20, batch=1, licence="test")
+    done = command("runtime", "--bundle", bundle.path, "--review-threshold", "0", "--reject-threshold", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    boxes = re.findall(r'"box": \[(\d+), (\d+), (\d+), (\d+)\]', done.stdout)
+    assert boxes
+    for x, y, width, height in (map(int, box) for box in boxes):
+        assert 20 <= x < x + width <= 220
+        assert 10 <= y < y + height <= 170
