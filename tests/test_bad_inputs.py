@@ -548,7 +548,6 @@ BAD_YAML = {
     "side of zero": "input: {height: 0, width: 96}",
     "negative side": "input: {height: -32, width: 96}",
     "huge side": "input: {height: 3200000, width: 96}",
-    "side missing": "input: {height: 64}",
     "crop of three": "input: {height: 64, width: 96, crop: [1, 2, 3]}",
     "negative crop": "input: {height: 64, width: 96, crop: [-5, 0, 10, 10]}",
     "empty crop": "input: {height: 64, width: 96, crop: [0, 0, 0, 10]}",

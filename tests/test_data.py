@@ -62,13 +62,21 @@ def test_hidden_folders_are_no_defects(tmp_path: Path) -> None:
     assert {item.defect for item in data.find_images(root).test} == {"good", "crack", "stain"}
 
 
-def test_a_plain_folder_is_good_images_at_any_depth(tmp_path: Path) -> None:
-    for name in ("b.png", "a.png", "monday/c.png"):
-        write_image(tmp_path / "parts" / name, picture())
-    (tmp_path / "parts" / "notes.txt").write_text("no image")
-    found = data.find_images(tmp_path / "parts")
+@pytest.mark.parametrize("below", ["parts", "parts/good"])
+def test_a_plain_folder_is_good_images_of_the_product_it_names(tmp_path: Path, below: str) -> None:
+    for name in ("b.png", "a.png"):
+        write_image(tmp_path / below / name, picture())
+    (tmp_path / below / "notes.txt").write_text("no image")
+    found = data.find_images(tmp_path / below)
     assert (found.name, found.test) == ("parts", [])
-    assert [str(p.relative_to(tmp_path / "parts")) for p in found.good] == ["a.png", "b.png", "monday/c.png"]
+    assert [p.name for p in found.good] == ["a.png", "b.png"]
+
+
+def test_a_folder_beside_good_may_hold_defects_and_is_not_swept_in(tmp_path: Path) -> None:
+    for name in ("good/a.png", "bad/b.png"):
+        write_image(tmp_path / name, picture())
+    with pytest.raises(CallError, match="bad, good"):
+        data.find_images(tmp_path)
 
 
 def test_one_of_several_categories_must_be_named(tmp_path: Path) -> None:

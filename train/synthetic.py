@@ -49,6 +49,7 @@ def write_set(out: Path, train: int = 60, test_good: int = 16, per_defect: int =
     """Writes the set below ``out`` and returns its folder: ``train`` good parts, ``test_good``, and each defect."""
     folder = out / NAME
     rng = np.random.default_rng(seed)
+    (folder / "train" / "good").mkdir(parents=True, exist_ok=True)
     for k in range(train):
         write_image(folder / "train" / "good" / f"{k:03}.png", good_part(rng))
     for k in range(test_good):
