@@ -13,8 +13,10 @@ from pathlib import Path
 
 from runtime.errors import CallError, Parser, exit_with_code
 from train.config import TrainConfig, load_config
-from train.data import InspectionSet, find_images
+from train.data import InspectionSet, data_sha256, find_images, split
+from train.networks.resnet import BACKBONES
 from train.run import load_run, run
+from train.weights import load_teacher
 
 VARIANTS = {
     "full": [],
@@ -56,24 +58,29 @@ def main(arguments: list[str]) -> int:
     for name in options.variant or VARIANTS:
         config = load_config(options.config, [*options.set, *VARIANTS[name]])
         folder = options.out / re.sub(r"[^a-z]+", "-", name.lower()).strip("-")
-        record = finished(folder, config) or run(config, images, options.teacher_weights, folder, options.device, True)
-        rows += rows_of(name, config, record, images)
+        record = finished(folder, config, images, options.teacher_weights)
+        record = record or run(config, images, options.teacher_weights, folder, options.device, True)
+        rows += rows_of(name, config, record)
     print(json.dumps({"rows": rows}) if options.json else table(rows))
     return 0
 
 
-def finished(folder: Path, config: TrainConfig) -> dict[str, object] | None:
-    """The record of a run of exactly this configuration, if it is complete."""
+def finished(
+    folder: Path, config: TrainConfig, images: InspectionSet, teacher_weights: str | None
+) -> dict[str, object] | None:
+    """The record of a run of exactly this configuration, these training images and this teacher, if it is complete."""
     try:
         done = load_run(folder)
     except CallError:
         return None
-    return done.record if done.config == config else None
+    training, _ = split(images.good, config.data.held_out, config.recipe.seed)
+    _, _, teacher = load_teacher(BACKBONES[config.backbone], teacher_weights)
+    same = (config, data_sha256(training), teacher)
+    found = (done.config, done.record["training_data_sha256"], done.record["teacher_weights_sha256"])
+    return done.record if found == same else None
 
 
-def rows_of(
-    name: str, config: TrainConfig, record: dict[str, object], images: InspectionSet
-) -> list[dict[str, object]]:
+def rows_of(name: str, config: TrainConfig, record: dict[str, object]) -> list[dict[str, object]]:
     """One row per reading."""
     figures = record["figures"]
     assert isinstance(figures, dict)

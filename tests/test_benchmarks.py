@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT, SMALL, Command
 
 from benchmarks.ablation import VARIANTS, main, table
+from runtime.errors import CallError
 
 SETTINGS = [part for setting in [*SMALL, "recipe.epochs=1"] for part in ("--set", setting)]
 
@@ -54,6 +55,12 @@ def test_ablation_reads_finished_rows_back(small_set: Path, tmp_path: Path, caps
     assert main(words) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == first
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == stamps
+    (small_set / "train" / "good" / "extra.png").write_bytes((small_set / "train" / "good" / "000.png").read_bytes())
+    try:
+        with pytest.raises(CallError, match="another images"):  # figures of other pictures are not handed out
+            main(words)
+    finally:
+        (small_set / "train" / "good" / "extra.png").unlink()
     lines = table([{**first[0], "image_auroc": None}]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert set(VARIANTS) >= set(chosen)
