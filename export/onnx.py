@@ -101,9 +101,16 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             bottleneck_source=reading,  # type: ignore[arg-type]
             input=InputSpec.model_validate(run.config.input.model_dump()),
             max_batch=batch,
-            graphs={MODEL: Graph(opset=opset, parameters=found.parameters, macs=found.macs)},
-            thresholds=run.thresholds,
-            tolerance=TOLERANCE,
+            graphs={
+                MODEL: Graph(
+                    precision="fp32",
+                    opset=opset,
+                    parameters=found.parameters,
+                    macs=found.macs,
+                    thresholds=run.thresholds,
+                    tolerance=TOLERANCE,
+                )
+            },
             golden=golden,
             parity=[],
             provenance=provenance(run, licence),

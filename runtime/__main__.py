@@ -9,11 +9,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 from runtime.backends import NAMES, open_backend
-from runtime.bundle import Bundle, default_bundle, load_bundle
+from runtime.bundle import default_bundle, load_bundle
 from runtime.decision import Settings
 from runtime.errors import CallError, Parser, exit_with_code, one_line
 from runtime.images import BadImage, read_mask
 from runtime.inspector import Inspector, golden_check
+from runtime.manifest import PRECISIONS, Thresholds
 from runtime.pipeline import Tally, run
 from runtime.result import Dropped, Inspection
 from runtime.sinks import FORMS as SINK_FORMS
@@ -43,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--backend", default=NAMES[0], choices=NAMES, help="what runs the graph (default: %(default)s)"
     )
+    options.add_argument(
+        "--precision", default=PRECISIONS[0], choices=PRECISIONS, help="which of the bundle's graphs (default: fp32)"
+    )
     options.add_argument("--threads", type=int, default=0, help="CPU threads (default: the backend's choice)")
     options.add_argument(
         "--reject-threshold", type=float, help="score over which a part is rejected (default: the bundle's)"
@@ -58,9 +62,9 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def settings(bundle: Bundle, arguments: argparse.Namespace) -> Settings:
-    """The bundle's thresholds, changed by options. A lower reject threshold takes the review threshold along."""
-    own = Settings.of(bundle.manifest)
+def settings(thresholds: Thresholds, arguments: argparse.Namespace) -> Settings:
+    """The graph's thresholds, changed by options. A lower reject threshold takes the review threshold along."""
+    own = Settings.of(thresholds)
     reject = own.reject if arguments.reject_threshold is None else arguments.reject_threshold
     review = min(own.review, reject) if arguments.review_threshold is None else arguments.review_threshold
     if arguments.reject_threshold is None and review > reject:
@@ -82,8 +86,8 @@ def main(arguments: list[str]) -> int:
     source = open_source(golden if options.source is None else options.source)
     if options.json and isinstance(source, V4l2Source):
         raise CallError("--json prints when the source ends, and a camera does not; use --sink jsonl://-")
-    decision_settings = settings(bundle, options)
-    backend = open_backend(bundle, options.backend, options.threads)
+    backend = open_backend(bundle, options.backend, options.threads, options.precision)
+    decision_settings = settings(bundle.manifest.graphs[backend.graph].thresholds, options)
     check = golden_check(bundle, backend)
     sinks = open_sinks(options.sink, bundle.manifest.input)
     inspector = Inspector(bundle, backend, decision_settings, keep_maps=any(sink.needs_map for sink in sinks))

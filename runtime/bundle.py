@@ -46,8 +46,8 @@ class Bundle:
 
     @property
     def id(self) -> str:
-        """Name and 12 digits of a hash over files, input and thresholds: two bundles with one id judge alike."""
-        judges = self.manifest.model_dump_json(include={"files", "input", "thresholds"})
+        """Name and 12 digits of a hash over files, input and graphs: two bundles with one id judge alike."""
+        judges = self.manifest.model_dump_json(include={"files", "input", "graphs"})
         return f"{self.manifest.name}-{hashlib.sha256(judges.encode()).hexdigest()[:12]}"
 
     def file(self, name: str) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import CallError, DskdError
-from runtime.manifest import InputSpec, Manifest
+from runtime.manifest import InputSpec, Thresholds
 from runtime.result import Region, Verdict
 
 Map = NDArray[np.float32]
@@ -30,9 +30,9 @@ class Settings:
     roi: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, manifest: Manifest) -> Settings:
-        """A bundle's own thresholds, nothing else."""
-        return cls(manifest.thresholds.review.score, manifest.thresholds.reject.score)
+    def of(cls, thresholds: Thresholds) -> Settings:
+        """A graph's own thresholds, nothing else."""
+        return cls(thresholds.review.score, thresholds.reject.score)
 
     def __post_init__(self) -> None:
         if not np.isfinite([self.review, self.reject]).all() or self.review > self.reject:

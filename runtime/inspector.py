@@ -30,7 +30,8 @@ class GoldenCheck:
 
 def golden_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
     """Runs the golden frames. Raises DskdError where preprocessing or backend is outside the bundle's tolerance."""
-    golden, spec, tolerance = bundle.golden(), bundle.manifest.input, bundle.manifest.tolerance
+    golden, spec = bundle.golden(), bundle.manifest.input
+    tolerance = bundle.manifest.graphs[backend.graph].tolerance
     levels = score = map_ = 0.0
     for k, path in enumerate(golden.frames):
         made = preprocess(read_image(path), spec.height, spec.width, spec.crop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field
 
@@ -15,6 +15,8 @@ Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
 NotNegative = Annotated[int, Field(ge=0, lt=1 << 31)]
 Side = Annotated[int, Field(gt=0, le=8192)]  # pixels of a network input; 8192 x 8192 needs over 100 GB
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -75,11 +77,14 @@ class Provenance(Strict):
 
 
 class Graph(Strict):
-    """One ONNX file with what it was proved to be."""
+    """One ONNX file with what it was proved to be, and the thresholds that hold for its scores."""
 
+    precision: Precision
     opset: Positive
     parameters: Positive
     macs: Positive
+    thresholds: Thresholds
+    tolerance: Tolerance
 
 
 class Manifest(Strict):
@@ -94,8 +99,6 @@ class Manifest(Strict):
     input: InputSpec
     max_batch: Positive = Field(description="largest batch that the graph was exported for")
     graphs: dict[str, Graph]
-    thresholds: Thresholds
-    tolerance: Tolerance
     golden: Positive
     parity: list[Parity]
     provenance: Provenance

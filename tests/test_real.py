@@ -62,8 +62,8 @@ def test_the_exported_bundle_judges_good_tiles_at_the_rate_it_names(short_run: T
     bundle, _ = export(short_run, "teacher", short_run.folder / "bundle", opset=20, batch=1, licence="test")
     backend = open_backend(bundle)
     assert golden_check(bundle, backend).score < 1e-4
-    thresholds = bundle.manifest.thresholds
-    inspector = Inspector(bundle, backend, Settings(thresholds.review.score, thresholds.reject.score))
+    thresholds = bundle.manifest.graphs[backend.graph].thresholds
+    inspector = Inspector(bundle, backend, Settings.of(thresholds))
     tally = Tally()
     results = list(run_pipeline(open_source(str(real_data / "test" / "good")), inspector, [], tally))
     assert tally.inspected == len(results) == 191

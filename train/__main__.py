@@ -11,10 +11,10 @@ from pathlib import Path
 
 from runtime.errors import CallError, Parser, exit_with_code
 from runtime.manifest import Thresholds
+from runtime.threshold import describe
 from train.config import load_config
 from train.data import find_images
 from train.run import point_latest, run
-from train.threshold import describe
 
 EXAMPLES = """examples:
   python -m train --data pictures/good                       a plain folder of good parts

@@ -19,9 +19,9 @@ from runtime.manifest import Thresholds
 from runtime.overlay import annotate, heat_map
 from runtime.preprocess import Image
 from runtime.result import Verdict
+from runtime.threshold import describe
 from train.evaluate import Figures, Scored
 from train.loop import read_curve
-from train.threshold import describe
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

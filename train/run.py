@@ -23,6 +23,7 @@ from runtime.bundle import file_sha256
 from runtime.errors import CallError, DskdError, one_line
 from runtime.images import BadImage
 from runtime.manifest import Thresholds
+from runtime.threshold import conformal_thresholds
 from train import data, loop
 from train.checkpoint import load_model, read_tensors
 from train.config import TrainConfig, load_config
@@ -31,7 +32,6 @@ from train.methods import Method, build
 from train.networks.resnet import BACKBONES, Encoder
 from train.report import Labelled, write_report
 from train.selection import painted_auroc
-from train.threshold import conformal_thresholds
 from train.weights import load_teacher
 
 log = logging.getLogger(__name__)

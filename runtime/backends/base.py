@@ -24,6 +24,7 @@ class Backend(Protocol):
     """Runs one bundle's graph."""
 
     name: str
+    graph: str  # the bundle's file that it runs: thresholds and tolerance belong to it
 
     def infer(self, batch: Image) -> Output:
         """uint8 BGR [N, height, width, 3], N from 1 to the bundle's max_batch -> scores [N] and maps on demand."""

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 
 from runtime.bundle import Bundle
 from runtime.errors import DskdError
+from runtime.manifest import Precision
 from runtime.preprocess import Image
+
+# INT8 for the CPU has unsigned activations, which its instructions want; TensorRT's is signed.
+GRAPHS: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.cpu.onnx"}
 
 
 class OnnxRuntimeOutput:
@@ -29,9 +33,10 @@ class OnnxRuntimeOutput:
 
 
 class OnnxRuntimeBackend:
-    """Runs ``model.onnx``."""
+    """Runs one of the bundle's ONNX files."""
 
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, graph: str = GRAPHS["fp32"], threads: int = 0) -> None:
+        self.graph = graph
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -39,7 +44,7 @@ class OnnxRuntimeBackend:
         exact = {"use_tf32": "0"}  # TensorFloat-32 rounds to ten bits, and the golden check would say so
         wanted = [("CUDAExecutionProvider", exact), ("CPUExecutionProvider", {})]
         providers = [provider for provider in wanted if provider[0] in available]
-        model = bundle.file("model.onnx")
+        model = bundle.file(graph)
         try:
             self._session = onnxruntime.InferenceSession(str(model), options, providers=providers)
         except Exception as error:  # onnxruntime raises its own unrelated types
