@@ -12,7 +12,8 @@ from runtime.errors import DskdError
 from runtime.images import read_image, write_image
 from runtime.preprocess import Image, preprocess
 from train.augment import pseudo_anomaly
-from train.evaluate import EagerGraph, score
+from train.data import load_inputs
+from train.evaluate import score
 from train.run import TrainedRun
 
 COUNT = 8
@@ -20,14 +21,24 @@ LARGEST_SIDE = 1024  # pixels of a stored frame: enough to exercise the resize, 
 PARITY_IMAGES = 32
 
 
-def _frames(run: TrainedRun, count: int) -> list[Image]:
-    """``count`` different frames of the held-out images: in turn plain and with a pseudo-anomaly, all with one from the
-    second round on. Where a crop is trained, frames keep the camera's size, else they are made small.
-    """
+def _held_out(run: TrainedRun) -> list[Path]:
     held_out = [Path(str(path)) for path in run.record["held_out"]]  # type: ignore[attr-defined]
     present = [path for path in held_out if path.is_file()]
     if not present:
         raise DskdError(f"{held_out[0]}: the held-out images are gone, and golden frames come from them; put them back")
+    return present
+
+
+def held_out_inputs(run: TrainedRun) -> Image:
+    """Network inputs [N, height, width, 3] of the good images that thresholds come from."""
+    return load_inputs(_held_out(run), run.config.input)
+
+
+def _frames(run: TrainedRun, count: int) -> list[Image]:
+    """``count`` different frames of the held-out images: in turn plain and with a pseudo-anomaly, all with one from the
+    second round on. Where a crop is trained, frames keep the camera's size, else they are made small.
+    """
+    present = _held_out(run)
     rng = np.random.default_rng(run.config.recipe.seed)
     frames = []
     for k in range(count):
@@ -58,7 +69,7 @@ def write_golden(run: TrainedRun, reading: str, folder: Path) -> int:
     spec = run.config.input
     frames = _frames(run, COUNT)
     inputs = np.stack([preprocess(frame, spec.height, spec.width, spec.crop) for frame in frames])
-    answers = score(EagerGraph(run.method, reading), inputs, torch.device("cpu"), "golden frames")
+    answers = score(run.graph(reading), inputs, torch.device("cpu"), "golden frames")
     for k, frame in enumerate(frames):
         write_image(folder / f"frame_{k}.png", frame)
     np.save(folder / "inputs.npy", inputs)

@@ -16,20 +16,21 @@ import onnx
 import onnxsim
 import torch
 
+from calibration.add_graphs import measured, provisional
+from calibration.half import to_half
 from export import verify
-from export.golden import PARITY_IMAGES, parity_inputs, write_golden
+from export.golden import PARITY_IMAGES, held_out_inputs, parity_inputs, write_golden
 from export.graph_cost import GraphCost, graph_cost
 from export.prune import Cost, PrunedGraph, cost, prune
 from runtime import atomic
 from runtime.bundle import Bundle, default_bundle, hash_files, is_bundle, load_bundle, write_manifest
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from runtime.manifest import Graph, InputSpec, Manifest, Provenance, Tolerance
-from train.evaluate import EagerGraph
 from train.run import TrainedRun, load_run, versions
 
 OPSETS = (20, 17)  # 17 for the TensorRT 8.5 and 8.6 of JetPack 5 and 6.0
 TOLERANCE = Tolerance(score=1e-3, map=1e-3)  # another CPU's rounding, not another model
-MODEL = "model.onnx"
+MODEL, HALF = "model.onnx", "model.fp16.onnx"
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
     """Prunes, converts, proves and writes the bundle; an older one at ``out`` goes only when the new one is whole."""
     if os.path.lexists(out) and not is_bundle(out) and not (os.path.isdir(out) and not os.listdir(out)):
         raise CallError(f"--out {out}: is there already and is no bundle, so it stays; name another folder")
-    graph = prune(run.method, reading)
+    graph = prune(run.graph(reading))
     height, width = run.config.input.height, run.config.input.width
     probe = torch.zeros((1, height, width, 3), dtype=torch.uint8)
     pruned_cost = cost(graph, graph, probe)
@@ -92,7 +93,16 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
         model = onnx.load(folder / MODEL)
         found = graph_cost(model)
         prove_pruned(found, pruned_cost, reading)
+        onnx.save(to_half(model), folder / HALF)
         golden = write_golden(run, reading, folder / "golden")
+        full = Graph(
+            precision="fp32",
+            opset=opset,
+            parameters=found.parameters,
+            macs=found.macs,
+            thresholds=run.thresholds,
+            tolerance=TOLERANCE,
+        )
         manifest = Manifest(
             name=str(run.record["name"]),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -101,21 +111,15 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             bottleneck_source=reading,  # type: ignore[arg-type]
             input=InputSpec.model_validate(run.config.input.model_dump()),
             max_batch=batch,
-            graphs={
-                MODEL: Graph(
-                    precision="fp32",
-                    opset=opset,
-                    parameters=found.parameters,
-                    macs=found.macs,
-                    thresholds=run.thresholds,
-                    tolerance=TOLERANCE,
-                )
-            },
+            graphs={MODEL: full, HALF: provisional(full, "fp16")},
             golden=golden,
             parity=[],
             provenance=provenance(run, licence),
             files=hash_files(folder),
         )
+        write_manifest(folder, manifest)
+        graphs, _ = measured(load_bundle(folder), held_out_inputs(run))
+        manifest = manifest.model_copy(update={"graphs": graphs})
         write_manifest(folder, manifest)
         pairs = verify.compare(run, load_bundle(folder), parity_inputs(run, PARITY_IMAGES))
         verify.require(pairs)
@@ -130,7 +134,7 @@ class TrainingForward(torch.nn.Module):
 
     def __init__(self, run: TrainedRun) -> None:
         super().__init__()
-        self.reading = EagerGraph(run.method, list(run.method.readings())[-1])
+        self.reading = run.graph(list(run.method.readings())[-1])
 
     def forward(self, image: torch.Tensor) -> object:
         """uint8 BGR [1, H, W, 3]."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from train.methods import Method
+from train.evaluate import EagerGraph
 from train.methods.base import InferencePath
 from train.networks.image_input import ImageInput
 from train.networks.maps import AnomalyMap
@@ -45,14 +45,16 @@ class Cost:
     macs: int
 
 
-def prune(method: Method, reading: str) -> PrunedGraph:
-    """A folded copy of the method's inference path; the method itself is not changed."""
-    path = copy.deepcopy(method.inference_path(reading)).cpu().eval()
+def prune(graph: EagerGraph) -> PrunedGraph:
+    """A folded copy of an inference path and its map; ``graph`` itself is not changed."""
+    path = copy.deepcopy(graph.path).cpu().eval()
+    if not graph.anomaly_map.weights[0]:
+        path.drop_finest()
     fold_batch_norms(path)
     for entry in path.modules():
         if isinstance(entry, Encoder):
             entry.conv1.weight = nn.Parameter(entry.conv1.weight.flip(1).contiguous())
-    return PrunedGraph(path, copy.deepcopy(method.anomaly_map).cpu()).eval().requires_grad_(False)
+    return PrunedGraph(path, copy.deepcopy(graph.anomaly_map).cpu()).eval().requires_grad_(False)
 
 
 def fold_batch_norms(module: nn.Module) -> None:

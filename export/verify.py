@@ -17,7 +17,7 @@ from runtime.bundle import Bundle, default_bundle, load_bundle, write_manifest
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from runtime.manifest import Parity
 from runtime.preprocess import Image
-from train.evaluate import EagerGraph, Scored, score
+from train.evaluate import Scored, score
 from train.run import TrainedRun, load_run
 
 LIMIT = 1e-4  # rounding of float32 over some forty layers; a wrong graph is off by a hundred times this
@@ -63,8 +63,8 @@ def compare(run: TrainedRun, bundle: Bundle, inputs: Image) -> list[Parity]:
     size = bundle.manifest.max_batch
     outputs = [backend.infer(inputs[k : k + size]) for k in range(0, len(inputs), size)]
     forms = {
-        "torch": score(EagerGraph(run.method, reading), inputs, cpu, "torch"),
-        "pruned": score(prune(run.method, reading), inputs, cpu, "pruned"),
+        "torch": score(run.graph(reading), inputs, cpu, "torch"),
+        "pruned": score(prune(run.graph(reading)), inputs, cpu, "pruned"),
         "onnx": Scored(np.concatenate([o.scores for o in outputs]), np.concatenate([o.maps() for o in outputs])),
     }
     backend.close()

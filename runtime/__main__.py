@@ -42,10 +42,15 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--source", help=f"{SOURCE_FORMS}\n(default: the bundle's golden frames)")
     options.add_argument("--sink", action="append", default=[], help=f"may be given again: {SINK_FORMS}")
     options.add_argument(
-        "--backend", default=NAMES[0], choices=NAMES, help="what runs the graph (default: %(default)s)"
+        "--backend",
+        default=NAMES[0],
+        choices=NAMES,
+        help="what runs the graph (default: tensorrt where the bundle has an engine\nfor this device, else onnxruntime)",
     )
     options.add_argument(
-        "--precision", default=PRECISIONS[0], choices=PRECISIONS, help="which of the bundle's graphs (default: fp32)"
+        "--precision",
+        choices=PRECISIONS,
+        help="which of the bundle's graphs (default: with tensorrt the fastest engine,\nwith onnxruntime fp32)",
     )
     options.add_argument("--threads", type=int, default=0, help="CPU threads (default: the backend's choice)")
     options.add_argument(

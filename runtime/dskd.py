@@ -9,6 +9,8 @@ COMMANDS = {
     "train": "learn what good parts look like",
     "export.onnx": "prune a trained run and write a bundle",
     "export.verify": "prove that all forms of the model agree",
+    "calibration": "add INT8 graphs to a bundle and report what they cost",
+    "export.trt": "build the TensorRT engine on the device",
     "runtime": "inspect images, a video or a camera",
 }
 

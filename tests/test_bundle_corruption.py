@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from runtime.bundle import MANIFEST, Bundle, load_bundle
 from runtime.errors import CallError, DskdError, one_line
 
-NAMES = ["model.onnx", "golden/inputs.npy", "golden/scores.npy", "golden/maps.npy", *(f"golden/frame_{k}.png" for k in range(8))]  # fmt: skip
+NAMES = ["model.onnx", "model.fp16.onnx", "golden/inputs.npy", "golden/scores.npy", "golden/maps.npy", *(f"golden/frame_{k}.png" for k in range(8))]  # fmt: skip
 quick = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -185,7 +185,7 @@ def test_two_swapped_files_are_found(copy: Path, one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["notes.txt", ".hidden", "golden/frame_8.png", "model.fp16.onnx", "code.py", "manifest.yml", "new/a", "engines"]
+    "name", ["notes.txt", ".hidden", "golden/frame_8.png", "model.int8.onnx", "code.py", "manifest.yml", "new/a", "engines"]
 )  # fmt: skip
 @pytest.mark.parametrize("put", [empty, fifo, dangling_link])
 def test_a_foreign_file_is_found(copy: Path, name: str, put: Substitute) -> None:

@@ -14,6 +14,7 @@ from train.config import TrainConfig, load_config
 from train.evaluate import EagerGraph
 from train.methods import build
 from train.methods.dskd import DualStudent
+from train.networks.maps import AnomalyMap
 from train.networks.resnet import BACKBONES, Encoder
 
 SIZE = 64
@@ -114,12 +115,14 @@ def test_the_encoder_students_loss_never_touches_the_decoder(joint: bool) -> Non
     assert all(p.grad is None for part in (method.embedding, method.decoder) for p in part.parameters())
 
 
-@pytest.mark.parametrize(("students", "factor"), [("both", 2), ("decoder", 1)])
-def test_embedding_and_decoder_run_once_on_all_sources_together(students: str, factor: int) -> None:
-    method = method_of(f"dskd.students={students}").train()
+@pytest.mark.parametrize(
+    ("students", "mixed", "together"), [("both", 1.0, 6), ("both", 0.5, 5), ("both", 0.01, 4), ("decoder", 1.0, 3)]
+)
+def test_embedding_and_decoder_run_once_on_all_sources_together(students: str, mixed: float, together: int) -> None:
+    method = method_of(f"dskd.students={students}", f"dskd.mixed={mixed}").train()
     calls = calls_of(method.embedding, method.decoder, method.encoder_student)
     method(*image_pair(3))
-    expected = [(method.embedding, 3 * factor), (method.decoder, 3 * factor)]
+    expected = [(method.embedding, together), (method.decoder, together)]
     assert calls == ([(method.encoder_student, 3)] if students == "both" else []) + expected
 
 
@@ -132,15 +135,17 @@ def hand_distance(teacher: tuple[Tensor, ...], student: tuple[Tensor, ...], cosi
 
 
 def test_terms_ask_both_students_for_the_teachers_features_of_the_clean_image() -> None:
-    method = method_of("loss.cosine=0.7", "loss.flattened=False", "loss.l2_encoder=0.3", "loss.l2_decoder=0.2").train()
+    method = method_of(
+        "loss.cosine=0.7", "loss.flattened=False", "loss.l2_encoder=0.3", "loss.l2_decoder=0.2", "dskd.mixed=1"
+    ).train()
     clean, seen = image_pair()
     with torch.no_grad():
         twin = copy.deepcopy(method)
         target, taught, encoded = twin.teacher(clean), twin.teacher(seen), twin.encoder_student(seen)
-        mixed = tuple(torch.cat(pair) for pair in zip(encoded, taught, strict=True))
+        mixed = tuple(torch.cat(pair) for pair in zip(taught, encoded, strict=True))
         decoded = twin.decoder(twin.embedding(mixed))
         halves = [tuple(f[:2] for f in decoded), tuple(f[2:] for f in decoded)]
-        from_student, from_teacher = (hand_distance(target, half, 0.7, 0.2) for half in halves)
+        from_teacher, from_student = (hand_distance(target, half, 0.7, 0.2) for half in halves)
         found = method(clean, seen)
     assert set(found) == {"encoder_student", "decoder_student"}
     torch.testing.assert_close(found["encoder_student"], hand_distance(target, encoded, 0.7, 0.3), rtol=1e-4, atol=1e-6)
@@ -236,9 +241,10 @@ def test_the_pruned_graph_says_what_the_eager_one_says(students: str, fusion: bo
     stir_batch_norms(method)
     method.eval()
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
-    pruned = prune(method, reading)
+    graph = EagerGraph(method.inference_path(reading), AnomalyMap(SIZE, SIZE)).eval()
+    pruned = prune(graph)
     with torch.no_grad():
-        score, anomaly_map = EagerGraph(method, reading).eval()(frames())
+        score, anomaly_map = graph(frames())
         pruned_score, pruned_map = pruned(frames())
     assert float(anomaly_map.std()) > 1e-3  # a flat map would prove nothing
     torch.testing.assert_close(pruned_score, score, rtol=0, atol=1e-5)
@@ -253,12 +259,13 @@ def test_the_graph_takes_bgr() -> None:
     """Swapping blue and red must change the answer: a forgotten channel order would go unnoticed on grey parts."""
     method = method_of()
     stir_batch_norms(method)
-    pruned, image = prune(method, "teacher"), frames()
+    fused = AnomalyMap(SIZE, SIZE)
+    pruned, image = prune(EagerGraph(method.inference_path("teacher"), fused)), frames()
     with torch.no_grad():
         rgb = image.flip(3).permute(0, 3, 1, 2).float() / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         rgb = rgb / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
         method.eval()
-        expected, _ = method.anomaly_map(*method.inference_path("teacher")(rgb))
+        expected, _ = fused(*method.inference_path("teacher")(rgb))
         torch.testing.assert_close(pruned(image)[0], expected, rtol=0, atol=1e-5)
         assert not torch.allclose(pruned(image.flip(3))[0], expected, atol=1e-4)
 

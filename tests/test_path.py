@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from conftest import Command
 from onnx import numpy_helper
 
 from export.graph_cost import graph_cost
+from export.onnx import convert
 from export.prune import prune
 from runtime.bundle import Bundle
 from runtime.result import Verdict
+from train.evaluate import EagerGraph
+from train.networks.maps import AnomalyMap
 from train.run import TrainedRun
 
 
@@ -27,7 +31,7 @@ def test_bundle_holds_the_pruned_graph_and_nothing_of_the_encoder_student(
     assert max(sizes) == 768 * 512 * 9  # the embedding's first convolution: the right networks are in there
     assert not [node.name for node in model.graph.node if "encoder_student" in node.name]
     present = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
-    both = dict(prune(trained_run.method, "encoder_student").path.named_parameters())
+    both = dict(prune(trained_run.graph("encoder_student")).path.named_parameters())
     for name, weight in both.items():
         found = any(w.shape == weight.shape and np.allclose(w, weight.numpy()) for w in present)
         assert found != name.startswith("encoder_student"), name
@@ -35,10 +39,18 @@ def test_bundle_holds_the_pruned_graph_and_nothing_of_the_encoder_student(
 
 def test_pruned_cost_is_read_from_the_file(bundle: Bundle) -> None:
     cost = graph_cost(onnx.load(bundle.file("model.onnx")))
-    assert cost.parameters == 18_158_272  # 18.17 M with the BatchNorms that are folded away
-    assert cost.macs * (256 * 256) // (64 * 96) == 4_323_278_848
+    assert cost.parameters == 17_981_824  # without encoder student and the decoder's last stage
+    assert cost.macs * (256 * 256) // (64 * 96) == 3_803_185_152
     graph = bundle.manifest.graphs["model.onnx"]
     assert (graph.parameters, graph.macs, graph.opset) == (cost.parameters, cost.macs, 20)
+
+
+def test_a_map_of_three_scales_keeps_the_whole_decoder(trained_run: TrainedRun, tmp_path: Path) -> None:
+    graph = EagerGraph(trained_run.method.inference_path("teacher"), AnomalyMap(64, 96)).eval()
+    convert(prune(graph), torch.zeros((1, 64, 96, 3), dtype=torch.uint8), 20, tmp_path / "model.onnx")
+    cost = graph_cost(onnx.load(tmp_path / "model.onnx"))
+    assert cost.parameters == 18_158_272  # 18.17 M with the BatchNorms that are folded away
+    assert cost.macs * (256 * 256) // (64 * 96) == 4_323_278_848
 
 
 def test_bundle_says_where_it_comes_from(trained_run: TrainedRun, bundle: Bundle) -> None:

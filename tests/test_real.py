@@ -45,7 +45,7 @@ def short_run(real_data: Path, real_weights: str, tmp_path_factory: pytest.TempP
     """160 good tiles, 4 epochs at 128 px with the committed recipe; every fourth test image."""
     config = load_config(CONFIG, ["input.height=128", "input.width=128", "recipe.epochs=4"])
     images = find_images(real_data)
-    few = InspectionSet(images.name, images.good[:160], images.test[::4])
+    few = InspectionSet(images.name, images.folder, images.good[:160], images.test[::4])
     folder = tmp_path_factory.mktemp("real") / "run"
     run(config, few, real_weights, folder, "cpu", strict=True)
     return load_run(folder)

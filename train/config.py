@@ -42,6 +42,9 @@ class DskdConfig(Strict):
     students: Literal["both", "encoder", "decoder"] = Field("both", description="'decoder' alone is RD's structure")
     fusion: bool = Field(True, description="embed all three scales; false: the coarsest only")
     joint: bool = Field(True, description="let the decoder student's loss reach the encoder student")
+    mixed: float = Field(
+        0.25, gt=0, le=1, description="share of the batch whose encoder student's features the embedding is fed as well"
+    )
     encoder_rate: float = Field(1.0, gt=0, description="factor on the learning rate for the encoder student")
 
 
@@ -76,11 +79,18 @@ class DataConfig(Strict):
 
 
 class MapConfig(Strict):
-    """The anomaly map."""
+    """The anomaly map. It can be changed after training: the same command with the new setting takes seconds."""
 
+    distance: Literal["local", "cosine"] = Field(
+        "local",
+        description="local: measured in what is usual at each position of the picture; cosine: the same everywhere",
+    )
+    rank: int = Field(32, gt=0, le=1024, description="directions of usual error that local distances know by name")
+    ridge: float = Field(0.5, gt=0, le=1000, description="share of the mean variance added to all directions")
     sigma: float = Field(4.0, ge=0, le=1000, description="Gaussian smoothing in network pixels")
     scale_weights: tuple[Weight, Weight, Weight] = Field(
-        (1.0, 1.0, 1.0), description="weights of the three scales' distances in the fused map, fine to coarse"
+        (0.0, 1.0, 1.0),
+        description="weights of the three scales' distances in the fused map, fine to coarse; 0 leaves a scale out",
     )
 
 
@@ -127,6 +137,8 @@ def load_config(file: Path | None, overrides: list[str]) -> TrainConfig:
         raise CallError(
             f"{where}: thresholds.review_rate {limits.review_rate} must not be under reject_rate {limits.reject_rate}"
         )
+    if not any(config.map.scale_weights):
+        raise CallError(f"{where}: map.scale_weights are all 0, and then there is no map; give one scale a weight")
     for side in ("height", "width"):
         if getattr(config.input, side) % 32:
             raise CallError(f"{where}: input.{side} {getattr(config.input, side)} must be a multiple of 32")

@@ -38,6 +38,7 @@ class InspectionSet:
     """Good images for training and, in an MVTec layout, labelled test images."""
 
     name: str
+    folder: Path
     good: list[Path]
     test: list[TestImage]
 
@@ -51,7 +52,7 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
         raise CallError(f"data {root}: is not a folder; name one with train/good/ or with good images")
     folder = root / category if category else root
     if (folder / "train" / "good").is_dir():
-        return InspectionSet(_product(folder), list_images(folder / "train" / "good"), _find_test(folder))
+        return InspectionSet(_product(folder), folder, list_images(folder / "train" / "good"), _find_test(folder))
     categories = sorted(p.parent.parent.name for p in root.glob("*/train/good"))
     if categories:
         raise CallError(f"data {root}: name one category with --category: {', '.join(categories)}")
@@ -65,7 +66,7 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
         raise CallError(
             f"data {root}: has pictures in {', '.join(below[:5])}; name the one folder that holds good parts"
         )
-    return InspectionSet(_product(folder), good, [])
+    return InspectionSet(_product(folder), folder, good, [])
 
 
 def _product(folder: Path) -> str:

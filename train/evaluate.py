@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from runtime.preprocess import Image
 from train import metrics
-from train.methods import Method
+from train.methods.base import InferencePath
 from train.networks.image_input import ImageInput
+from train.networks.maps import AnomalyMap
 
 BATCH = 16
 
@@ -44,11 +45,11 @@ class Figures:
 
 
 class EagerGraph(nn.Module):
-    """A method's inference path with input and map, in torch: the reference for everything exported."""
+    """An inference path with input and map, in torch: the reference for everything exported."""
 
-    def __init__(self, method: Method, reading: str) -> None:
+    def __init__(self, path: InferencePath, anomaly_map: AnomalyMap) -> None:
         super().__init__()
-        self.to_input, self.path, self.anomaly_map = ImageInput(), method.inference_path(reading), method.anomaly_map
+        self.to_input, self.path, self.anomaly_map = ImageInput(), path, anomaly_map
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 BGR [B, H, W, 3] -> (score [B], anomaly map [B, H, W])."""

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import yaml
 from safetensors.torch import save_file
+from torch import nn
 
 from runtime import atomic
 from runtime.bundle import file_sha256
@@ -28,13 +29,16 @@ from train import data, loop
 from train.checkpoint import load_model, read_tensors
 from train.config import TrainConfig, load_config
 from train.evaluate import EagerGraph, Figures, Scored, figures, score
+from train.local_statistics import build_map, fit_map
 from train.methods import Method, build
+from train.networks.maps import AnomalyMap
 from train.networks.resnet import BACKBONES, Encoder
 from train.report import Labelled, write_report
 from train.selection import painted_auroc
 from train.weights import load_teacher
 
 log = logging.getLogger(__name__)
+MAPS = "maps."  # names of the maps' tensors begin so in MODEL
 MODEL, RECORD, CONFIG = "model.safetensors", "run.json", "config.yaml"
 AFTER_TRAINING = {"map", "thresholds"}  # settings that can change without training again
 PACKAGES = ("dskd-edge", "torch", "numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "onnxsim")
@@ -48,6 +52,11 @@ class TrainedRun:
     config: TrainConfig
     record: dict[str, object]
     method: Method
+    maps: nn.ModuleDict
+
+    def graph(self, reading: str) -> EagerGraph:
+        """The inference path of that name with its map."""
+        return _graph(self.method, self.maps, reading)
 
     @property
     def thresholds(self) -> Thresholds:
@@ -103,6 +112,10 @@ def _run(
     loop.train(method, inputs, config, belongs, folder, process)
     if process.world > 1:
         dist.destroy_process_group()
+    maps = build_maps(config, method)
+    if process.first:
+        for reading in method.readings():
+            fit_map(_graph(method, maps, reading), inputs, config.map.ridge, process.device)
     del inputs
     prepared.unlink()
     prepared.with_suffix(".json").unlink()
@@ -111,20 +124,23 @@ def _run(
         record = {
             "name": images.name,
             "minutes": round(float(loop.read_curve(folder / "log.csv")[-1]["seconds"]) / 60, 1),
+            "data": str(images.folder.resolve()),
             "training_images": len(training),
+            "training": [str(path.resolve()) for path in training],
             "training_data_sha256": belongs["images"],
             "held_out": [str(path.resolve()) for path in held_out],
             "teacher_weights": weights_name,
             "teacher_weights_sha256": weights_sha256,
             "versions": versions(),
         }
-        _finish(config, method, images, held_out, folder, process.device, record)
+        _finish(config, method, maps, images, held_out, folder, process.device, record)
     return record
 
 
 def _finish(
     config: TrainConfig,
     method: Method,
+    maps: nn.ModuleDict,
     images: data.InspectionSet,
     held_out: list[Path],
     folder: Path,
@@ -134,13 +150,13 @@ def _finish(
     """Everything after the last step: weights, thresholds, figures, report."""
     (folder / RECORD).unlink(missing_ok=True)  # of an earlier run here: until the end this one is not complete
     with atomic.replacing(folder / MODEL) as temporary:
-        save_file({name: t.detach().cpu().contiguous() for name, t in method.state_dict().items()}, temporary)
-    readings = list(method.readings())
-    graph = EagerGraph(method, readings[0])
+        tensors = method.state_dict() | maps.state_dict(prefix=MAPS)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+    graph = _graph(method, maps, next(iter(method.readings())))
     held = score(graph, data.load_inputs(held_out, config.input), device, "held-out images")
     limits = config.thresholds
     thresholds = conformal_thresholds(held.scores, limits.review_rate, limits.reject_rate)
-    by_reading, labelled = _evaluate(config, method, images, device)
+    by_reading, labelled = _evaluate(config, method, maps, images, device)
     record |= {
         "model_sha256": file_sha256(folder / MODEL),
         "thresholds": thresholds.model_dump(),
@@ -163,7 +179,7 @@ def _finish(
 
 
 def _evaluate(
-    config: TrainConfig, method: Method, images: data.InspectionSet, device: torch.device
+    config: TrainConfig, method: Method, maps: nn.ModuleDict, images: data.InspectionSet, device: torch.device
 ) -> tuple[dict[str, Figures], Labelled | None]:
     """Figures of each reading, and the default reading's scores for the report. Unreadable images and masks are named."""
     kept, inputs, marked = [], [], []
@@ -186,7 +202,7 @@ def _evaluate(
     scored: dict[str, Scored] = {}
     found = {}
     for reading in method.readings():
-        scored[reading] = score(EagerGraph(method, reading), stacked, device, f"test, reading {reading}")
+        scored[reading] = score(_graph(method, maps, reading), stacked, device, f"test, reading {reading}")
         found[reading] = figures(scored[reading], defects, masks)
     default = next(iter(method.readings()))
     return found, Labelled(stacked, defects, [item.path.name for item in kept], scored[default])
@@ -207,9 +223,22 @@ def load_run(folder: Path) -> TrainedRun:
     if not matches:
         raise DskdError(f"{folder / MODEL}: does not match {RECORD}; train again")
     method = build(config, Encoder(BACKBONES[config.backbone]).requires_grad_(False))
+    maps = build_maps(config, method)
     tensors, _ = read_tensors(folder / MODEL)
-    load_model(folder / MODEL, method, tensors)
-    return TrainedRun(folder, config, record, method.eval())
+    load_model(folder / MODEL, method, {n: t for n, t in tensors.items() if not n.startswith(MAPS)})
+    load_model(folder / MODEL, maps, {n.removeprefix(MAPS): t for n, t in tensors.items() if n.startswith(MAPS)})
+    return TrainedRun(folder, config, record, method.eval(), maps.eval())
+
+
+def build_maps(config: TrainConfig, method: Method) -> nn.ModuleDict:
+    """A map for each reading: the students err differently in each."""
+    return nn.ModuleDict({reading: build_map(config) for reading in method.readings()})
+
+
+def _graph(method: Method, maps: nn.ModuleDict, reading: str) -> EagerGraph:
+    anomaly_map = maps[reading]
+    assert isinstance(anomaly_map, AnomalyMap)
+    return EagerGraph(method.inference_path(reading), anomaly_map)
 
 
 def point_latest(folder: Path) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from train.config import TrainConfig
-from train.networks.maps import AnomalyMap
 from train.networks.resnet import Backbone, Encoder
 
 Features = tuple[Tensor, Tensor, Tensor]
@@ -21,6 +20,9 @@ class InferencePath(nn.Module, ABC):
     def forward(self, image: Tensor) -> tuple[Features, Features]:
         """Normalised RGB [B, 3, H, W] -> (teacher features, student features), three scales each."""
 
+    def drop_finest(self) -> None:
+        """Forgets what only the finest scale of the student needs, for maps that leave it out. Its features are void."""
+
 
 class Method(nn.Module, ABC):
     """A frozen teacher and what is trained against it. ``forward`` is the training step, so that DDP can wrap it."""
@@ -29,8 +31,6 @@ class Method(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.teacher = teacher
-        size = config.input.height, config.input.width
-        self.anomaly_map = AnomalyMap(*size, config.map.sigma, config.map.scale_weights)
 
     @abstractmethod
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:

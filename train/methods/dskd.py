@@ -12,6 +12,8 @@ The paper's losses, widths and recipe could not be confirmed; docs/architecture.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -39,6 +41,10 @@ class DecoderPath(InferencePath):
         features = self.teacher(image)
         return features, self.decoder(self.embedding(features))
 
+    def drop_finest(self) -> None:
+        """See InferencePath."""
+        self.decoder.stage1 = nn.Identity()
+
 
 class EncoderFedPath(InferencePath):
     """Teacher, encoder student and decoder student; the encoder student feeds the embedding (reading A)."""
@@ -52,6 +58,10 @@ class EncoderFedPath(InferencePath):
     def forward(self, image: Tensor) -> tuple[Features, Features]:
         """See InferencePath."""
         return self.teacher(image), self.decoder(self.embedding(self.encoder_student(image)))
+
+    def drop_finest(self) -> None:
+        """See InferencePath."""
+        self.decoder.stage1 = nn.Identity()
 
 
 class EncoderPath(InferencePath):
@@ -78,21 +88,19 @@ class DualStudent(Method):
 
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:
         """See Method. Terms: ``encoder_student``, ``decoder_student``."""
-        target, taught = self._teach(clean, seen)
-        sources = [taught]
-        terms = {}
+        target, source = self._teach(clean, seen)
+        wanted, terms = target, {}
         if self.encoder_student is not None:
             encoded = self.encoder_student(seen)
             terms["encoder_student"] = self._distance(target, encoded, self.config.loss.l2_encoder)
-            sources.insert(0, encoded if self.config.dskd.joint else tuple(f.detach() for f in encoded))
-        if self.embedding is not None and self.decoder is not None:
+            fed = math.ceil(self.config.dskd.mixed * len(seen))
+            given = encoded if self.config.dskd.joint else _map(torch.detach, encoded)
             # One pass over the concatenation, so that BatchNorm sees one mixed distribution.
-            mixed = tuple(torch.cat(scale) for scale in zip(*sources, strict=True))
-            fine, middle, coarse = (torch.cat([f] * len(sources)) for f in target)
-            wanted = fine, middle, coarse
-            terms["decoder_student"] = self._distance(
-                wanted, self.decoder(self.embedding(mixed)), self.config.loss.l2_decoder
-            )
+            source = _map(lambda taught, own: torch.cat((taught, own[:fed])), source, given)
+            wanted = _map(lambda feature: torch.cat((feature, feature[:fed])), target)
+        if self.embedding is not None and self.decoder is not None:
+            rebuilt = self.decoder(self.embedding(source))
+            terms["decoder_student"] = self._distance(wanted, rebuilt, self.config.loss.l2_decoder)
         return terms
 
     @torch.no_grad()
@@ -141,6 +149,12 @@ class DualStudent(Method):
         if reading == "teacher":
             return DecoderPath(self.teacher, embedding, decoder)
         return EncoderFedPath(self.teacher, _present(self.encoder_student), embedding, decoder)
+
+
+def _map(function: Callable[..., Tensor], *features: Features) -> Features:
+    """Applies ``function`` to each scale."""
+    fine, middle, coarse = (function(*scale) for scale in zip(*features, strict=True))
+    return fine, middle, coarse
 
 
 def _present(part: _T | None) -> _T:

@@ -16,7 +16,7 @@ class Decoder(nn.Module):
         coarse, middle, fine = backbone.layers
         self.stage3 = stage(backbone, 512 * backbone.block.expansion, 256, coarse, up=True)
         self.stage2 = stage(backbone, c3, 128, middle, up=True)
-        self.stage1 = stage(backbone, c2, 64, fine, up=True)
+        self.stage1: nn.Module = stage(backbone, c2, 64, fine, up=True)
         initialise(self)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -26,5 +26,6 @@ class ImageInput(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 BGR [B, H, W, 3] -> normalised float32 [B, 3, H, W]."""
-        x = image.permute(0, 3, 1, 2).float() * self.scale + self.shift
+        # Floats first: TensorRT transposes no bytes.
+        x = image.float().permute(0, 3, 1, 2) * self.scale + self.shift
         return x.flip(1) if self.rgb else x

@@ -7,6 +7,8 @@ A = (Gaussian matrix) x (bilinear align-corners matrix). That is exact against S
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -54,13 +56,31 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> NDArray[n
     return matrix
 
 
+class CosineDistance(nn.Module):
+    """``cosine_distance`` as a part of a map."""
+
+    def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """Two [B, C, H, W] -> [B, H, W]."""
+        return cosine_distance(teacher, student)
+
+
 class AnomalyMap(nn.Module):
-    """Distance per scale, fused and smoothed map, and its maximum as score."""
+    """Distance per scale, fused and smoothed map, and its maximum as score.
+
+    ``distances`` compares the features of each scale, fine to coarse; a scale of weight 0 is not looked at.
+    """
 
     def __init__(
-        self, height: int, width: int, sigma: float = 4.0, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+        self,
+        height: int,
+        width: int,
+        sigma: float = 4.0,
+        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        distances: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
+        self.weights = weights
+        self.distances = nn.ModuleList(distances or [CosineDistance() for _ in STRIDES])
         rows, columns = gaussian_matrix(height, sigma), gaussian_matrix(width, sigma)
         for k, (stride, weight) in enumerate(zip(STRIDES, weights, strict=True)):
             vertical = weight * rows @ bilinear_matrix(height, height // stride)
@@ -71,8 +91,10 @@ class AnomalyMap(nn.Module):
     def forward(self, teacher: tuple[Tensor, ...], student: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Features of three scales -> (score [B], anomaly map [B, H, W]), both float32."""
         fused: Tensor | None = None
-        for k, (t, s) in enumerate(zip(teacher, student, strict=True)):
-            part = self.get_buffer(f"rows{k}") @ cosine_distance(t, s) @ self.get_buffer(f"columns{k}")
+        for k, (t, s, distance) in enumerate(zip(teacher, student, self.distances, strict=True)):
+            if self.weights[k] == 0:
+                continue
+            part = self.get_buffer(f"rows{k}") @ distance(t, s) @ self.get_buffer(f"columns{k}")
             fused = part if fused is None else fused + part
         assert fused is not None
         return fused.amax(dim=(1, 2)), fused

@@ -1,0 +1,1 @@
+"""Lower precision that costs no accuracy: half floats, INT8 ranges, and the proof."""

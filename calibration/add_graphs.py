@@ -1,0 +1,53 @@
+"""Further graphs of a bundle, each with thresholds and tolerance of its own, found by running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from calibration.compare import Answers, answer, thresholds_like, tolerance_of
+from runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
+from runtime.manifest import Graph, Manifest, Precision
+from runtime.preprocess import Image
+
+FLOAT = "model.onnx"
+
+
+def provisional(base: Graph, precision: Precision) -> Graph:
+    """What is known of a graph made from ``base`` before it was run."""
+    return base.model_copy(update={"precision": precision})
+
+
+def measured(bundle: Bundle, held_out: Image) -> tuple[dict[str, Graph], dict[str, Answers]]:
+    """All graphs of ``bundle`` with thresholds and tolerance of their own, and their answers to the held-out images.
+
+    ``held_out`` [N, H, W, 3] are good images that were never trained on: they keep the meaning of a false-reject rate.
+    The float graph keeps what training found.
+    """
+    golden = bundle.golden()
+    expected, graphs, answers = Answers(golden.scores, golden.maps), dict(bundle.manifest.graphs), {}
+    for name, graph in bundle.manifest.graphs.items():
+        answers[name] = answer(bundle, name, held_out, f"held-out images, {name}")
+        if name == FLOAT:
+            continue
+        thresholds = thresholds_like(graph.thresholds, answers[name])
+        tolerance = tolerance_of(answer(bundle, name, golden.inputs, f"golden frames, {name}"), expected)
+        graphs[name] = graph.model_copy(update={"thresholds": thresholds, "tolerance": tolerance})
+    return graphs, answers
+
+
+def add_graphs(
+    folder: Path, manifest: Manifest, added: Mapping[str, tuple[onnx.ModelProto, Precision]], held_out: Image
+) -> tuple[Bundle, dict[str, Answers]]:
+    """Puts graphs into the bundle that is being made in ``folder``; an older one of a name is replaced."""
+    graphs = dict(manifest.graphs)
+    for name, (model, precision) in added.items():
+        onnx.save(model, folder / name)
+        graphs[name] = provisional(manifest.graphs[FLOAT], precision)
+    manifest = manifest.model_copy(update={"graphs": graphs, "files": hash_files(folder)})
+    write_manifest(folder, manifest)
+    final, answers = measured(load_bundle(folder), held_out)
+    write_manifest(folder, manifest.model_copy(update={"graphs": final}))
+    return load_bundle(folder), answers

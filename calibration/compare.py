@@ -1,0 +1,82 @@
+"""What a lower precision changes: the answers of each graph of a bundle on the same pictures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from runtime.backends.onnx_runtime import OnnxRuntimeBackend
+from runtime.bundle import Bundle
+from runtime.manifest import Thresholds, Tolerance
+from runtime.preprocess import Image
+from runtime.threshold import conformal_thresholds
+
+SLACK = 2.0  # an engine may be as far from the trained model again as its graph is
+FLOOR = 1e-3  # another device's rounding
+
+
+@dataclass(frozen=True)
+class Answers:
+    """scores [N], maps [N, H, W]."""
+
+    scores: NDArray[np.float32]
+    maps: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One graph against the float32 graph. Labelled figures are missing where there are no labelled images."""
+
+    graph: str
+    precision: str
+    megabytes: float
+    score_shift: float
+    score_shift_largest: float
+    map_correlation: float
+    reject_threshold: float
+    review_threshold: float
+    flips: int
+    judged: int
+    labelled: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
+
+
+def answer(bundle: Bundle, graph: str, inputs: Image, label: str) -> Answers:
+    """Runs inputs [N, H, W, 3] through one graph by onnxruntime."""
+    backend = OnnxRuntimeBackend(bundle, graph)
+    scores, maps = [], []
+    for image in tqdm(inputs, desc=label, unit="image", leave=False, disable=None):
+        output = backend.infer(image[None])
+        scores.append(output.scores)
+        maps.append(output.maps())
+    backend.close()
+    return Answers(np.concatenate(scores), np.concatenate(maps))
+
+
+def thresholds_like(old: Thresholds, held_out: Answers) -> Thresholds:
+    """Thresholds of this graph for the same false-reject rates."""
+    return conformal_thresholds(held_out.scores, old.review.false_reject_rate, old.reject.false_reject_rate)
+
+
+def tolerance_of(golden: Answers, expected: Answers) -> Tolerance:
+    """How far an engine of this graph may be from the trained model on the golden frames."""
+    score = float(np.abs(golden.scores - expected.scores).max())
+    map_ = float(np.abs(golden.maps - expected.maps).max())
+    return Tolerance(score=SLACK * score + FLOOR, map=SLACK * map_ + FLOOR)
+
+
+def map_correlation(a: Answers, b: Answers) -> float:
+    """Mean over images of Pearson's correlation of the two maps."""
+    found = [np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in zip(a.maps, b.maps, strict=True)]
+    return float(np.mean(found))
+
+
+def verdicts(scores: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.int_]:
+    """0 PASS, 1 REVIEW, 2 REJECT for each score."""
+    return (scores > thresholds.review.score).astype(int) + (scores > thresholds.reject.score)

@@ -1,0 +1,55 @@
+"""The parts of an exported graph by the names its nodes carry: input, trunk of convolutions, head that compares."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import numpy_helper
+
+INPUT, TRUNK, HEAD = "/to_input/", "/path/", "/anomaly_map/"  # the modules of export.prune.PrunedGraph
+
+
+def names_of(model: onnx.ModelProto, part: str) -> list[str]:
+    """Names of the nodes of one part, in order. Raises ValueError where there are none: not one of our graphs."""
+    found = [node.name for node in model.graph.node if node.name.startswith(part)]
+    if not found:
+        raise ValueError(f"the graph has no nodes of {part}: it was not written by python -m export.onnx")
+    return found
+
+
+def constants_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Every constant tensor by its name: initializers and Constant nodes."""
+    found = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            found[node.output[0]] = next(a.t for a in node.attribute if a.name == "value")
+    return found
+
+
+def set_constant(model: onnx.ModelProto, name: str, tensor: onnx.TensorProto) -> None:
+    """Replaces the initializer ``name``, or adds it."""
+    tensor.name = name
+    for present in model.graph.initializer:
+        if present.name == name:
+            present.CopyFrom(tensor)
+            return
+    model.graph.initializer.append(tensor)
+
+
+def feature_names(model: onnx.ModelProto) -> list[str]:
+    """Tensors that the head takes from the trunk, in the order in which it first asks for them."""
+    made = {output for node in model.graph.node if node.name.startswith(TRUNK) for output in node.output}
+    asked = [name for node in model.graph.node if node.name.startswith(HEAD) for name in node.input if name in made]
+    return list(dict.fromkeys(asked))
+
+
+def remove_unused_constants(model: onnx.ModelProto) -> None:
+    """Drops initializers that nothing reads."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+
+
+def array(tensor: onnx.TensorProto):  # type: ignore[no-untyped-def]
+    """The tensor's values."""
+    return numpy_helper.to_array(tensor)

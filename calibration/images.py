@@ -1,0 +1,73 @@
+"""Choosing calibration images that cover what good parts look like, and remembering which they were."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import helper
+from tqdm import tqdm
+
+from calibration.graph_parts import TRUNK, feature_names
+from runtime.errors import DskdError, one_line
+from runtime.images import BadImage, read_image
+from runtime.manifest import InputSpec
+from runtime.preprocess import Image, preprocess
+
+FEWEST = 16  # under this one odd picture moves a range more than the choice of method does
+SEED = 0
+
+
+def read_inputs(paths: list[Path], spec: InputSpec) -> tuple[list[Path], Image]:
+    """Network inputs [N, H, W, 3] of the files that can be read, and which these are; the others are named."""
+    kept, inputs = [], []
+    for path in tqdm(paths, desc="reading images", unit="image", leave=False, disable=None):
+        try:
+            inputs.append(preprocess(read_image(path), spec.height, spec.width, spec.crop))
+            kept.append(path)
+        except (BadImage, DskdError) as error:
+            tqdm.write(f"skipped {one_line(str(error))}")
+    return kept, np.stack(inputs) if inputs else np.zeros((0, spec.height, spec.width, 3), np.uint8)
+
+
+def cover(model: onnx.ModelProto, inputs: Image, count: int) -> list[int]:
+    """Indices of ``count`` inputs that cover all others best (k-centre, farthest first) by the teacher's features."""
+    if len(inputs) < FEWEST:
+        raise DskdError(f"only {len(inputs)} usable images; ranges need at least {FEWEST}, better some hundreds")
+    if len(inputs) <= count:
+        return list(range(len(inputs)))
+    return k_centre(_teacher_features(model, inputs), count)
+
+
+def k_centre(features: NDArray[np.float32], count: int) -> list[int]:
+    """Greedy k-centre on rows [N, D] (Gonzalez 1985): at most twice the radius of the best choice."""
+    chosen = [int(np.random.default_rng(SEED).integers(len(features)))]
+    distance = np.linalg.norm(features - features[chosen[0]], axis=1)
+    while len(chosen) < count:
+        farthest = int(distance.argmax())
+        chosen.append(farthest)
+        distance = np.minimum(distance, np.linalg.norm(features - features[farthest], axis=1))
+    return chosen
+
+
+def _teacher_features(model: onnx.ModelProto, inputs: Image) -> NDArray[np.float32]:
+    """Mean of each teacher channel over the picture, [N, D]; every scale counts alike."""
+    names = [name for name in feature_names(model) if name.startswith(f"{TRUNK}teacher/")]
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    del watched.graph.output[:]
+    watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    rows = []
+    for image in tqdm(inputs, desc="choosing images", unit="image", leave=False, disable=None):
+        means = [scale[0].mean((1, 2)) for scale in session.run(names, {"image": image[None]})]
+        rows.append(np.concatenate([mean / np.linalg.norm(mean) for mean in means]))
+    return np.stack(rows)

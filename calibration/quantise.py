@@ -1,0 +1,177 @@
+"""From ranges to Q/DQ graphs, one for TensorRT and one for CPUs, by onnxruntime's quantiser.
+
+* TensorRT: signed activations without zero point, the only ones its parser takes; no pair on the main branch of a
+  residual sum, so that convolution, sum and ReLU become one kernel; the rest in float16.
+* CPU: unsigned activations, which the instructions of x86 and Arm want; sums are quantised too.
+
+Input scaling and head stay in float32, and the head reads features that were not rounded to eight bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import Literal, get_args
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
+
+import onnx
+from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
+
+from calibration.graph_parts import HEAD, INPUT, TRUNK, constants_of, feature_names, names_of, remove_unused_constants
+from calibration.half import to_half
+from calibration.ranges import Histogram, Method, range_of
+
+Target = Literal["tensorrt", "cpu"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+FILES: dict[Target, str] = {"tensorrt": "model.int8.onnx", "cpu": "model.int8.cpu.onnx"}
+QUANTISED = ["Conv", "Add"]
+SCALES_IN_HALF = 19  # opset from which scales may be float16
+
+
+def quantisable(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that can be quantised, in order."""
+    return [node.name for node in model.graph.node if node.name.startswith(TRUNK) and node.op_type in QUANTISED]
+
+
+def observed_tensors(model: onnx.ModelProto) -> list[str]:
+    """Float tensors whose ranges a quantiser may ask for: what goes into and comes out of those nodes and their ReLUs."""
+    constants = constants_of(model)
+    chosen = [n for n in model.graph.node if n.name.startswith(TRUNK) and n.op_type in (*QUANTISED, "Relu")]
+    names = [name for node in chosen for name in (*node.input, *node.output)]
+    return [name for name in dict.fromkeys(names) if name and name not in constants]
+
+
+def quantise(
+    model: onnx.ModelProto,
+    histograms: dict[str, Histogram],
+    method: Method,
+    target: Target,
+    exclude: Collection[str] = (),
+) -> onnx.ModelProto:
+    """The Q/DQ graph for ``target``; nodes named in ``exclude`` stay in float."""
+    ranges = {name: range_of(histogram, method) for name, histogram in histograms.items()}
+    kept_out = [*names_of(model, INPUT), *names_of(model, HEAD), *exclude]
+    with tempfile.TemporaryDirectory() as folder:
+        source, result, cache = (Path(folder) / name for name in ("model.onnx", "quantised.onnx", "ranges.json"))
+        onnx.save(model, source)
+        save_tensors_data(_tensors_data(ranges), cache)
+        logging.disable(logging.WARNING)  # it asks for a preparation that the exporter has done
+        quantize_static(
+            str(source), str(result), None, calibration_cache_path=str(cache), calibrate_method=CalibrationMethod.MinMax,
+            quant_format=QuantFormat.QDQ, op_types_to_quantize=QUANTISED, nodes_to_exclude=kept_out, per_channel=True,
+            activation_type=QuantType.QInt8 if target == "tensorrt" else QuantType.QUInt8,
+            weight_type=QuantType.QInt8, extra_options=_options(target),
+        )  # fmt: skip
+        logging.disable(logging.NOTSET)
+        quantised = onnx.load(result)
+    _give_head_float_features(quantised, model)
+    if target == "tensorrt":
+        _free_main_branches(quantised)
+    _prune(quantised)
+    _place_in_trunk(quantised)
+    if target == "tensorrt" and _opset(quantised) >= SCALES_IN_HALF:
+        return to_half(quantised)
+    onnx.checker.check_model(quantised, full_check=True)
+    return quantised
+
+
+def _options(target: Target) -> dict[str, object]:
+    common: dict[str, object] = {"WeightSymmetric": True, "DedicatedQDQPair": False, "AddQDQPairToWeight": False}
+    if target == "cpu":
+        return common
+    return common | {
+        "ActivationSymmetric": True,
+        "QuantizeBias": False,  # TensorRT's parser refuses int32 in a DequantizeLinear
+        "OpTypesToExcludeOutputQuantization": QUANTISED,
+        "QDQOpTypePerChannelSupportToAxis": {"Conv": 0},
+    }
+
+
+def _tensors_data(ranges: dict[str, tuple[float, float]]) -> TensorsData:
+    import numpy as np
+
+    return TensorsData(
+        CalibrationMethod.MinMax,
+        {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()},
+    )
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def _give_head_float_features(quantised: onnx.ModelProto, original: onnx.ModelProto) -> None:
+    """The quantiser lets every reader of a tensor read its rounded form; the head compares the features themselves."""
+    producer = _producers(quantised)
+    features = set(feature_names(original))
+    for node in quantised.graph.node:
+        if not node.name.startswith(HEAD):
+            continue
+        for k, name in enumerate(node.input):
+            source = _before_pair(producer, name)
+            if source in features:
+                node.input[k] = source
+
+
+def _free_main_branches(quantised: onnx.ModelProto) -> None:
+    """A residual sum keeps a pair on one input: the one on a convolution that nothing else reads goes."""
+    producer = _producers(quantised)
+    readers = Counter(name for node in quantised.graph.node for name in node.input)
+    for node in quantised.graph.node:
+        if node.op_type != "Add" or not node.name.startswith(TRUNK):
+            continue
+        for k, name in enumerate(node.input):
+            source = _before_pair(producer, name)
+            if source and readers[name] == 1 and readers[source] == 1 and producer[source].op_type == "Conv":
+                node.input[k] = source
+                break
+
+
+def _producers(model: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {output: node for node in model.graph.node for output in node.output}
+
+
+def _before_pair(producer: dict[str, onnx.NodeProto], name: str) -> str | None:
+    """What went into the Q/DQ pair whose output ``name`` is; None where it is none."""
+    dequantise = producer.get(name)
+    if dequantise is None or dequantise.op_type != "DequantizeLinear":
+        return None
+    quantise_node = producer.get(dequantise.input[0])
+    if quantise_node is None or quantise_node.op_type != "QuantizeLinear":
+        return None
+    return str(quantise_node.input[0])
+
+
+def _prune(model: onnx.ModelProto) -> None:
+    """Removes nodes whose results nothing reads."""
+    while True:
+        read = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+        dead = [node for node in model.graph.node if not read.intersection(node.output)]
+        if not dead:
+            break
+        for node in dead:
+            model.graph.node.remove(node)
+    remove_unused_constants(model)
+
+
+def _place_in_trunk(model: onnx.ModelProto) -> None:
+    """The quantiser names a weight's node after the weight; give it the trunk's prefix like its neighbours."""
+    for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not node.name.startswith(TRUNK):
+            node.name = f"{TRUNK}{node.name}"
+
+
+def without_transposed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every transposed convolution can be quantised: see ``calibration.transposed``."""
+    from calibration.transposed import rewrite_transposed
+
+    rewritten = copy.deepcopy(model)
+    rewrite_transposed(rewritten)
+    return rewritten

@@ -1,0 +1,232 @@
+"""``python -m export.trt``: the bundle's graph becomes a TensorRT engine, on the device that will run it."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+from export.engine_build import BuildOptions, Built, build_engine
+from export.engine_errors import BuildLog, collecting_logger
+from export.layer_report import LayerReport, engine_layers
+from runtime import atomic
+from runtime.bundle import Bundle, default_bundle, load_bundle
+from runtime.cuda import Device, find_device, open_memory
+from runtime.engine import GRAPHS, EngineFacts, engine_paths
+from runtime.errors import CallError, MissingPart, Parser, exit_with_code
+from runtime.manifest import Precision
+
+LARGEST_WORKSPACE = 1 << 20  # MiB: more than any device has
+EXAMPLES = """examples:
+  python -m export.trt --fp16                        build once, reuse while GPU, TensorRT and graph stay the same
+  python -m export.trt --int8 --batch 1:4:8          for batches of 1 to 8, tuned for 4
+  python -m export.trt --fp16 --dla-core 0 --gpu-fallback --layers layers.json
+  python -m export.trt --fp16 --check                without a GPU: does TensorRT take the graph?
+
+The engine and its facts stand in the bundle's engines/. It replaces an older one only after it gave the trained
+model's answers on the golden frames. --workspace, --opt-level and --layers always build anew. Exit code 0: done;
+1: the graph or the engine failed; 2: the call was wrong; 3: GPU, TensorRT or DLA is missing."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options, in trtexec's words."""
+    options = Parser(
+        prog="python -m export.trt", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add = options.add_argument
+    choice = options.add_mutually_exclusive_group()
+    choice.add_argument("--fp16", action="store_true", help="half precision; distance, fusion and score in float32")
+    choice.add_argument("--int8", action="store_true", help="the calibrated graph (python -m calibration)")
+    choice.add_argument("--best", action="store_true", help="INT8 where the bundle has it, else half precision")
+    choice.add_argument("--fp32", action="store_true", help="float32, to compare with")
+    add("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
+    add(
+        "--batch",
+        metavar="MIN:OPT:MAX",
+        help="images at once (default: 1:1: and the bundle's largest; on the DLA 1:1:1)",
+    )
+    add("--dla-core", type=int, metavar="N", help="run what it can on this DLA core")
+    add("--gpu-fallback", action="store_true", help="let the GPU run the layers that the DLA cannot")
+    add(
+        "--timing-cache",
+        type=Path,
+        metavar="FILE",
+        help="file of measurements, read and written; makes the next build faster",
+    )
+    add("--workspace", type=int, metavar="MIB", help="scratch memory a layer may use (default: all that is free)")
+    add("--opt-level", type=int, choices=range(6), help="0 builds fastest, 5 searches longest (default: TensorRT's, 3)")
+    add("--layers", type=Path, metavar="FILE", help="JSON file to write: each layer with its types and device")
+    add("--check", action="store_true", help="only parse and build, with TensorRT-RTX; needs no GPU, leaves no engine")
+    add("--json", action="store_true", help="print one JSON object")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    refuse_contradictions(options)
+    bundle = load_bundle(options.bundle or default_bundle())
+    precision = choose_precision(options, bundle)
+    onnx = bundle.file(GRAPHS[precision])
+    wanted = BuildOptions(
+        batch=choose_batch(options, bundle),
+        dla_core=options.dla_core,
+        gpu_fallback=options.gpu_fallback,
+        workspace=options.workspace,
+        opt_level=options.opt_level,
+        timing_cache=options.timing_cache,
+        detailed=options.layers is not None,
+    )
+    if options.check:
+        return check(onnx, bundle, wanted, options)
+    try:
+        device = find_device()
+    except MissingPart as missing:
+        what = str(missing).partition(";")[0]  # the advice after it is for those who want to inspect
+        raise MissingPart(
+            f"{what}; build on the device, and here try the graph with TensorRT-RTX by adding --check"
+        ) from missing
+    return build(onnx, bundle, precision, device, wanted, options)
+
+
+def refuse_contradictions(options: argparse.Namespace) -> None:
+    """Raises CallError where options are missing, out of range or do not go together."""
+    if not (options.fp16 or options.int8 or options.best or options.fp32):
+        raise CallError("choose one of --fp16, --int8, --best and --fp32")
+    if options.dla_core is None and options.gpu_fallback:
+        raise CallError("--gpu-fallback is for layers that a DLA core cannot run; add --dla-core N")
+    if options.dla_core is not None and options.dla_core < 0:
+        raise CallError(f"--dla-core {options.dla_core}: cores count from 0")
+    if options.dla_core is not None and options.fp32:
+        raise CallError("--dla-core: the DLA computes in FP16 and INT8 only; take --fp16 or --int8 instead of --fp32")
+    if options.workspace is not None and not 1 <= options.workspace <= LARGEST_WORKSPACE:
+        raise CallError(f"--workspace {options.workspace} must lie between 1 and {LARGEST_WORKSPACE} MiB")
+    if options.check and (options.dla_core is not None or options.timing_cache):
+        raise CallError("--check does not go with --dla-core or --timing-cache: TensorRT-RTX has neither")
+
+
+def choose_precision(options: argparse.Namespace, bundle: Bundle) -> Precision:
+    """What the call names; for --best INT8 where the bundle has that graph, else half precision."""
+    if options.fp32:
+        return "fp32"
+    if options.int8 or (options.best and GRAPHS["int8"] in bundle.manifest.files):
+        return "int8"
+    return "fp16"
+
+
+def choose_batch(options: argparse.Namespace, bundle: Bundle) -> tuple[int, int, int]:
+    """MIN:OPT:MAX of the call, else what the bundle promises. Raises CallError where it is no such thing."""
+    largest = bundle.manifest.max_batch
+    if options.batch is None:
+        return (1, 1, 1 if options.dla_core is not None else largest)
+    match = re.fullmatch(r"([0-9]{1,6}):([0-9]{1,6}):([0-9]{1,6})", options.batch)
+    if not match:
+        raise CallError(f"--batch {options.batch}: write MIN:OPT:MAX, as in 1:1:{largest}")
+    low, tuned, high = (int(part) for part in match.groups())
+    if not 1 <= low <= tuned <= high:
+        raise CallError(f"--batch {options.batch}: 1 <= MIN <= OPT <= MAX must hold")
+    if high > largest:
+        raise CallError(f"--batch {options.batch}: the bundle was exported for at most {largest} (export.onnx --batch)")
+    if options.dla_core is not None and low < high:
+        raise CallError(f"--batch {options.batch}: a DLA takes one size only, as in 1:1:1")
+    return low, tuned, high
+
+
+def check(onnx: Path, bundle: Bundle, wanted: BuildOptions, options: argparse.Namespace) -> int:
+    """Parses and builds with TensorRT-RTX and says what came out; nothing is kept."""
+    try:
+        rtx: Any = importlib.import_module("tensorrt_rtx")
+    except (ImportError, OSError) as error:
+        raise MissingPart(f"TensorRT-RTX cannot be loaded ({error}); pip install 'tensorrt-rtx>=1.7.1'") from error
+    built = build_engine(rtx, onnx, wanted)
+    if options.layers:
+        atomic.write_text(options.layers, built.report.to_json(None))
+    layers, megabytes = len(built.report.layers), round(len(built.plan) / 1e6, 1)
+    fields = {
+        "bundle": str(bundle.path),
+        "graph": onnx.name,
+        "tensorrt_rtx": rtx.__version__,
+        "parsed": True,
+        "built": True,
+        "batch": wanted.batch,
+        "layers": layers,
+        "megabytes": megabytes,
+        "seconds": round(built.seconds, 2),
+    }
+    text = (
+        f"{onnx}: TensorRT-RTX {rtx.__version__} parses and builds it\n"
+        f"{layers} layers  {megabytes} MB  {built.seconds:.1f} s  batch {':'.join(map(str, wanted.batch))}"
+    )
+    print(json.dumps(fields) if options.json else text)
+    return 0
+
+
+def build(
+    onnx: Path, bundle: Bundle, precision: Precision, device: Device, wanted: BuildOptions, options: argparse.Namespace
+) -> int:
+    """Builds, proves and installs the engine on this device, or says that the one there still fits."""
+    # imported here: they take longer than the answer that a GPU is missing
+    from export.engine_install import install, standing_engine
+    from runtime.backends.tensorrt_engine import load_tensorrt
+
+    trt = load_tensorrt()
+    open_memory(device).close()  # better missed now than after minutes of building, when the proof needs it
+    plan, _ = engine_paths(bundle, precision)
+    plan.parent.mkdir(exist_ok=True)
+    with atomic.sole_writer(plan.parent):
+        facts, reason = standing_engine(bundle, precision, device, trt.__version__, wanted)
+        built: Built | None = None
+        if facts is None:
+            built = build_engine(trt, onnx, wanted)
+            facts = install(bundle, onnx.name, precision, device, trt.__version__, wanted, built)
+    if options.layers and built:
+        engine = engine_layers(trt, built.plan, collecting_logger(trt, BuildLog()))
+        atomic.write_text(options.layers, built.report.to_json(engine))
+    print(to_json(bundle, plan, facts, built, reason) if options.json else summary(bundle, plan, facts, built, reason))
+    return 0
+
+
+def summary(bundle: Bundle, plan: Path, facts: EngineFacts, built: Built | None, reason: str) -> str:
+    """The engine for a terminal."""
+    default = default_bundle()
+    where = "" if default.exists() and default.samefile(bundle.path) else f" --bundle {shlex.quote(str(bundle.path))}"
+    did = f"built in {facts.build_seconds:.0f} s, for {reason}" if built else "fits already, nothing was built"
+    lines = [
+        f"engine {plan}: {did}",
+        f"{plan.stat().st_size / 1e6:.1f} MB  batch {':'.join(map(str, facts.batch))}  "
+        f"{facts.gpu} ({facts.compute_capability})  TensorRT {facts.tensorrt}",
+        f"golden frames: score within {facts.score_difference:.1e}, map within {facts.map_difference:.1e}",
+    ]
+    if built and facts.dla_core is not None:
+        lines.append(f"DLA core {facts.dla_core}: {placement(built.report)}")
+    lines.append(f"next: python -m runtime{where} --backend tensorrt --precision {facts.precision}")
+    return "\n".join(lines)
+
+
+def placement(report: LayerReport) -> str:
+    """Where the layers went, in one line."""
+    return f"{report.on_dla} layers on the DLA, {report.on_gpu} on the GPU, {report.switches} switches between them"
+
+
+def to_json(bundle: Bundle, plan: Path, facts: EngineFacts, built: Built | None, reason: str) -> str:
+    """The engine as one JSON object."""
+    report = built.report if built else None
+    on_dla = report and facts.dla_core is not None
+    fields = {
+        "bundle": str(bundle.path),
+        "plan": str(plan),
+        "built": built is not None,
+        "reason": reason,
+        "megabytes": round(plan.stat().st_size / 1e6, 1),
+        "facts": facts.model_dump(mode="json"),
+        "dla": {k: getattr(report, k) for k in ("on_dla", "on_gpu", "switches")} if on_dla else None,
+    }
+    return json.dumps(fields)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

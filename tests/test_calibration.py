@@ -1,0 +1,375 @@
+"""Half floats, ranges, Q/DQ graphs and the calibration command, on a real exported graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from conftest import Command
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, names_of
+from calibration.half import to_half
+from calibration.images import FEWEST, k_centre
+from calibration.quantise import TARGETS, Target, observed_tensors, quantisable, quantise, without_transposed
+from calibration.ranges import (
+    METHODS,
+    SMALLEST,
+    Histogram,
+    Method,
+    observe,
+    range_of,
+    read_histograms,
+    write_histograms,
+)
+from calibration.sensitivity import sensitivity
+from runtime.backends import open_backend
+from runtime.bundle import Bundle, load_bundle
+from runtime.errors import DskdError
+from runtime.inspector import golden_check
+from train.run import TrainedRun
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Bundle) -> onnx.ModelProto:
+    return onnx.load(bundle.file("model.onnx"))
+
+
+@pytest.fixture(scope="module")
+def inputs(bundle: Bundle) -> NDArray[np.uint8]:
+    return bundle.golden().inputs
+
+
+@pytest.fixture(scope="module")
+def histograms(model: onnx.ModelProto, inputs: NDArray[np.uint8]) -> dict[str, Histogram]:
+    plain = without_transposed(model)
+    return observe(plain, observed_tensors(plain), inputs)
+
+
+def answers(model: onnx.ModelProto, inputs: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    score, anomaly_map = session.run(["score", "anomaly_map"], {"image": inputs})
+    return score, anomaly_map
+
+
+def relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(found - expected).mean() / expected.std())
+
+
+# Half precision
+
+
+def test_half_keeps_the_head_in_float_and_halves_the_weights(model: onnx.ModelProto, inputs: NDArray[np.uint8]) -> None:
+    half = to_half(model)
+    kinds = Counter(tensor.data_type for tensor in half.graph.initializer if numpy_helper.to_array(tensor).ndim == 4)
+    assert set(kinds) == {TensorProto.FLOAT16}
+    typed = onnx.shape_inference.infer_shapes(half, strict_mode=True).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in [*typed.value_info, *typed.output]}
+    for node in half.graph.node:
+        if node.name.startswith(HEAD) and node.op_type != "Constant":
+            assert TensorProto.FLOAT16 not in {types.get(name) for name in node.output}, node.name
+        if node.name.startswith(TRUNK) and node.op_type in ("Conv", "ConvTranspose", "Add", "Relu"):
+            assert {types[name] for name in node.output} == {TensorProto.FLOAT16}, node.name
+    assert [value.type for value in half.graph.output] == [value.type for value in model.graph.output]
+    score, anomaly_map = answers(half, inputs)
+    expected_score, expected_map = answers(model, inputs)
+    assert relative(score, expected_score) < 0.05
+    assert relative(anomaly_map, expected_map) < 0.02
+
+
+def test_half_stays_finite_with_activations_at_the_edge(model: onnx.ModelProto, inputs: NDArray[np.uint8]) -> None:
+    """Features near the largest half float overflow when squared in half precision; the head squares them in float."""
+    pushed = onnx.ModelProto()
+    pushed.CopyFrom(model)
+    names = feature_names(pushed)
+    histogram = observe(pushed, names, inputs)
+    for name in names:
+        factor = np.float32(60000 / max(histogram[name].high, 1e-6))
+        scaled, constant = f"{name}_pushed", f"{name}_factor"
+        pushed.graph.initializer.append(numpy_helper.from_array(factor, constant))
+        for node in pushed.graph.node:
+            if node.name.startswith(HEAD):
+                node.input[:] = [scaled if given_name == name else given_name for given_name in node.input]
+        at = next(k for k, node in enumerate(pushed.graph.node) if name in node.output) + 1
+        pushed.graph.node.insert(at, helper.make_node("Mul", [name, constant], [scaled], name=f"{TRUNK}push/{name}"))
+    score, anomaly_map = answers(to_half(pushed), inputs)
+    expected_score, _ = answers(pushed, inputs)
+    assert np.isfinite(anomaly_map).all()
+    assert relative(score, expected_score) < 0.05
+
+
+def test_a_weight_too_large_for_half_is_refused_by_name(model: onnx.ModelProto) -> None:
+    huge = onnx.ModelProto()
+    huge.CopyFrom(model)
+    weight = next(t for t in huge.graph.initializer if t.name.endswith("conv2.weight"))
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) + np.float32(1e5), weight.name))
+    with pytest.raises(ValueError, match=r"conv2\.weight holds values over 65504"):
+        to_half(huge)
+
+
+def test_a_foreign_graph_is_refused() -> None:
+    graph = helper.make_graph([], "g", [], [])
+    with pytest.raises(ValueError, match="was not written by"):
+        names_of(helper.make_model(graph), TRUNK)
+
+
+# Transposed convolutions
+
+
+def test_transposed_convolutions_are_rewritten_exactly(model: onnx.ModelProto, inputs: NDArray[np.uint8]) -> None:
+    plain = without_transposed(model)
+    assert "ConvTranspose" in {node.op_type for node in model.graph.node}
+    assert "ConvTranspose" not in {node.op_type for node in plain.graph.node}
+    for found, expected in zip(answers(plain, inputs), answers(model, inputs), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_overlapping_transposed_convolution_is_refused(model: onnx.ModelProto) -> None:
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    node = next(node for node in changed.graph.node if node.op_type == "ConvTranspose")
+    next(a for a in node.attribute if a.name == "strides").ints[:] = [1, 1]
+    with pytest.raises(ValueError, match="overlaps"):
+        without_transposed(changed)
+
+
+# Ranges
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=200), st.integers(1, 5))
+def test_a_histogram_counts_every_value_once_however_it_comes(values: list[float], pieces: int) -> None:
+    array = np.array(values, np.float32)
+    histogram = Histogram.empty()
+    for piece in np.array_split(array, min(pieces, len(array))):
+        histogram.add(piece)
+    if np.abs(array).min() > SMALLEST:
+        assert histogram.counts.sum() == len(array)
+    assert histogram.low == min(0, float(array.min()))
+    assert histogram.high == max(0, float(array.max()))
+    for method in METHODS:
+        low, high = range_of(histogram, method)
+        assert histogram.low <= low <= 0 <= high <= histogram.high
+
+
+def histogram_of(values: NDArray[np.float32]) -> Histogram:
+    histogram = Histogram.empty()
+    histogram.add(values)
+    return histogram
+
+
+def test_methods_differ_where_a_few_values_lie_far_out() -> None:
+    values = np.abs(np.random.default_rng(0).standard_normal(200_000)).astype(np.float32)
+    values[:3] = 100
+    limits = {method: range_of(histogram_of(values), method)[1] for method in METHODS}
+    assert limits["minmax"] == 100
+    assert limits["percentile"] == pytest.approx(np.quantile(values, 0.9999), rel=0.05)
+    assert 2 < limits["entropy"] < 20  # three values in 200,000 carry no information
+    assert 20 < limits["mse"] < 100  # but a large squared error
+
+
+def test_least_squares_beats_every_other_method_at_its_own_measure() -> None:
+    values = np.random.default_rng(1).exponential(1, 100_000).astype(np.float32)
+
+    def loss(limit: float) -> float:
+        step = limit / 127
+        return float(((values - np.minimum(np.rint(values / step), 127) * step) ** 2).mean())
+
+    losses = {method: loss(range_of(histogram_of(values), method)[1]) for method in METHODS}
+    assert losses["mse"] <= min(losses.values()) * 1.02
+
+
+def test_a_number_that_is_none_is_refused() -> None:
+    with pytest.raises(DskdError, match="no finite number"):
+        Histogram.empty().add(np.array([1, np.nan], np.float32))
+
+
+def test_histograms_come_back_for_their_own_key_only(tmp_path: Path) -> None:
+    kept = {"a": histogram_of(np.arange(100, dtype=np.float32)), "b": Histogram.empty()}
+    write_histograms(tmp_path / "h.json", kept, "key")
+    found = read_histograms(tmp_path / "h.json", "key")
+    assert found is not None
+    for name, histogram in kept.items():
+        assert (found[name].low, found[name].high, found[name].limit) == (
+            histogram.low,
+            histogram.high,
+            histogram.limit,
+        )
+        np.testing.assert_array_equal(found[name].counts, histogram.counts)
+    assert read_histograms(tmp_path / "h.json", "other") is None
+    (tmp_path / "h.json").write_text("{")
+    assert read_histograms(tmp_path / "h.json", "key") is None
+
+
+# Q/DQ graphs
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_quantised_graphs_say_nearly_the_same(
+    model: onnx.ModelProto, inputs: NDArray[np.uint8], histograms: dict[str, Histogram], target: Target, method: Method
+) -> None:
+    quantised = quantise(without_transposed(model), histograms, method, target)
+    _, anomaly_map = answers(quantised, inputs)
+    _, expected = answers(model, inputs)
+    assert np.corrcoef(anomaly_map.ravel(), expected.ravel())[0, 1] > 0.8
+
+
+def test_the_graph_for_tensorrt_holds_what_its_parser_takes(
+    model: onnx.ModelProto, histograms: dict[str, Histogram]
+) -> None:
+    quantised = quantise(without_transposed(model), histograms, "minmax", "tensorrt")
+    constants = constants_of(quantised)
+    pairs = [node for node in quantised.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        zero = numpy_helper.to_array(constants[node.input[2]])
+        assert zero.dtype == np.int8
+        assert not zero.any()
+    producer = {output: node for node in quantised.graph.node for output in node.output}
+    features = set(feature_names(model))
+    for node in quantised.graph.node:
+        if node.op_type == "Add" and node.name.startswith(TRUNK):
+            kinds = sorted(producer[name].op_type for name in node.input)
+            assert kinds != ["DequantizeLinear", "DequantizeLinear"], node.name
+        if node.name.startswith(HEAD):
+            assert "DequantizeLinear" not in {producer[name].op_type for name in node.input if name in producer}
+    quantised_convolutions = [
+        node for node in quantised.graph.node
+        if node.op_type == "Conv" and producer[node.input[0]].op_type == "DequantizeLinear"
+    ]  # fmt: skip
+    assert len(quantised_convolutions) == len([n for n in quantisable(without_transposed(model)) if n.endswith("Conv")])
+    assert features
+
+
+def test_excluded_layers_stay_in_float(model: onnx.ModelProto, histograms: dict[str, Histogram]) -> None:
+    plain = without_transposed(model)
+    first = quantisable(plain)[0]
+    quantised = quantise(plain, histograms, "minmax", "cpu", [first])
+    producer = {output: node.op_type for node in quantised.graph.node for output in node.output}
+    node = next(node for node in quantised.graph.node if node.name == first)
+    assert producer.get(node.input[0]) != "DequantizeLinear"
+
+
+def test_sensitivity_ranks_a_layer_that_cannot_be_rounded_first(
+    model: onnx.ModelProto, inputs: NDArray[np.uint8], histograms: dict[str, Histogram]
+) -> None:
+    plain = without_transposed(model)
+    ruined = dict(histograms)
+    victim = next(n for n in plain.graph.node if n.name.endswith("layer2.1/conv1/Conv"))
+    ruined[victim.input[0]] = histogram_of(np.array([1e6], np.float32))  # everything real falls into one level
+    found = sensitivity(plain, ruined, "minmax", inputs[:2])
+    assert next(iter(found)) == victim.name
+    assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+# Choosing images
+
+
+def test_k_centre_takes_the_odd_ones_first() -> None:
+    features = np.zeros((50, 3), np.float32)
+    features[7], features[31] = [10, 0, 0], [0, 9, 0]
+    chosen = k_centre(features + np.random.default_rng(0).normal(0, 0.01, features.shape).astype(np.float32), 4)
+    assert {7, 31} <= set(chosen)
+    assert len(set(chosen)) == 4
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def calibrated(
+    trained_run: TrainedRun, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, command: Command
+) -> Path:
+    """A bundle that the command calibrated, with pictures named by option (the small run has too few of its own)."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    shutil.copytree(bundle.path, folder / "bundle")
+    good = folder / "good"
+    good.mkdir()
+    for k, name in enumerate(trained_run.record["training"] + trained_run.record["held_out"]):  # type: ignore[operator]
+        for copy in range(2):
+            shutil.copy(name, good / f"{k}_{copy}.png")
+    done = command(
+        "calibration", "--bundle", folder / "bundle", "--images", good, "--held-out", good, "--labelled",
+        trained_run.record["data"], "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {row["graph"] for row in report["rows"]} == {
+        "model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.cpu.onnx"
+    }  # fmt: skip
+    assert {"image_auroc", "pixel_auroc", "pro"} == set(report["rows"][0]["labelled"])
+    return folder
+
+
+def test_a_calibrated_bundle_loads_with_thresholds_for_each_precision(calibrated: Path) -> None:
+    bundle = load_bundle(calibrated / "bundle")
+    thresholds = {name: graph.thresholds.reject.score for name, graph in bundle.manifest.graphs.items()}
+    assert len(set(thresholds.values())) == 4
+    for precision in ("fp32", "fp16", "int8"):
+        backend = open_backend(bundle, "onnxruntime", precision=precision)  # type: ignore[arg-type]
+        golden_check(bundle, backend)
+        backend.close()
+    for name in ("report.json", "report.md", "report.html", "histograms.json", "images.json"):
+        assert f"calibration/{name}" in bundle.manifest.files
+    hashes = json.loads((calibrated / "bundle" / "calibration" / "images.json").read_text())
+    path, expected = next(iter(hashes.items()))
+    assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == expected
+
+
+def test_a_rerun_from_the_cache_is_bit_identical(calibrated: Path, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(calibrated / "bundle", tmp_path / "bundle")
+    arguments = ("--images", calibrated / "good", "--held-out", calibrated / "good")
+    done = command("calibration", "--bundle", tmp_path / "bundle", *arguments)
+    assert done.returncode == 0, done.stderr
+    for name in ("model.int8.onnx", "model.int8.cpu.onnx", "calibration/histograms.json"):
+        assert (tmp_path / "bundle" / name).read_bytes() == (calibrated / "bundle" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--count", "0"], 2, "--count must be at least 1"),
+        (["--exclude", "nonsense"], 2, "no layer's name holds it"),
+        (["--images", "nowhere"], 2, "nowhere is not a folder"),
+        (["--tolerance", "-1"], 2, "--tolerance over 0"),
+        (["--method", "guess"], 2, "invalid choice"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    calibrated: Path, command: Command, options: list[str], code: int, message: str
+) -> None:
+    good = ["--images", calibrated / "good"] if "--images" not in options else []
+    done = command("calibration", "--bundle", calibrated / "bundle", "--held-out", calibrated / "good", *good, *options)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_too_few_images_are_refused_and_the_bundle_stays(calibrated: Path, command: Command, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((calibrated / "good").iterdir())[: FEWEST - 1]:
+        shutil.copy(path, few)
+    before = load_bundle(calibrated / "bundle").id
+    done = command("calibration", "--bundle", calibrated / "bundle", "--images", few, "--held-out", few)
+    assert done.returncode == 1
+    assert f"only {FEWEST - 1} usable images" in done.stderr
+    assert load_bundle(calibrated / "bundle").id == before
+
+
+def test_without_the_run_pictures_must_be_named(calibrated: Path, command: Command) -> None:
+    done = command("calibration", "--bundle", calibrated / "bundle")
+    assert done.returncode == 2
+    assert "name good ones with --images" in done.stderr
