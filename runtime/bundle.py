@@ -53,7 +53,8 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists. Raises DskdError where it lists none of that name."""
         if name not in self.manifest.files:
-            raise DskdError(f"{self.path}: holds no {name}; export it first")
+            maker = "python -m calibration" if ".int8." in name else "python -m export.onnx"
+            raise DskdError(f"{self.path}: holds no {name}; make it with {maker}")
         return self.path / name
 
     def golden(self) -> Golden:

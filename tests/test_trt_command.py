@@ -118,8 +118,8 @@ def test_a_wrong_call_is_said_before_anything_is_missed(every: Bundle, options: 
 
 
 def test_a_bundle_without_the_graph_is_said_before_a_gpu_is_missed(bundle: Bundle) -> None:
-    with pytest.raises(DskdError, match=r"holds no model\.fp16\.onnx") as caught:
-        main(["--fp16", "--bundle", str(bundle.path)])
+    with pytest.raises(DskdError, match=r"holds no model\.int8\.onnx; .*python -m calibration") as caught:
+        main(["--int8", "--bundle", str(bundle.path)])
     assert caught.value.exit_code == 1
 
 
