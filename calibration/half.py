@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from calibration.graph_parts import TRUNK, constants_of, feature_names, remove_unused_constants
 
 LARGEST = float(np.finfo(np.float16).max)
+SMALLEST = np.finfo(np.float16).smallest_subnormal
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -68,7 +69,10 @@ def _halve_constants(model: onnx.ModelProto, trunk: set[str]) -> None:
                 values = numpy_helper.to_array(tensor)
                 if not np.abs(values).max(initial=0) <= LARGEST:
                     raise ValueError(f"{name} holds values over {LARGEST:.0f}, more than half precision can say")
-                constants[twin] = numpy_helper.from_array(values.astype(np.float16), twin)
+                halved = values.astype(np.float16)
+                if node.op_type in _QUANTISING:  # the scale of a dead channel; TensorRT takes none that is 0
+                    halved = np.maximum(halved, SMALLEST)
+                constants[twin] = numpy_helper.from_array(halved, twin)
                 model.graph.initializer.append(constants[twin])
             node.input[k] = twin
 

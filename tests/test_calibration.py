@@ -253,6 +253,19 @@ def test_the_graph_for_tensorrt_holds_what_its_parser_takes(
     assert features
 
 
+def test_a_dead_channel_keeps_a_positive_scale(model: onnx.ModelProto, histograms: dict[str, Histogram]) -> None:
+    """Its weights are rounding dust, as in ImageNet's ResNet18; their scale must not vanish in half precision."""
+    dusty = without_transposed(model)
+    weight = next(t for t in dusty.graph.initializer if t.name == "path.teacher.conv1.weight")
+    values = numpy_helper.to_array(weight).copy()
+    values[0] = 1e-12
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    quantised = quantise(dusty, histograms, "minmax", "tensorrt")
+    constants = constants_of(quantised)
+    scales = [constants[node.input[1]] for node in quantised.graph.node if node.op_type == "DequantizeLinear"]
+    assert all((numpy_helper.to_array(scale) > 0).all() for scale in scales)
+
+
 def test_excluded_layers_stay_in_float(model: onnx.ModelProto, histograms: dict[str, Histogram]) -> None:
     plain = without_transposed(model)
     first = quantisable(plain)[0]
