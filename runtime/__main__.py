@@ -20,7 +20,7 @@ from runtime.result import Dropped, Inspection
 from runtime.sinks import FORMS as SINK_FORMS
 from runtime.sinks import open_sinks
 from runtime.sources import FORMS as SOURCE_FORMS
-from runtime.sources import V4l2Source, open_source
+from runtime.sources import open_source
 
 MOST_THREADS = 1024  # more than any machine has cores
 EXAMPLES = """examples:
@@ -89,7 +89,7 @@ def main(arguments: list[str]) -> int:
     bundle = load_bundle(options.bundle or default_bundle())
     golden = f"folder://{quote(str((bundle.path / 'golden').resolve()))}"
     source = open_source(golden if options.source is None else options.source)
-    if options.json and isinstance(source, V4l2Source):
+    if options.json and source.live:
         raise CallError("--json prints when the source ends, and a camera does not; use --sink jsonl://-")
     backend = open_backend(bundle, options.backend, options.threads, options.precision)
     decision_settings = settings(bundle.manifest.graphs[backend.graph].thresholds, options)

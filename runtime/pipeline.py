@@ -10,7 +10,7 @@ from runtime.errors import DskdError
 from runtime.inspector import Inspector
 from runtime.result import Dropped, Frame, Inspection, Verdict
 from runtime.sinks import Sink
-from runtime.sources import Source
+from runtime.sources import Source, frames
 
 
 class Tally:
@@ -43,7 +43,7 @@ def run(
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(closing(sink))
-        for captured in source.frames():
+        for captured in stack.enter_context(closing(frames(source))):
             result = captured if isinstance(captured, Dropped) else _inspect(inspector, captured)
             if isinstance(result, Dropped):
                 for sink in sinks:

@@ -31,12 +31,18 @@ class Region:
 
 @dataclass(frozen=True)
 class Frame:
-    """An image that a source captured. ``captured`` is seconds since the epoch."""
+    """An image that a source captured. ``captured`` is seconds since the epoch.
+
+    ``source`` is the URI, or the camera's name in a station. ``device_time`` is the camera's own clock in seconds, None
+    where it has none. ``part`` is what the trigger called the part, None where nothing triggered.
+    """
 
     source: str
     id: str
     captured: float
     image: Image
+    device_time: float | None = None
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class Dropped:
     id: str
     captured: float
     reason: str
+    part: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,7 @@ class Inspection:
     bundle: str
     backend: str
     anomaly_map: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    part: str | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The fields that other programs read; the map is left out."""
@@ -78,8 +86,25 @@ class Inspection:
             "timings_ms": self.timings_ms,
             "bundle": self.bundle,
             "backend": self.backend,
+            **({} if self.part is None else {"part": self.part}),
         }
 
     def as_json(self) -> str:
         """One line of JSON."""
         return json.dumps(self.as_dict(), allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the line is told about one part, exactly once. Times are seconds since the epoch.
+
+    ``inspection`` is None where nothing was inspected; then ``verdict`` is the fail-safe one and ``reason`` says why.
+    """
+
+    camera: str
+    part: str
+    verdict: Verdict
+    reason: str
+    triggered: float
+    answered: float
+    inspection: Inspection | None = None

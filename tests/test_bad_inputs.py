@@ -33,7 +33,7 @@ from runtime.errors import CallError, DskdError, MissingPart, exit_with_code, on
 from runtime.images import BadImage, list_images, read_image, read_mask
 from runtime.manifest import InputSpec
 from runtime.sinks import open_sinks
-from runtime.sources import open_source
+from runtime.sources import frames, open_source
 from train.config import TrainConfig, load_config
 from train.data import find_images, usable
 from train.synthetic import good_part
@@ -717,7 +717,7 @@ def corner(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("uri", BAD_SOURCES)
 def test_a_bad_source_is_refused_with_the_right_code(uri: str, corner: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DskdError) as refused:
-        list(open_source(uri.replace("{tmp}", str(corner))).frames())
+        list(frames(open_source(uri.replace("{tmp}", str(corner)))))
     assert refused.value.exit_code == BAD_SOURCES[uri].exit_code
     assert len(one_line(str(refused.value))) > 30
     assert capfd.readouterr().err == ""
@@ -727,7 +727,7 @@ def test_a_bad_source_is_refused_with_the_right_code(uri: str, corner: Path, cap
 def test_a_folder_uri_finds_a_folder_of_an_odd_name(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     (tmp_path / name / "a.png").write_bytes(SOUND["png"])
-    assert len(list(open_source(f"folder://{tmp_path}/{name}").frames())) == 1
+    assert len(list(frames(open_source(f"folder://{tmp_path}/{name}")))) == 1
 
 
 def write_foreign_database(path: Path, version: int = 0, owner: int = 0) -> None:

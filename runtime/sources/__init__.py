@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from runtime.errors import CallError, one_line
 from runtime.images import is_image_name
-from runtime.sources.base import Source
+from runtime.sources.base import Source, SourceEnded, SourceLost, frames
 from runtime.sources.folder import FolderSource
 from runtime.sources.image import ImageSource
 from runtime.sources.v4l2 import V4l2Source
@@ -59,4 +59,4 @@ def _by_path(uri: str, path: Path) -> Source:
     return ImageSource(uri, path) if is_image_name(path.name) else VideoSource(uri, path)
 
 
-__all__ = ["FORMS", "Source", "V4l2Source", "open_source", "uri_path", "uri_scheme"]
+__all__ = ["FORMS", "Source", "SourceEnded", "SourceLost", "frames", "open_source", "uri_path", "uri_scheme"]

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.errors import CallError
 from runtime.images import list_images
 from runtime.result import Dropped, Frame
+from runtime.sources.base import SourceEnded
 from runtime.sources.image import read_frame
 
 
 class FolderSource:
     """Gives the images of a folder and its subfolders, sorted by name; the id is the relative path."""
 
+    live = False
+    triggerable = False
+
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self.path = uri, path
         self._files = list_images(path)
         if not self._files:
             raise CallError(f"source {uri}: holds no image (png, jpg, bmp, tif, webp, pgm, ppm); name another folder")
+        self._next = 0
 
-    def frames(self) -> Iterator[Frame | Dropped]:
-        """One frame per file."""
-        for file in self._files:
-            yield read_frame(self.uri, file.relative_to(self.path).as_posix(), file)
+    def open(self) -> None:
+        """Starts at the first file."""
+        self._next = 0
+
+    def read(self, timeout: float) -> Frame | Dropped:
+        """One frame per file. Raises SourceEnded after the last."""
+        if self._next == len(self._files):
+            raise SourceEnded(f"source {self.uri}: all {len(self._files)} images are read")
+        file = self._files[self._next]
+        self._next += 1
+        return read_frame(self.uri, file.relative_to(self.path).as_posix(), file)
+
+    def trigger(self) -> None:
+        """Files wait for no trigger."""
+        raise CallError(f"source {self.uri}: cannot be triggered")
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.errors import one_line
+from runtime.errors import CallError, one_line
 from runtime.images import BadImage, read_image
 from runtime.result import Dropped, Frame
+from runtime.sources.base import SourceEnded
 
 
 class ImageSource:
     """Gives one frame."""
 
+    live = False
+    triggerable = False
+
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self.path = uri, path
+        self._done = False
 
-    def frames(self) -> Iterator[Frame | Dropped]:
-        """The image, or why it cannot be read."""
-        yield read_frame(self.uri, self.path.name, self.path)
+    def open(self) -> None:
+        """The image is to be read once more."""
+        self._done = False
+
+    def read(self, timeout: float) -> Frame | Dropped:
+        """The image, or why it cannot be read. Raises SourceEnded the second time."""
+        if self._done:
+            raise SourceEnded(f"source {self.uri}: is read")
+        self._done = True
+        return read_frame(self.uri, self.path.name, self.path)
+
+    def trigger(self) -> None:
+        """A file waits for no trigger."""
+        raise CallError(f"source {self.uri}: cannot be triggered")
+
+    def close(self) -> None:
+        """Nothing is held open."""
 
 
 def read_frame(source: str, frame_id: str, path: Path) -> Frame | Dropped:

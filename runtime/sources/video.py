@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from runtime.errors import DskdError
+from runtime.errors import CallError, DskdError
 from runtime.result import Dropped, Frame
+from runtime.sources.base import SourceEnded
 
 
 class VideoSource:
     """Gives each frame of a file; the id is the frame's number from 0."""
 
+    live = False
+    triggerable = False
+
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self.path = uri, path
-        self._capture = cv2.VideoCapture(str(path))
-        if not self._capture.isOpened():
-            raise DskdError(f"source {uri}: is neither an image nor a video that OpenCV can read; convert it to MP4")
+        self._capture: cv2.VideoCapture | None = None
+        self._number = self._announced = 0
 
-    def frames(self) -> Iterator[Frame | Dropped]:
-        """Frames in order; one Dropped where the file breaks off. Raises DskdError where it holds no frame."""
-        number, announced = 0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        try:
-            while True:
-                read, image = self._capture.read()
-                if not read:
-                    break
-                yield Frame(self.uri, str(number), time.time(), np.asarray(image, np.uint8))
-                number += 1
-        finally:
-            self._capture.release()
+    def open(self) -> None:
+        """Starts at the first frame. Raises DskdError where OpenCV cannot read the file."""
+        self.close()
+        capture = cv2.VideoCapture(str(self.path))
+        if not capture.isOpened():
+            raise DskdError(
+                f"source {self.uri}: is neither an image nor a video that OpenCV can read; convert it to MP4"
+            )
+        self._capture, self._number = capture, 0
+        self._announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+
+    def read(self, timeout: float) -> Frame | Dropped:
+        """Frames in order; one Dropped where the file breaks off.
+
+        Raises SourceEnded after the last, DskdError where the file holds none.
+        """
+        read, image = self._capture.read() if self._capture else (False, None)
+        if read:
+            self._number += 1
+            return Frame(self.uri, str(self._number - 1), time.time(), np.asarray(image, np.uint8))
+        number, broken_off = self._number, self._capture is not None and self._number < self._announced - 1
+        self.close()
         if number == 0:
             raise DskdError(f"source {self.uri}: holds no frame that can be decoded; convert it to MP4")
-        if number < announced - 1:  # containers may count one too many
-            reason = f"source {self.uri}: ends after {number} of {announced} frames; the rest cannot be decoded"
-            yield Dropped(self.uri, str(number), time.time(), reason)
+        if broken_off:  # containers may count one too many
+            reason = f"source {self.uri}: ends after {number} of {self._announced} frames; the rest cannot be decoded"
+            return Dropped(self.uri, str(number), time.time(), reason)
+        raise SourceEnded(f"source {self.uri}: all {number} frames are read")
+
+    def trigger(self) -> None:
+        """A file waits for no trigger."""
+        raise CallError(f"source {self.uri}: cannot be triggered")
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._capture is not None:
+            self._capture.release()
+        self._capture = None

@@ -1,0 +1,1 @@
+"""A station beside the line: cameras and triggers in, answers out, for months."""

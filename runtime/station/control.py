@@ -1,0 +1,91 @@
+"""What a running station shows and lets others do: the page, a PLC, MQTT commands and systemd see only this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from runtime.preprocess import Image
+from runtime.result import Inspection
+
+Health = Literal["ok", "warning", "fault"]
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """One camera, sink or output: how it is, in a sentence a person can act on; ``since`` is seconds since the epoch."""
+
+    name: str
+    kind: str
+    health: Health
+    detail: str
+    since: float
+
+
+@dataclass(frozen=True)
+class CameraStatus:
+    """One camera with its counts since start: ``captured == inspected + dropped + waiting``."""
+
+    status: PartStatus
+    recipe: str
+    review: float
+    reject: float
+    ready: bool
+    captured: int
+    inspected: int
+    dropped: int
+    waiting: int
+    missed_triggers: int
+    reconnects: int
+    verdicts: dict[str, int]
+    latency_ms: dict[str, float]  # p50, p99, max from capture to verdict over the last minutes
+
+
+@dataclass(frozen=True)
+class StationStatus:
+    """All of a station at one moment."""
+
+    name: str
+    health: Health
+    started: float
+    now: float
+    cameras: tuple[CameraStatus, ...]
+    parts: tuple[PartStatus, ...]  # sinks, outputs, store, disk
+    recipes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Live:
+    """The newest judged frame of a camera; ``inspection.anomaly_map`` is at network size, None where it was not needed."""
+
+    image: Image
+    inspection: Inspection
+    crop: tuple[int, int, int, int] | None
+
+
+class StationControl(Protocol):
+    """Thread-safe. Changing calls name who asked; they are written to the audit log of the store."""
+
+    def status(self) -> StationStatus:
+        """The present state; cheap enough for several calls a second."""
+        ...
+
+    def live(self, camera: str) -> Live | None:
+        """The newest judged frame, None before the first."""
+        ...
+
+    def trigger(self, camera: str, part: str | None) -> str:
+        """Starts one inspection; returns the part id. Raises DskdError where the camera is not ready."""
+        ...
+
+    def set_thresholds(self, camera: str, review: float, reject: float, who: str) -> None:
+        """Changes the recipe's thresholds from the next frame on, and keeps them. Raises CallError."""
+        ...
+
+    def set_recipe(self, camera: str, recipe: str, who: str) -> None:
+        """Loads a recipe beside the present one and switches between two frames. Raises CallError or DskdError."""
+        ...
+
+    def rejudge(self, image: Image, camera: str) -> Inspection:
+        """Inspects a stored picture with the camera's present recipe; nothing is stored."""
+        ...
