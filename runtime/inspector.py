@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from runtime.backends import Backend
+from runtime.backends import Backend, Output
 from runtime.bundle import Bundle
-from runtime.decision import Settings, decide
+from runtime.decision import Map, Settings, decide
 from runtime.errors import DskdError
 from runtime.images import read_image
-from runtime.preprocess import preprocess
+from runtime.manifest import InputSpec
+from runtime.preprocess import Image, preprocess
 from runtime.result import Frame, Inspection
 
 BLANK_LEVELS = 4  # grey levels that noise leaves of a covered lens once it is averaged to network size
@@ -59,48 +63,105 @@ def _worse(worst: float, difference: np.ndarray) -> float:
     return max(worst, found if np.isfinite(found) else float("inf"))
 
 
+class BackendFailed(DskdError):
+    """The backend gave no answer, or one that is no number: no frame of the batch was judged."""
+
+
 class Inspector:
-    """Inspects frames one at a time."""
+    """Inspects frames, one at a time or in batches. One thread uses it at a time."""
 
     def __init__(self, bundle: Bundle, backend: Backend, settings: Settings, keep_maps: bool = False) -> None:
         self.bundle, self.backend, self.settings, self.keep_maps = bundle, backend, settings, keep_maps
+        self._id = bundle.id  # a hash over the manifest: not once per frame
 
     def inspect(self, frame: Frame) -> Inspection:
         """Judges one frame. Raises DskdError where it is blank, does not fit, or the backend gives no number."""
-        spec = self.bundle.manifest.input
+        judged = self.inspect_batch([(frame, self.settings)])[0]
+        if isinstance(judged, DskdError):
+            raise judged
+        return judged
+
+    def inspect_batch(self, batch: Sequence[tuple[Frame, Settings]]) -> list[Inspection | DskdError]:
+        """Judges frames, each by its own settings, with one call of the backend; at most the bundle's ``max_batch``.
+
+        A frame that cannot be judged is answered by its error, in its place. Raises BackendFailed.
+        """
+        prepared = [_prepare(frame, self.bundle.manifest.input) for frame, _ in batch]
+        images = [image for image in prepared if not isinstance(image, DskdError)]
         start = time.perf_counter()
-        batch = preprocess(frame.image, spec.height, spec.width, spec.crop)[None]
-        if np.ptp(batch, axis=(1, 2)).max() <= BLANK_LEVELS:
-            raise DskdError(
-                f"blank: all of the picture lies between {batch.min()} and {batch.max()}; check lens, light and exposure"
-            )
-        prepared = time.perf_counter()
-        output = self.backend.infer(batch)
-        score = float(output.scores[0])
-        if not np.isfinite(score):
-            raise DskdError(f"backend {self.backend.name} gave the score {score}; check the engine and the device")
-        inferred = time.perf_counter()
-        size = frame.image.shape[0], frame.image.shape[1]
-        decision = decide(score, lambda: output.maps()[0], size, spec, self.settings)
-        anomaly_map = output.maps()[0] if self.keep_maps else None
-        decided = time.perf_counter()
+        output = self._infer(np.stack([image for image, _ in images])) if images else None
+        inference = _milliseconds(start, time.perf_counter())
+        judged, row = list[Inspection | DskdError](), 0
+        maps = cache(output.maps) if output else None  # off the device once, and only where a frame needs them
+        for (frame, settings), image in zip(batch, prepared, strict=True):
+            if isinstance(image, DskdError):
+                judged.append(image)
+            elif output and maps:
+                timings = {"preprocess": image[1], "inference": inference}
+                judged.append(self._judge(frame, settings, float(output.scores[row]), _Row(maps, row), timings))
+                row += 1
+        return judged
+
+    def _infer(self, images: Image) -> Output:
+        try:
+            output = self.backend.infer(images)
+        except Exception as error:  # a driver's own types: whatever it is, these frames have no verdict
+            raise BackendFailed(str(error) or type(error).__name__) from error
+        if not np.isfinite(output.scores).all():
+            score = output.scores[~np.isfinite(output.scores)][0]
+            raise BackendFailed(f"backend {self.backend.name} gave the score {score}; check the engine and the device")
+        return output
+
+    def _judge(
+        self, frame: Frame, settings: Settings, score: float, fetch: Callable[[], Map], timings: dict[str, float]
+    ) -> Inspection | DskdError:
+        """The decision on one frame of a batch; ``fetch`` gives its map."""
+        start = time.perf_counter()
+        try:
+            size = frame.image.shape[0], frame.image.shape[1]
+            decision = decide(score, fetch, size, self.bundle.manifest.input, settings)
+            anomaly_map = fetch() if self.keep_maps else None
+        except DskdError as error:
+            return error
         return Inspection(
             source=frame.source,
             frame=frame.id,
             captured=frame.captured,
             verdict=decision.verdict,
             score=decision.score,
-            threshold=self.settings.reject,
+            threshold=settings.reject,
             regions=decision.regions,
-            timings_ms={
-                "preprocess": _milliseconds(start, prepared),
-                "inference": _milliseconds(prepared, inferred),
-                "decision": _milliseconds(inferred, decided),
-            },
-            bundle=self.bundle.id,
+            timings_ms={**timings, "decision": _milliseconds(start, time.perf_counter())},
+            bundle=self._id,
             backend=self.backend.name,
             anomaly_map=anomaly_map,
+            part=frame.part,
         )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Fetches one map of a batch."""
+
+    maps: Callable[[], NDArray[np.float32]]
+    row: int
+
+    def __call__(self) -> Map:
+        found: Map = self.maps()[self.row]
+        return found
+
+
+def _prepare(frame: Frame, spec: InputSpec) -> tuple[Image, float] | DskdError:
+    """Network input [height, width, 3] and the milliseconds it took, or why there is none."""
+    start = time.perf_counter()
+    try:
+        image = preprocess(frame.image, spec.height, spec.width, spec.crop)
+    except DskdError as error:
+        return error
+    if np.ptp(image, axis=(0, 1)).max() <= BLANK_LEVELS:
+        reason = f"all of the picture lies between {image.min()} and {image.max()}; check lens, light and exposure"
+        return DskdError(f"blank: {reason}")
+    return image, _milliseconds(start, time.perf_counter())
 
 
 def _milliseconds(start: float, end: float) -> float:
