@@ -13,8 +13,9 @@ from pathlib import Path
 
 from runtime.errors import CallError, Parser, exit_with_code
 from train.config import TrainConfig, load_config
-from train.data import InspectionSet, data_sha256, find_images, split
+from train.data import InspectionSet, data_sha256, find_images
 from train.networks.resnet import BACKBONES
+from train.products import split_products
 from train.run import load_run, run
 from train.weights import load_teacher
 
@@ -73,7 +74,7 @@ def finished(
         done = load_run(folder)
     except CallError:
         return None
-    training, _ = split(images.good, config.data.held_out, config.recipe.seed)
+    training = [path for part, _ in split_products(images, config, strict=True) for path in part]
     _, _, teacher = load_teacher(BACKBONES[config.backbone], teacher_weights)
     same = (config, data_sha256(training), teacher)
     found = (done.config, done.record["training_data_sha256"], done.record["teacher_weights_sha256"])

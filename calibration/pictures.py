@@ -14,7 +14,8 @@ from runtime.bundle import Bundle
 from runtime.errors import CallError, DskdError
 from runtime.images import list_images
 from runtime.preprocess import Image
-from train.data import find_images, load_mask, read_input
+from train.data import load_mask, read_input
+from train.products import find_products
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,11 @@ def _listed(record: dict[str, object], key: str, bundle: Bundle, option: str) ->
 
 
 def _labelled(bundle: Bundle, folder: Path | None, record: dict[str, object]) -> Labelled | None:
-    source = folder or (Path(str(record["data"])) if "data" in record else None)
-    if source is None or not source.is_dir():
+    known = record.get("data", [])
+    sources = [folder] if folder else [Path(str(name)) for name in (known if isinstance(known, list) else [known])]
+    if not sources or not all(source.is_dir() for source in sources):
         return None
-    test, spec = find_images(source).test, bundle.manifest.input
+    test, spec = find_products(sources).test, bundle.manifest.input
     if not any(item.defect == "good" for item in test) or all(item.defect == "good" for item in test):
         return None
     return Labelled(

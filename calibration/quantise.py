@@ -24,7 +24,7 @@ import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
-from calibration.graph_parts import HEAD, INPUT, TRUNK, constants_of, feature_names, names_of, remove_unused_constants
+from calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, remove_unused_constants
 from calibration.half import to_half
 from calibration.ranges import Histogram, Method, range_of
 
@@ -36,8 +36,17 @@ SCALES_IN_HALF = 19  # opset from which scales may be float16
 
 
 def quantisable(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that can be quantised, in order."""
-    return [node.name for node in model.graph.node if node.name.startswith(TRUNK) and node.op_type in QUANTISED]
+    """Names of the nodes that can be quantised, in order: convolutions, and the sums that end a residual block.
+
+    Other sums stay in float: those of an aggregation or an injection weigh what eight bits cannot say.
+    """
+    convolved = {output for node in model.graph.node if node.op_type == "Conv" for output in node.output}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name.startswith(TRUNK)
+        and (node.op_type == "Conv" or (node.op_type == "Add" and convolved.intersection(node.input)))
+    ]
 
 
 def observed_tensors(model: onnx.ModelProto) -> list[str]:
@@ -57,7 +66,8 @@ def quantise(
 ) -> onnx.ModelProto:
     """The Q/DQ graph for ``target``; nodes named in ``exclude`` stay in float."""
     ranges = {name: range_of(histogram, method) for name, histogram in histograms.items()}
-    kept_out = [*names_of(model, INPUT), *names_of(model, HEAD), *exclude]
+    allowed = set(quantisable(model)).difference(exclude)
+    kept_out = [node.name for node in model.graph.node if node.name not in allowed]
     with tempfile.TemporaryDirectory() as folder:
         source, result, cache = (Path(folder) / name for name in ("model.onnx", "quantised.onnx", "ranges.json"))
         onnx.save(model, source)

@@ -1,4 +1,4 @@
-"""What an ONNX file itself says of its size: parameters and multiply-accumulates of its convolutions."""
+"""What an ONNX file itself says of its size: its trunk's parameters and its convolutions' multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from math import prod
 import onnx
 from onnx import shape_inference
 
+from calibration.graph_parts import TRUNK
+
 
 @dataclass(frozen=True)
 class GraphCost:
-    """``parameters``: weights and biases of convolutions. ``macs``: of one image. ``owners``: module names of weights."""
+    """``parameters``: weights and biases of convolutions, matrices of products. ``macs``: of one image's convolutions.
+
+    ``owners``: module names of convolutions.
+    """
 
     parameters: int
     macs: int
@@ -19,12 +24,14 @@ class GraphCost:
 
 
 def graph_cost(model: onnx.ModelProto) -> GraphCost:
-    """Counts over the graph's Conv and ConvTranspose nodes. Raises ValueError where a shape cannot be inferred."""
+    """Counts over the trunk's nodes, each matrix once. Raises ValueError where a shape cannot be inferred."""
     graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     places = {value.name: _spatial(value) for value in [*graph.input, *graph.value_info, *graph.output]}
-    parameters, macs, owners = 0, 0, set()
+    parameters, macs, owners, matrices = 0, 0, set(), set()
     for node in graph.node:
+        if node.op_type == "MatMul" and node.name.startswith(TRUNK):
+            matrices |= set(node.input) & set(weights)
         if node.op_type not in ("Conv", "ConvTranspose"):
             continue
         kernel = weights[node.input[1]]
@@ -32,6 +39,7 @@ def graph_cost(model: onnx.ModelProto) -> GraphCost:
         # A kernel is applied once per output position, a transposed one once per input position.
         macs += prod(places[node.output[0] if node.op_type == "Conv" else node.input[0]]) * prod(kernel)
         owners.add(node.name.strip("/").replace("/", "."))
+    parameters += sum(prod(weights[name]) for name in matrices)
     return GraphCost(parameters, macs, frozenset(owners))
 
 

@@ -51,7 +51,9 @@ def parser() -> argparse.ArgumentParser:
         "--run", type=Path, default=Path("runs/latest"), help="folder of the trained run (default: %(default)s)"
     )
     options.add_argument("--out", type=Path, help="bundle folder to write (default: RUN/bundle)")
-    options.add_argument("--reading", help='inference path: "teacher" (pruned, default) or "encoder_student"')
+    options.add_argument(
+        "--reading", help="inference path, where the method has several; DSKD: teacher (default) or encoder_student"
+    )
     options.add_argument(
         "--opset", type=int, choices=OPSETS, default=OPSETS[0], help="17 for JetPack 5 and 6.0 (default: %(default)s)"
     )
@@ -92,7 +94,7 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
         traced = convert(graph, probe, opset, folder / MODEL)
         model = onnx.load(folder / MODEL)
         found = graph_cost(model)
-        prove_pruned(found, pruned_cost, reading)
+        prove_pruned(found, pruned_cost, training_only(run, reading))
         onnx.save(to_half(model), folder / HALF)
         golden = write_golden(run, reading, folder / "golden")
         full = Graph(
@@ -149,6 +151,7 @@ def convert(graph: PrunedGraph, probe: torch.Tensor, opset: int, file: Path) -> 
     axes = {name: {0: "batch"} for name in ("image", "score", "anomaly_map")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", ".*'instance_norm' is set to train")  # it has no other mode
         torch.onnx.export(
             graph, (probe,), str(file), input_names=["image"], output_names=["score", "anomaly_map"],
             opset_version=opset, dynamic_axes=axes, dynamo=False,
@@ -160,15 +163,22 @@ def convert(graph: PrunedGraph, probe: torch.Tensor, opset: int, file: Path) -> 
     return len(traced.graph.node)
 
 
-def prove_pruned(found: GraphCost, pruned: Cost, reading: str) -> None:
-    """The file holds the path's parameters and MACs, to the last one, and under B none of the encoder student's."""
+def prove_pruned(found: GraphCost, pruned: Cost, left_behind: list[str]) -> None:
+    """The file holds the path's parameters and MACs, to the last one, and no part that only training needs."""
     if (found.parameters, found.macs) != (pruned.parameters, pruned.macs):
         raise DskdError(
             f"the ONNX file holds {found.parameters} parameters and {found.macs} MACs, "
             f"the pruned model {pruned.parameters} and {pruned.macs}; the exporter duplicated or dropped something"
         )
-    if reading == "teacher" and any("encoder_student" in owner for owner in found.owners):
-        raise DskdError("the ONNX file still runs the encoder student; it was not pruned")
+    present = [name for name in left_behind if any(name in owner.split(".") for owner in found.owners)]
+    if present:
+        raise DskdError(f"the ONNX file still runs {present[0].replace('_', ' ')}; it was not pruned")
+
+
+def training_only(run: TrainedRun, reading: str) -> list[str]:
+    """Names of the method's parts that the inference path does without."""
+    kept = set(run.method.inference_path(reading).modules())
+    return [name for name, part in run.method.named_children() if part not in kept]
 
 
 def provenance(run: TrainedRun, licence: str) -> Provenance:

@@ -39,7 +39,7 @@ class PrunedGraph(nn.Module):
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters of convolutions (with their BatchNorm) and multiply-accumulates of one image through them."""
+    """Parameters of convolutions (with their BatchNorm) and of matrix products; one image's MACs through convolutions."""
 
     parameters: int
     macs: int
@@ -91,4 +91,10 @@ def cost(module: nn.Module, forward: nn.Module, image: Tensor) -> Cost:
     finally:
         for handle in handles:
             handle.remove()
-    return Cost(sum(p.numel() for p in module.parameters()), macs)
+    return Cost(sum(_parameters(part) for part in module.modules()), macs)
+
+
+def _parameters(part: nn.Module) -> int:
+    """All of a convolution's or BatchNorm's own; of other parts the matrices."""
+    counted = isinstance(part, (*Convolution, nn.BatchNorm2d))
+    return sum(p.numel() for p in part.parameters(recurse=False) if counted or min(p.shape) > 1)

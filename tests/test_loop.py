@@ -23,10 +23,11 @@ from runtime.errors import CallError, DskdError
 from train.augment import augment
 from train.batches import AugmentedImages, Schedule, batches
 from train.checkpoint import load_checkpoint, save_checkpoint
-from train.config import AugmentConfig, TrainConfig, load_config
+from train.config import TrainConfig, load_config
 from train.loop import Curve, Process, learning_rate_factor, read_curve, train
 from train.methods import Method, build
 from train.networks.resnet import BACKBONES, Encoder
+from train.settings import AugmentConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = Process(torch.device("cpu"))

@@ -13,12 +13,13 @@ from runtime.errors import CallError, Parser, exit_with_code
 from runtime.manifest import Thresholds
 from runtime.threshold import describe
 from train.config import load_config
-from train.data import find_images
+from train.products import find_products
 from train.run import point_latest, run
 
 EXAMPLES = """examples:
   python -m train --data pictures/good                       a plain folder of good parts
   python -m train --data mvtec --category bottle             an MVTec layout: test images are evaluated
+  python -m train --data mvtec --category all --set method=snl    one model for all products
   python -m train --data parts --config train/configs/magnetic_tile.yaml --set recipe.epochs=60
   torchrun --nproc-per-node 4 -m train --data parts          four GPUs
 
@@ -30,8 +31,14 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(
         prog="python -m train", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )
-    options.add_argument("--data", type=Path, help="folder of good images or an MVTec layout (default: $DSKD_DATA)")
-    options.add_argument("--category", help="which product, where --data holds several")
+    options.add_argument(
+        "--data", type=Path, action="append",
+        help="folder of good images or an MVTec layout (default: $DSKD_DATA); once for each product of a common model",
+    )  # fmt: skip
+    options.add_argument(
+        "--category", action="append", default=[],
+        help="which product, where --data holds several; may be repeated, all takes all",
+    )  # fmt: skip
     options.add_argument("--config", type=Path, help="YAML file with settings (default: built-in)")
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; may be repeated"
@@ -50,13 +57,13 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    root = options.data or os.environ.get("DSKD_DATA")
-    if not root:
+    roots = options.data or [Path(root) for root in [os.environ.get("DSKD_DATA")] if root]
+    if not roots:
         raise CallError(
             "name a folder of good images with --data (or DSKD_DATA); python -m train.synthetic DIR makes one to try"
         )
     config = load_config(options.config, options.set)
-    images = find_images(Path(root), options.category)
+    images = find_products(roots, options.category)
     folder = options.out or Path("runs") / images.name
     record = run(config, images, options.teacher_weights, folder, options.device, options.strict)
     if not record:  # another process of the group reports
@@ -77,6 +84,12 @@ def summary(record: dict[str, object], folder: Path) -> str:
             f"{k} {found[k]:.4f}" for k in ("image_auroc", "image_ap", "pixel_auroc", "pro") if found[k] is not None
         )
         lines.append(f"reading {reading}: {values}")
+    products = record.get("products")
+    assert products is None or isinstance(products, dict)
+    for name, own in (products or {}).items():
+        limit = Thresholds.model_validate(own["thresholds"]).reject.score
+        auroc = [f"{reading} {found['image_auroc']:.4f}" for reading, found in own.get("figures", {}).items()]
+        lines.append(f"product {name}: reject over {limit:.4f}  image_auroc {', '.join(auroc) or 'not known'}")
     lines.append(f"defects painted on held-out images: image_auroc {record['painted']['all']:.4f}")  # type: ignore[index]
     lines += [f"reject over {describe(thresholds.reject)}", f"review over {describe(thresholds.review)}"]
     latest = Path("runs") / "latest"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from runtime.errors import CallError
 from runtime.preprocess import Image
 from train.augment import augment
-from train.config import AugmentConfig
+from train.settings import AugmentConfig
 
 Draw = tuple[int, int]
 
@@ -32,13 +33,17 @@ class AugmentedImages(Dataset[tuple[Image, Image]]):
 class Schedule:
     """Batches of draws from ``first_step`` to the end of the last epoch, for one of ``world`` processes.
 
-    Each epoch is a fresh permutation; its last, incomplete batch is left out.
+    Each epoch is a fresh permutation; its last, incomplete batch is left out. Where ``products`` counts the images of
+    several products, in order, each of them gets the same share of every epoch: small ones come more than once.
     """
 
-    def __init__(self, count: int, batch: int, epochs: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, count: int, batch: int, epochs: int, seed: int, rank: int = 0, world: int = 1, products: Sequence[int] = ()
+    ) -> None:
         if count < world:
             raise CallError(f"{count} training images are too few for {world} processes; start fewer")
         self.count, self.batch, self.seed, self.rank, self.world = count, min(batch, count // world), seed, rank, world
+        self.products = products
         self.steps_per_epoch = count // (self.batch * world)
         self.steps = epochs * self.steps_per_epoch
         self.first_step = 0
@@ -47,9 +52,20 @@ class Schedule:
         for step in range(self.first_step, self.steps):
             epoch, position = divmod(step, self.steps_per_epoch)
             if position == 0 or step == self.first_step:
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
+                order = self._order(np.random.default_rng([self.seed, epoch]))
             start = (position * self.world + self.rank) * self.batch
             yield [(epoch, int(index)) for index in order[start : start + self.batch]]
+
+    def _order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Indices of an epoch."""
+        if len(self.products) < 2:
+            return rng.permutation(self.count)
+        each, start, columns = -(-self.count // len(self.products)), 0, []
+        for size in self.products:
+            rounds = [rng.permutation(size) for _ in range(-(-each // size))]
+            columns.append(start + np.concatenate(rounds)[:each])
+            start += size
+        return np.stack(columns, axis=1).ravel()[: self.count]  # products in turn, so in every batch
 
     def __len__(self) -> int:
         return self.steps - self.first_step

@@ -1,119 +1,51 @@
-"""What a training run can be told, from a YAML file and ``--set key=value``. The field texts are the documentation."""
+"""The configuration of a run, from a YAML file and ``--set key=value``; a method's own recipe fills what is not given."""
 
 from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
 from runtime.errors import CallError, one_line
-from runtime.manifest import InputSpec, Rate, Side
-from runtime.strict_yaml import LARGEST_YAML, Strict, first_fault, parse_yaml
+from runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
+from train.methods import METHODS
+from train.settings import RunConfig
 
-Weight = Annotated[float, Field(ge=0)]
-
-
-class TrainInput(InputSpec):
-    """Network input; both sides multiples of 32."""
-
-    height: Side = 256
-    width: Side = 256
+OWN = {name: method.Settings for name, method in METHODS.items() if method.Settings.model_fields}
 
 
-class LossConfig(Strict):
-    """Weights of the distillation terms, each summed over three scales."""
+class _Completed(RunConfig):
+    """Takes what is not given from the recipe of the method."""
 
-    cosine: float = Field(1.0, ge=0, description="weight of the cosine distance, both students")
-    flattened: bool = Field(True, description="one cosine per image and scale (RD's code); false: one per position")
-    l2_encoder: float = Field(
-        0.1, ge=0, description="weight of the squared difference of raw features, encoder student"
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, fields: Any) -> Any:
+        """The method's recipe below the given settings; settings of another method are refused."""
+        name = fields.get("method", "dskd") if isinstance(fields, dict) else None
+        if not isinstance(name, str) or name not in METHODS:
+            return fields
+        foreign = next((own for own in OWN if own != name and fields.get(own) is not None), None)
+        if foreign:
+            raise ValueError(f"{foreign} holds settings of another method than {name}; set method={foreign} or drop them")
+        filled = {**fields, **({name: fields.get(name) or {}} if name in OWN else {})}
+        for section, recipe in METHODS[name].recipe.items():
+            given = fields.get(section, {})
+            if isinstance(given, dict):
+                filled[section] = {**recipe, **given}
+        return filled
+
+
+if TYPE_CHECKING:
+    TrainConfig = RunConfig
+else:
+    _sections = {name: (settings | None, Field(None, description=settings.__doc__)) for name, settings in OWN.items()}
+    _method = (Literal[tuple(METHODS)], Field("dskd", description="training method"))
+    TrainConfig = create_model(
+        "TrainConfig", __base__=_Completed, __doc__="One training run.", method=_method, **_sections
     )
-    l2_decoder: float = Field(
-        0.0, ge=0, description="the same for the decoder student, which is judged by direction only"
-    )
-
-
-class DskdConfig(Strict):
-    """Dual-student distillation and its ablations."""
-
-    students: Literal["both", "encoder", "decoder"] = Field("both", description="'decoder' alone is RD's structure")
-    fusion: bool = Field(True, description="embed all three scales; false: the coarsest only")
-    joint: bool = Field(True, description="let the decoder student's loss reach the encoder student")
-    mixed: float = Field(
-        0.25, gt=0, le=1, description="share of the batch whose encoder student's features the embedding is fed as well"
-    )
-    encoder_rate: float = Field(1.0, gt=0, description="factor on the learning rate for the encoder student")
-
-
-class RecipeConfig(Strict):
-    """How long and how fast."""
-
-    epochs: int = Field(30, gt=0, description="passes over the training images")
-    batch: int = Field(8, gt=1, description="images per step and process")
-    learning_rate: float = Field(0.005, gt=0, description="highest rate, after the warm-up; falls to 0 by a cosine")
-    warm_up: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises")
-    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="autocast type; auto: bfloat16 where the CPU or GPU has it, else float32 (GPU: float16)"
-    )
-    seed: int = Field(0, ge=0, lt=1 << 32, description="everything random follows from it")
-    checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
-
-
-class AugmentConfig(Strict):
-    """What training shows the networks instead of the plain image."""
-
-    pseudo_anomalies: float = Field(1.0, ge=0, le=1, description="share of images that get a pseudo-anomaly to undo")
-    flip: bool = Field(False, description="mirror half of the images left to right")
-    flip_vertical: bool = Field(False, description="mirror half of the images top to bottom")
-    gain: float = Field(0.0, ge=0, lt=1, description="standard deviation of a random exposure factor's logarithm")
-
-
-class DataConfig(Strict):
-    """Which good images are used for what."""
-
-    held_out: float = Field(0.15, gt=0, lt=0.9, description="share of good images set aside for thresholds")
-
-
-class MapConfig(Strict):
-    """The anomaly map. It can be changed after training: the same command with the new setting takes seconds."""
-
-    distance: Literal["local", "cosine"] = Field(
-        "local",
-        description="local: measured in what is usual at each position of the picture; cosine: the same everywhere",
-    )
-    rank: int = Field(32, gt=0, le=1024, description="directions of usual error that local distances know by name")
-    ridge: float = Field(0.5, gt=0, le=1000, description="share of the mean variance added to all directions")
-    sigma: float = Field(4.0, ge=0, le=1000, description="Gaussian smoothing in network pixels")
-    scale_weights: tuple[Weight, Weight, Weight] = Field(
-        (0.0, 1.0, 1.0),
-        description="weights of the three scales' distances in the fused map, fine to coarse; 0 leaves a scale out",
-    )
-
-
-class ThresholdConfig(Strict):
-    """Rates at which good parts may be stopped."""
-
-    review_rate: Rate = Field(0.05, description="share of good parts a person may have to look at")
-    reject_rate: Rate = Field(0.01, description="share of good parts that may be rejected")
-
-
-class TrainConfig(Strict):
-    """One training run."""
-
-    method: Literal["dskd"] = Field("dskd", description="training method")
-    backbone: Literal["resnet18", "wide_resnet50_2"] = Field("resnet18", description="teacher and student width")
-    input: TrainInput = TrainInput()
-    data: DataConfig = DataConfig()
-    augment: AugmentConfig = AugmentConfig()
-    dskd: DskdConfig = DskdConfig()
-    loss: LossConfig = LossConfig()
-    recipe: RecipeConfig = RecipeConfig()
-    map: MapConfig = MapConfig()
-    thresholds: ThresholdConfig = ThresholdConfig()
 
 
 def load_config(file: Path | None, overrides: list[str]) -> TrainConfig:
@@ -182,23 +114,29 @@ def _assign(fields: dict[str, object], path: list[str], value: object, override:
 def _elsewhere(key: str) -> list[str]:
     """The full name of a setting that was given without its section or in a wrong one, or with a slip."""
     sections = [(name, field.annotation) for name, field in TrainConfig.model_fields.items()]
-    models = {name: kind for name, kind in sections if isinstance(kind, type) and issubclass(kind, BaseModel)}
+    models = {name: model for name, kind in sections if (model := _section_of(kind))}
     full = {inner: f"{name}.{inner}" for name, kind in models.items() for inner in kind.model_fields}
     return [full[inner] for inner in get_close_matches(key, full, 1)]
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    """The settings that a field holds, also where it may be absent; None for a plain value."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _explain(error: ValidationError) -> str:
     """The first fault; an unknown key with the nearest known one."""
     faults = [fault for fault in error.errors(include_url=False) if fault["type"] == "extra_forbidden"]
     if not faults:
-        return first_fault(error)
+        return first_fault(error).removeprefix("top level: Value error, ")
     fault = faults[0]  # before all others: a misspelt key also leaves the true one missing
     *sections, key = (str(part) for part in fault["loc"])
     model: type[BaseModel] = TrainConfig
     for section in sections:
-        annotation = model.model_fields[section].annotation
-        assert isinstance(annotation, type)
-        model = annotation
+        inner = _section_of(model.model_fields[section].annotation)
+        assert inner is not None
+        model = inner
     near = get_close_matches(key, model.model_fields, 1) or _elsewhere(key)
     hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(model.model_fields)}"
     return f"{'.'.join([*sections, key])} is unknown{hint}"

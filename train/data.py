@@ -35,12 +35,18 @@ class TestImage:
 
 @dataclass(frozen=True)
 class InspectionSet:
-    """Good images for training and, in an MVTec layout, labelled test images."""
+    """Good images for training and, in an MVTec layout, labelled test images; of one product, or of ``products``."""
 
     name: str
     folder: Path
     good: list[Path]
     test: list[TestImage]
+    products: tuple[InspectionSet, ...] = ()
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folder of each product."""
+        return [product.folder for product in self.products] or [self.folder]
 
 
 def find_images(root: Path, category: str | None = None) -> InspectionSet:
@@ -53,7 +59,7 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
     folder = root / category if category else root
     if (folder / "train" / "good").is_dir():
         return InspectionSet(_product(folder), folder, list_images(folder / "train" / "good"), _find_test(folder))
-    categories = sorted(p.parent.parent.name for p in root.glob("*/train/good"))
+    categories = categories_of(root)
     if categories:
         raise CallError(f"data {root}: name one category with --category: {', '.join(categories)}")
     if category:
@@ -67,6 +73,11 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
             f"data {root}: has pictures in {', '.join(below[:5])}; name the one folder that holds good parts"
         )
     return InspectionSet(_product(folder), folder, good, [])
+
+
+def categories_of(root: Path) -> list[str]:
+    """Names of the products in MVTec layout below ``root``."""
+    return sorted(path.parent.parent.name for path in root.glob("*/train/good"))
 
 
 def _product(folder: Path) -> str:

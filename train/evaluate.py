@@ -37,6 +37,8 @@ class Figures:
     pixel_auroc: float
     pro: float
     pro_rd: float
+    inside_recall: float
+    halo: float
     per_defect: dict[str, dict[str, float]]
 
     def as_dict(self) -> dict[str, object]:
@@ -75,6 +77,7 @@ def figures(scored: Scored, defects: list[str], masks: NDArray[np.bool_]) -> Fig
     labels = np.array([defect != "good" for defect in defects])
     names = np.array(defects)
     flat_masks, flat_maps = masks.ravel(), scored.maps.ravel()
+    inside_recall, halo = metrics.fill_and_halo(masks, scored.maps, ~labels)
     return Figures(
         image_auroc=metrics.auroc(labels, scored.scores),
         image_ap=metrics.average_precision(labels, scored.scores),
@@ -82,6 +85,8 @@ def figures(scored: Scored, defects: list[str], masks: NDArray[np.bool_]) -> Fig
         pixel_auroc=metrics.auroc(flat_masks, flat_maps),
         pro=metrics.pro(masks, scored.maps),
         pro_rd=metrics.pro_rd(masks, scored.maps),
+        inside_recall=inside_recall,
+        halo=halo,
         per_defect={str(d): _of_defect(str(d), names, scored, masks) for d in sorted(set(defects) - {"good"})},
     )
 
@@ -89,12 +94,15 @@ def figures(scored: Scored, defects: list[str], masks: NDArray[np.bool_]) -> Fig
 def _of_defect(defect: str, names: NDArray[np.str_], scored: Scored, masks: NDArray[np.bool_]) -> dict[str, float]:
     chosen = (names == "good") | (names == defect)
     labels, scores = names[chosen] == defect, scored.scores[chosen]
+    inside_recall, halo = metrics.fill_and_halo(masks[chosen], scored.maps[chosen], ~labels)
     return {
         "images": int(labels.sum()),
         "image_auroc": metrics.auroc(labels, scores),
         "image_ap": metrics.average_precision(labels, scores),
         "pixel_auroc": metrics.auroc(masks[chosen].ravel(), scored.maps[chosen].ravel()),
         "pro": metrics.pro(masks[chosen], scored.maps[chosen]),
+        "inside_recall": inside_recall,
+        "halo": halo,
     }
 
 

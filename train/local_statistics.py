@@ -12,19 +12,20 @@ from train.config import TrainConfig
 from train.error_statistics import ErrorStatistics
 from train.evaluate import BATCH, EagerGraph
 from train.networks.local_distance import LocalDistance
-from train.networks.maps import STRIDES, AnomalyMap, CosineDistance
+from train.networks.maps import STRIDES, AnomalyMap, CosineDistance, SquaredDistance
 from train.networks.resnet import BACKBONES
 
 
 def build_map(config: TrainConfig) -> AnomalyMap:
     """The map that ``config.map`` asks for; local distances have no statistics yet."""
     height, width, chosen = config.input.height, config.input.width, config.map
-    distances: list[nn.Module] = [CosineDistance() for _ in STRIDES]
+    plain = SquaredDistance if chosen.distance == "l2" else CosineDistance
+    distances: list[nn.Module] = [plain() for _ in STRIDES]
     if chosen.distance == "local":
         for k, (stride, channels) in enumerate(zip(STRIDES, BACKBONES[config.backbone].channels, strict=True)):
             if chosen.scale_weights[k]:
                 distances[k] = LocalDistance(channels, height // stride, width // stride, chosen.rank)
-    return AnomalyMap(height, width, chosen.sigma, chosen.scale_weights, distances)
+    return AnomalyMap(height, width, chosen.sigma, chosen.scale_weights, distances, chosen.fusion, chosen.score)
 
 
 @torch.no_grad()

@@ -8,9 +8,11 @@ import logging
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,12 +25,14 @@ from runtime.errors import DskdError, MissingPart
 from runtime.preprocess import Image
 from train.batches import Schedule, batches
 from train.checkpoint import load_checkpoint, save_checkpoint
-from train.config import RecipeConfig, TrainConfig
+from train.config import TrainConfig
 from train.methods import Method
 from train.networks.image_input import ImageInput
+from train.settings import RecipeConfig
 
 log = logging.getLogger(__name__)
 BETAS = (0.5, 0.999)  # RD4AD's: a short memory of gradients suits targets that are features
+MOMENTUM = 0.9  # STFPM's
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ def join_processes(device: str) -> Process:
     return Process(torch.device(device), dist.get_rank(), dist.get_world_size())
 
 
-def learning_rate_factor(step: int, steps: int, warm_up: float) -> float:
-    """Linear rise over the first ``warm_up`` share of the steps, then half a cosine down to 0."""
+def learning_rate_factor(step: int, steps: int, warm_up: float, falls: bool = True) -> float:
+    """Linear rise over the first ``warm_up`` share of the steps, then half a cosine down to 0 if it ``falls``."""
     rising = max(1, round(warm_up * steps))
     if step < rising:
         return (step + 1) / rising
+    if not falls:
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
 
 
@@ -80,15 +86,25 @@ def autocast_type(recipe: RecipeConfig, device: torch.device) -> torch.dtype | N
 
 
 def train(
-    method: Method, images: Image, config: TrainConfig, run: dict[str, str], folder: Path, process: Process
+    method: Method,
+    images: Image,
+    config: TrainConfig,
+    run: dict[str, str],
+    folder: Path,
+    process: Process,
+    products: Sequence[int] = (),
 ) -> None:
-    """Trains ``method`` on ``images`` [N, H, W, 3]; goes on from ``folder``'s checkpoint where there is one."""
+    """Trains ``method`` on ``images`` [N, H, W, 3]; goes on from ``folder``'s checkpoint where there is one.
+
+    ``products`` counts the images of each product, in order, where there are several.
+    """
     recipe, device = config.recipe, process.device
     method.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     to_input = ImageInput().to(device)
-    optimiser = torch.optim.AdamW(method.parameter_groups(), betas=BETAS, weight_decay=0.0)  # type: ignore[arg-type]
+    optimiser = new_optimiser(method, recipe)
     peaks = [float(group["lr"]) for group in optimiser.param_groups]
-    schedule = Schedule(len(images), recipe.batch, recipe.epochs, recipe.seed, process.rank, process.world)
+    drawn = recipe.batch * recipe.accumulate
+    schedule = Schedule(len(images), drawn, recipe.epochs, recipe.seed, process.rank, process.world, products)
     half = autocast_type(recipe, device)
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
     checkpoint = folder / "checkpoint.safetensors"
@@ -97,17 +113,22 @@ def train(
         if scaler.is_enabled():
             scaler.load_state_dict(scaling)
         log.info("going on from step %d of %d", schedule.first_step, schedule.steps)
-    step_module: nn.Module = DistributedDataParallel(method) if process.world > 1 else method
+    step_module: nn.Module = method
+    if process.world > 1:
+        step_module = DistributedDataParallel(method, find_unused_parameters=method.phases > 1)
     curve = Curve(folder / "log.csv", schedule.first_step) if process.first else None
     workers = min(8, (os.cpu_count() or 2) // 2) if device.type == "cuda" else 0
     loader = batches(images, config.augment, schedule, workers)
     bar = tqdm(loader, initial=schedule.first_step, total=schedule.steps, desc="training", unit="step", disable=None)
     for step, (clean, seen) in enumerate(bar, schedule.first_step):
-        factor = learning_rate_factor(step, schedule.steps, recipe.warm_up)
+        factor = learning_rate_factor(step, schedule.steps, recipe.warm_up, recipe.schedule == "cosine")
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         inputs = [to_input(x.to(device)).contiguous(memory_format=torch.channels_last) for x in (clean, seen)]
-        terms = _update(step_module, inputs, optimiser, scaler, half, recipe.clip, step)
+        terms: dict[str, Tensor] = {}
+        for phase in range(method.phases):
+            more = (phase,) if method.phases > 1 else ()
+            terms |= _update(step_module, inputs, more, optimiser, scaler, half, recipe, step)
         if curve:
             values = {name: term.item() for name, term in terms.items()}
             curve.add(step, {"learning_rate": optimiser.param_groups[0]["lr"], **values})
@@ -121,29 +142,45 @@ def train(
         curve.close()
 
 
+def new_optimiser(method: Method, recipe: RecipeConfig) -> torch.optim.Optimizer:
+    """Over the method's parameter groups."""
+    groups: Any = method.parameter_groups()
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, momentum=MOMENTUM, weight_decay=recipe.weight_decay)
+    return torch.optim.AdamW(groups, betas=BETAS, weight_decay=recipe.weight_decay)
+
+
 def _update(
     module: nn.Module,
     inputs: list[Tensor],
+    phase: tuple[int, ...],
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     half: torch.dtype | None,
-    clip: float,
+    recipe: RecipeConfig,
     step: int,
 ) -> dict[str, Tensor]:
-    """One step of the optimiser; returns the loss terms. Raises DskdError where the loss is no number."""
-    with torch.autocast(inputs[0].device.type, half) if half else nullcontext():
-        terms: dict[str, Tensor] = module(*inputs)
-        loss = torch.stack(list(terms.values())).sum()
-    if not torch.isfinite(loss):
-        raise DskdError(f"training diverged at step {step} (loss {loss.item()}); lower recipe.learning_rate")
+    """One step of the optimiser; returns the loss terms. Raises DskdError where the loss is no number.
+
+    Gradients of ``recipe.accumulate`` parts of the batch are added up; parameters without one stay as they are.
+    """
     optimiser.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
-    if clip:
+    sums: dict[str, Tensor] = {}
+    parts = list(zip(*(x.chunk(recipe.accumulate) for x in inputs), strict=True))
+    for part in parts:
+        with torch.autocast(inputs[0].device.type, half) if half else nullcontext():
+            terms: dict[str, Tensor] = module(*part, *phase)
+            loss = torch.stack(list(terms.values())).sum()
+        if not torch.isfinite(loss):
+            raise DskdError(f"training diverged at step {step} (loss {loss.item()}); lower recipe.learning_rate")
+        scaler.scale(loss).backward()
+        sums = {name: sums.get(name, 0.0) + term.detach() / len(parts) for name, term in terms.items()}
+    if recipe.clip:
         scaler.unscale_(optimiser)
-        nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], clip)
+        nn.utils.clip_grad_norm_([p for g in optimiser.param_groups for p in g["params"]], recipe.clip)
     scaler.step(optimiser)
     scaler.update()
-    return terms
+    return sums
 
 
 class Curve:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating]
 Bools = NDArray[np.bool_]
 PRO_FPR_LIMIT = 0.3
+GOOD_PIXELS_OVER = 0.05  # share of good images' pixels over the threshold at which masks are filled
+HALO = 16  # network pixels around a defect
 
 
 def _cumulative(scores: Floats, *weights: NDArray[np.generic]) -> list[NDArray[np.float64]]:
@@ -104,3 +106,28 @@ def pro_rd(masks: Bools, maps: Floats, limit: float = PRO_FPR_LIMIT, steps: int 
             x = fpr[kept][::-1] / fpr[kept].max()
             areas.append(_trapezoid(overlap[kept][::-1], x))
     return float(np.mean(areas)) if areas else float("nan")
+
+
+def fill_and_halo(
+    masks: Bools, maps: Floats, good: Bools, share: float = GOOD_PIXELS_OVER, reach: int = HALO
+) -> tuple[float, float]:
+    """(inside-recall, halo) at one threshold: how much of a defect shows, and how much around it does.
+
+    The threshold is the map value that ``share`` of all pixels of the ``good`` images exceed. Inside-recall is the
+    share of an image's marked pixels over it; halo the share over it among the pixels that are not marked and lie at
+    most ``reach`` pixels from one that is. Both are means over the images with a mask; [N, H, W] and [N]. NaN where
+    there are no good images or no masks.
+    """
+    marked = [k for k, mask in enumerate(masks) if mask.any()]
+    if not good.any() or not marked:
+        return float("nan"), float("nan")
+    threshold = np.quantile(maps[good], 1 - share, method="higher")
+    inside, around = [], []
+    for k in marked:
+        over = maps[k] > threshold
+        distance = cv2.distanceTransform((~masks[k]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        inside.append(float(over[masks[k]].mean()))
+        ring = (distance > 0) & (distance <= reach)
+        if ring.any():
+            around.append(float(over[ring].mean()))
+    return float(np.mean(inside)), float(np.mean(around)) if around else float("nan")

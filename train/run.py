@@ -33,6 +33,7 @@ from train.local_statistics import build_map, fit_map
 from train.methods import Method, build
 from train.networks.maps import AnomalyMap
 from train.networks.resnet import BACKBONES, Encoder
+from train.products import figures_by_product, held_out_by_product, split_products
 from train.report import Labelled, write_report
 from train.selection import painted_auroc
 from train.weights import load_teacher
@@ -98,9 +99,8 @@ def _run(
     torch.manual_seed(config.recipe.seed)
     teacher, weights_name, weights_sha256 = load_teacher(BACKBONES[config.backbone], teacher_weights)
     method = build(config, teacher)
-    training, held_out = data.split(
-        data.usable(images.good, config.input, strict), config.data.held_out, config.recipe.seed
-    )
+    splits = split_products(images, config, strict)
+    training = [path for part, _ in splits for path in part]
     belongs = {
         "configuration": hashlib.sha256(config.model_dump_json(exclude=AFTER_TRAINING).encode()).hexdigest(),
         "images": data.data_sha256(training),
@@ -109,7 +109,7 @@ def _run(
     }
     prepared = folder / f"prepared-{process.rank}.npy"
     inputs = data.prepare_inputs(training, config.input, prepared)
-    loop.train(method, inputs, config, belongs, folder, process)
+    loop.train(method, inputs, config, belongs, folder, process, [len(part) for part, _ in splits])
     if process.world > 1:
         dist.destroy_process_group()
     maps = build_maps(config, method)
@@ -124,16 +124,16 @@ def _run(
         record = {
             "name": images.name,
             "minutes": round(float(loop.read_curve(folder / "log.csv")[-1]["seconds"]) / 60, 1),
-            "data": str(images.folder.resolve()),
+            "data": [str(part.resolve()) for part in images.folders] if images.products else str(images.folder.resolve()),
             "training_images": len(training),
             "training": [str(path.resolve()) for path in training],
             "training_data_sha256": belongs["images"],
-            "held_out": [str(path.resolve()) for path in held_out],
+            "held_out": [str(path.resolve()) for _, part in splits for path in part],
             "teacher_weights": weights_name,
             "teacher_weights_sha256": weights_sha256,
             "versions": versions(),
         }
-        _finish(config, method, maps, images, held_out, folder, process.device, record)
+        _finish(config, method, maps, images, [part for _, part in splits], folder, process.device, record)
     return record
 
 
@@ -142,12 +142,13 @@ def _finish(
     method: Method,
     maps: nn.ModuleDict,
     images: data.InspectionSet,
-    held_out: list[Path],
+    held_out_of_each: list[list[Path]],
     folder: Path,
     device: torch.device,
     record: dict[str, object],
 ) -> None:
     """Everything after the last step: weights, thresholds, figures, report."""
+    held_out = [path for part in held_out_of_each for path in part]
     (folder / RECORD).unlink(missing_ok=True)  # of an earlier run here: until the end this one is not complete
     with atomic.replacing(folder / MODEL) as temporary:
         tensors = method.state_dict() | maps.state_dict(prefix=MAPS)
@@ -156,7 +157,10 @@ def _finish(
     held = score(graph, data.load_inputs(held_out, config.input), device, "held-out images")
     limits = config.thresholds
     thresholds = conformal_thresholds(held.scores, limits.review_rate, limits.reject_rate)
-    by_reading, labelled = _evaluate(config, method, maps, images, device)
+    if images.products:
+        sizes = [len(part) for part in held_out_of_each]
+        record["products"] = held_out_by_product(images, sizes, held.scores, config)
+    by_reading, labelled = _evaluate(config, method, maps, images, device, record)
     record |= {
         "model_sha256": file_sha256(folder / MODEL),
         "thresholds": thresholds.model_dump(),
@@ -172,16 +176,24 @@ def _finish(
     }
     report = folder / "report.html"
     write_report(
-        report, f"DSKD: {images.name}", facts, thresholds, held.scores, by_reading, labelled, folder / "log.csv"
+        report, f"{images.name}: {config.method}", facts, thresholds, held.scores, by_reading, labelled, folder / "log.csv"
     )
     atomic.write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     atomic.write_text(folder / RECORD, json.dumps(record, indent=1))  # last: its presence says the run is complete
 
 
 def _evaluate(
-    config: TrainConfig, method: Method, maps: nn.ModuleDict, images: data.InspectionSet, device: torch.device
+    config: TrainConfig,
+    method: Method,
+    maps: nn.ModuleDict,
+    images: data.InspectionSet,
+    device: torch.device,
+    record: dict[str, object],
 ) -> tuple[dict[str, Figures], Labelled | None]:
-    """Figures of each reading, and the default reading's scores for the report. Unreadable images and masks are named."""
+    """Figures of each reading, and the default reading's scores for the report. Unreadable images and masks are named.
+
+    Each product's own figures go into ``record``.
+    """
     kept, inputs, marked = [], [], []
     for item in images.test:
         try:
@@ -204,6 +216,9 @@ def _evaluate(
     for reading in method.readings():
         scored[reading] = score(_graph(method, maps, reading), stacked, device, f"test, reading {reading}")
         found[reading] = figures(scored[reading], defects, masks)
+        paths = [item.path for item in kept]
+        for name, own in figures_by_product(images, paths, defects, scored[reading], masks).items():
+            record["products"][name].setdefault("figures", {})[reading] = own.as_dict()  # type: ignore[index]
     default = next(iter(method.readings()))
     return found, Labelled(stacked, defects, [item.path.name for item in kept], scored[default])
 

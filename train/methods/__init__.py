@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from train.config import TrainConfig
 from train.methods.base import Method
 from train.methods.dskd import DualStudent
+from train.methods.rd import ReverseDistillation
+from train.methods.rdpp import ProjectedReverseDistillation
+from train.methods.snl import StructuralDistillation
+from train.methods.stfpm import FeaturePyramidMatching
+from train.methods.urd import GuidedReverseDistillation
 from train.networks.resnet import BACKBONES, Encoder
+from train.settings import RunConfig
 
-METHODS: dict[str, type[Method]] = {"dskd": DualStudent}
+METHODS: dict[str, type[Method]] = {
+    "dskd": DualStudent,
+    "rd": ReverseDistillation,
+    "rdpp": ProjectedReverseDistillation,
+    "urd": GuidedReverseDistillation,
+    "snl": StructuralDistillation,
+    "stfpm": FeaturePyramidMatching,
+}
 
 
-def build(config: TrainConfig, teacher: Encoder) -> Method:
+def build(config: RunConfig, teacher: Encoder) -> Method:
     """The method that ``config`` names, with fresh students around ``teacher``."""
-    return METHODS[config.method](config, BACKBONES[config.backbone], teacher)
+    return METHODS[config.method].of(config, BACKBONES[config.backbone], teacher)
 
 
 __all__ = ["METHODS", "Method", "build"]

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from train.config import TrainConfig
+from runtime.strict_yaml import Strict
+from train import losses
 from train.networks.resnet import Backbone, Encoder
+from train.settings import RunConfig
 
 Features = tuple[Tensor, Tensor, Tensor]
+_Settings = TypeVar("_Settings", bound=Strict)
+
+
+class NoSettings(Strict):
+    """For methods that need none of their own."""
 
 
 class InferencePath(nn.Module, ABC):
@@ -25,12 +34,26 @@ class InferencePath(nn.Module, ABC):
 
 
 class Method(nn.Module, ABC):
-    """A frozen teacher and what is trained against it. ``forward`` is the training step, so that DDP can wrap it."""
+    """A frozen teacher and what is trained against it. ``forward`` is the training step, so that DDP can wrap it.
 
-    def __init__(self, config: TrainConfig, backbone: Backbone, teacher: Encoder) -> None:
+    ``Settings`` is the method's own section of the configuration; ``recipe`` holds, by section, what its authors ran
+    where that differs from the defaults. A method of several ``phases`` takes its phase as a third argument of
+    ``forward``; after each one the optimiser steps the parameters that got a gradient.
+    """
+
+    Settings: ClassVar[type[Strict]] = NoSettings
+    recipe: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    phases: ClassVar[int] = 1
+
+    def __init__(self, config: RunConfig, backbone: Backbone, teacher: Encoder) -> None:
         super().__init__()
         self.config = config
         self.teacher = teacher
+
+    @classmethod
+    def of(cls, config: RunConfig, backbone: Backbone, teacher: Encoder) -> Method:
+        """The method with fresh students around ``teacher``; an ablation may be another class."""
+        return cls(config, backbone, teacher)
 
     @abstractmethod
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:
@@ -56,3 +79,43 @@ class Method(nn.Module, ABC):
         super().train(mode)
         self.teacher.eval()
         return self
+
+    @torch.no_grad()
+    def _teach(self, clean: Tensor, seen: Tensor) -> tuple[Features, Features]:
+        """The teacher's features of both images; only those that differ run twice."""
+        target: Features = self.teacher(clean)
+        changed = (clean != seen).flatten(1).any(1)
+        if not changed.any():
+            return target, target
+        fine, middle, coarse = target
+        taught = fine.clone(), middle.clone(), coarse.clone()
+        for feature, altered in zip(taught, self.teacher(seen[changed]), strict=True):
+            feature[changed] = altered
+        return target, taught
+
+    def _distance(self, target: Features, student: Features, l2_weight: float = 0.0) -> Tensor:
+        """The distillation loss that the section ``loss`` asks for."""
+        wanted = self.config.loss
+        direction = losses.flattened_cosine if wanted.flattened else losses.cosine
+        loss = wanted.cosine * direction(target, student)
+        if not l2_weight:
+            return loss
+        return loss + l2_weight * losses.l2(target, student, wanted.l2_form == "normalised")
+
+    def _known(self, reading: str) -> str:
+        if reading not in self.readings():
+            raise ValueError(f"no reading {reading!r}; this model has {', '.join(self.readings())}")
+        return reading
+
+
+def own_settings(config: RunConfig, kind: type[_Settings]) -> _Settings:
+    """The section of the method that ``config`` names."""
+    found = getattr(config, config.method)
+    assert isinstance(found, kind)
+    return found
+
+
+def each_scale(function: Callable[..., Tensor], *features: Features) -> Features:
+    """Applies ``function`` to each scale."""
+    fine, middle, coarse = (function(*scale) for scale in zip(*features, strict=True))
+    return fine, middle, coarse

@@ -13,37 +13,35 @@ The paper's losses, widths and recipe could not be confirmed; docs/architecture.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
-from train import losses
-from train.config import TrainConfig
-from train.methods.base import Features, InferencePath, Method
+from runtime.strict_yaml import Strict
+from train.methods.base import Features, InferencePath, Method, each_scale, own_settings
+from train.methods.rd import ReverseDistillation
+from train.methods.stfpm import FeaturePyramidMatching
 from train.networks.decoder import Decoder
 from train.networks.embedding import DeepFeatureEmbedding
 from train.networks.resnet import Backbone, Encoder
+from train.settings import RunConfig
 
-_T = TypeVar("_T", bound=nn.Module)
 
+class DskdConfig(Strict):
+    """Dual-student distillation and its ablations."""
 
-class DecoderPath(InferencePath):
-    """Teacher and decoder student; the teacher feeds the embedding (reading B, and RD)."""
-
-    def __init__(self, teacher: Encoder, embedding: DeepFeatureEmbedding, decoder: Decoder) -> None:
-        super().__init__()
-        self.teacher, self.embedding, self.decoder = teacher, embedding, decoder
-
-    def forward(self, image: Tensor) -> tuple[Features, Features]:
-        """See InferencePath."""
-        features = self.teacher(image)
-        return features, self.decoder(self.embedding(features))
-
-    def drop_finest(self) -> None:
-        """See InferencePath."""
-        self.decoder.stage1 = nn.Identity()
+    students: Literal["both", "encoder", "decoder"] = Field(
+        "both", description="'decoder' alone is RD, 'encoder' alone STFPM, both with this method's recipe"
+    )
+    fusion: bool = Field(True, description="embed all three scales; false: the coarsest only")
+    joint: bool = Field(True, description="let the decoder student's loss reach the encoder student")
+    mixed: float = Field(
+        0.25, gt=0, le=1, description="share of the batch whose encoder student's features the embedding is fed as well"
+    )
+    encoder_rate: float = Field(1.0, gt=0, description="factor on the learning rate for the encoder student")
 
 
 class EncoderFedPath(InferencePath):
@@ -61,102 +59,57 @@ class EncoderFedPath(InferencePath):
 
     def drop_finest(self) -> None:
         """See InferencePath."""
-        self.decoder.stage1 = nn.Identity()
+        self.decoder.drop_finest()
 
 
-class EncoderPath(InferencePath):
-    """Teacher and encoder student compared directly: the ablation without a decoder (as STFPM)."""
+class DualStudent(ReverseDistillation):
+    """Reverse distillation whose embedding is fed by an encoder student too."""
 
-    def __init__(self, teacher: Encoder, encoder_student: Encoder) -> None:
-        super().__init__()
-        self.teacher, self.encoder_student = teacher, encoder_student
+    Settings: ClassVar[type[Strict]] = DskdConfig
+    recipe: ClassVar[Mapping[str, Mapping[str, object]]] = {}  # the defaults are this method's own
 
-    def forward(self, image: Tensor) -> tuple[Features, Features]:
-        """See InferencePath."""
-        return self.teacher(image), self.encoder_student(image)
+    def __init__(self, config: RunConfig, backbone: Backbone, teacher: Encoder) -> None:
+        own = own_settings(config, DskdConfig)
+        encoder_student = Encoder(backbone)  # first: a seed keeps its weights
+        super().__init__(config, backbone, teacher, own.fusion)
+        self.own, self.encoder_student = own, encoder_student
 
-
-class DualStudent(Method):
-    """DSKD, and by ``config.dskd.students`` its ablations."""
-
-    def __init__(self, config: TrainConfig, backbone: Backbone, teacher: Encoder) -> None:
-        super().__init__(config, backbone, teacher)
-        students = config.dskd.students
-        self.encoder_student = None if students == "decoder" else Encoder(backbone)
-        self.embedding = None if students == "encoder" else DeepFeatureEmbedding(backbone, config.dskd.fusion)
-        self.decoder = None if students == "encoder" else Decoder(backbone)
+    @classmethod
+    def of(cls, config: RunConfig, backbone: Backbone, teacher: Encoder) -> Method:
+        """The two students, or the method that one of them alone is."""
+        own = own_settings(config, DskdConfig)
+        if own.students == "decoder":
+            return ReverseDistillation(config, backbone, teacher, own.fusion)
+        if own.students == "encoder":
+            return FeaturePyramidMatching(config, backbone, teacher, own.encoder_rate)
+        return cls(config, backbone, teacher)
 
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:
         """See Method. Terms: ``encoder_student``, ``decoder_student``."""
         target, source = self._teach(clean, seen)
-        wanted, terms = target, {}
-        if self.encoder_student is not None:
-            encoded = self.encoder_student(seen)
-            terms["encoder_student"] = self._distance(target, encoded, self.config.loss.l2_encoder)
-            fed = math.ceil(self.config.dskd.mixed * len(seen))
-            given = encoded if self.config.dskd.joint else _map(torch.detach, encoded)
-            # One pass over the concatenation, so that BatchNorm sees one mixed distribution.
-            source = _map(lambda taught, own: torch.cat((taught, own[:fed])), source, given)
-            wanted = _map(lambda feature: torch.cat((feature, feature[:fed])), target)
-        if self.embedding is not None and self.decoder is not None:
-            rebuilt = self.decoder(self.embedding(source))
-            terms["decoder_student"] = self._distance(wanted, rebuilt, self.config.loss.l2_decoder)
-        return terms
-
-    @torch.no_grad()
-    def _teach(self, clean: Tensor, seen: Tensor) -> tuple[Features, Features]:
-        """The teacher's features of both images; only those that differ run twice."""
-        target: Features = self.teacher(clean)
-        changed = (clean != seen).flatten(1).any(1)
-        if not changed.any():
-            return target, target
-        fine, middle, coarse = target
-        taught = fine.clone(), middle.clone(), coarse.clone()
-        for feature, altered in zip(taught, self.teacher(seen[changed]), strict=True):
-            feature[changed] = altered
-        return target, taught
-
-    def _distance(self, target: Features, student: Features, l2_weight: float) -> Tensor:
-        direction = losses.flattened_cosine if self.config.loss.flattened else losses.cosine
-        loss = self.config.loss.cosine * direction(target, student)
-        return loss + l2_weight * losses.l2(target, student) if l2_weight else loss
+        encoded = self.encoder_student(seen)
+        fed = math.ceil(self.own.mixed * len(seen))
+        given = encoded if self.own.joint else each_scale(torch.detach, encoded)
+        # One pass over the concatenation, so that BatchNorm sees one mixed distribution.
+        source = each_scale(lambda taught, own: torch.cat((taught, own[:fed])), source, given)
+        wanted = each_scale(lambda feature: torch.cat((feature, feature[:fed])), target)
+        rebuilt = self.decoder(self.embedding(source))
+        return {
+            "encoder_student": self._distance(target, encoded, self.config.loss.l2_encoder),
+            "decoder_student": self._distance(wanted, rebuilt, self.config.loss.l2_decoder),
+        }
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """See Method. The encoder student, deep and from scratch, may have a rate of its own."""
-        recipe = self.config.recipe
-        groups: list[dict[str, object]] = []
-        if self.embedding is not None and self.decoder is not None:
-            parameters = [*self.embedding.parameters(), *self.decoder.parameters()]
-            groups.append({"params": parameters, "lr": recipe.learning_rate})
-        if self.encoder_student is not None:
-            rate = recipe.learning_rate * self.config.dskd.encoder_rate
-            groups.append({"params": list(self.encoder_student.parameters()), "lr": rate})
-        return groups
+        rate = self.config.recipe.learning_rate * self.own.encoder_rate
+        return [*super().parameter_groups(), {"params": list(self.encoder_student.parameters()), "lr": rate}]
 
     def readings(self) -> tuple[str, ...]:
         """See Method."""
-        return {"both": ("teacher", "encoder_student"), "decoder": ("teacher",), "encoder": ("none",)}[
-            self.config.dskd.students
-        ]
+        return "teacher", "encoder_student"
 
     def inference_path(self, reading: str) -> InferencePath:
         """See Method."""
-        if reading not in self.readings():
-            raise ValueError(f"no reading {reading!r}; this model has {', '.join(self.readings())}")
-        if reading == "none":
-            return EncoderPath(self.teacher, _present(self.encoder_student))
-        embedding, decoder = _present(self.embedding), _present(self.decoder)
-        if reading == "teacher":
-            return DecoderPath(self.teacher, embedding, decoder)
-        return EncoderFedPath(self.teacher, _present(self.encoder_student), embedding, decoder)
-
-
-def _map(function: Callable[..., Tensor], *features: Features) -> Features:
-    """Applies ``function`` to each scale."""
-    fine, middle, coarse = (function(*scale) for scale in zip(*features, strict=True))
-    return fine, middle, coarse
-
-
-def _present(part: _T | None) -> _T:
-    assert part is not None
-    return part
+        if self._known(reading) == "teacher":
+            return super().inference_path(reading)
+        return EncoderFedPath(self.teacher, self.encoder_student, self.embedding, self.decoder)

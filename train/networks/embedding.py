@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from train.networks.resnet import Backbone, conv3x3, initialise, stage
+from train.settings import EmbeddingConfig
 
 Features = tuple[Tensor, Tensor, Tensor]
+PLANES = 512  # of the embedding; times the block's expansion they are its channels
 
 
 def halve(inplanes: int, planes: int) -> nn.Sequential:
@@ -24,18 +26,22 @@ class DeepFeatureEmbedding(nn.Module):
     With ``fusion=False`` only the coarsest map is embedded: the ablation without feature fusion.
     """
 
-    def __init__(self, backbone: Backbone, fusion: bool = True) -> None:
+    def __init__(self, backbone: Backbone, fusion: bool = True, slim: EmbeddingConfig | None = None) -> None:
         super().__init__()
+        slim = slim or EmbeddingConfig()
         c1, c2, c3 = backbone.channels
+        planes = round(PLANES * slim.width)
+        blocks = backbone if slim.inner == "wide" else backbone.narrowed(1 / backbone.width)
+        self.channels = planes * backbone.block.expansion
         self.fusion = fusion
         if fusion:
             self.fine = nn.Sequential(halve(c1, c2), halve(c2, c3))
             self.middle = halve(c2, c3)
-        self.embed = stage(backbone, 3 * c3 if fusion else c3, 512, backbone.embedding_blocks, stride=2)
+        self.embed = stage(blocks, 3 * c3 if fusion else c3, planes, backbone.embedding_blocks, stride=2)
         initialise(self)
 
     def forward(self, features: Features) -> Tensor:
-        """Features at 1/4, 1/8 and 1/16 of the image -> embedding [B, 512e, H/32, W/32]."""
+        """Features at 1/4, 1/8 and 1/16 of the image -> embedding [B, channels, H/32, W/32]."""
         f1, f2, f3 = features
         if self.fusion:
             f3 = torch.cat((self.fine(f1), self.middle(f2), f3), dim=1)

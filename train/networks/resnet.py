@@ -8,7 +8,7 @@ first three stages are needed. Sources: He et al. 2016; Zagoruyko & Komodakis 20
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -35,12 +35,13 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inplanes: int, planes: int, stride: int = 1, width: int = 1, up: bool = False) -> None:
+    def __init__(self, inplanes: int, planes: int, stride: int = 1, width: float = 1, up: bool = False) -> None:
         super().__init__()
-        self.conv1 = deconv2x2(inplanes, planes) if up else conv3x3(inplanes, planes, stride)
-        self.bn1 = nn.BatchNorm2d(planes)
+        inner = round(planes * width)
+        self.conv1 = deconv2x2(inplanes, inner) if up else conv3x3(inplanes, inner, stride)
+        self.bn1 = nn.BatchNorm2d(inner)
         self.relu = nn.ReLU(inplace=True)
-        self.conv2 = conv3x3(planes, planes)
+        self.conv2 = conv3x3(inner, planes)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = shortcut(inplanes, planes, stride, up)
 
@@ -56,9 +57,9 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inplanes: int, planes: int, stride: int = 1, width: int = 1, up: bool = False) -> None:
+    def __init__(self, inplanes: int, planes: int, stride: int = 1, width: float = 1, up: bool = False) -> None:
         super().__init__()
-        inner, outer = planes * width, planes * self.expansion
+        inner, outer = round(planes * width), planes * self.expansion
         self.conv1 = conv1x1(inplanes, inner)
         self.bn1 = nn.BatchNorm2d(inner)
         self.conv2 = deconv2x2(inner, inner) if up else conv3x3(inner, inner, stride)
@@ -94,7 +95,7 @@ class Backbone:
 
     block: type[BasicBlock] | type[Bottleneck]
     layers: tuple[int, int, int]
-    width: int
+    width: float
     embedding_blocks: int
     weights_file: str
 
@@ -103,6 +104,10 @@ class Backbone:
         """Channels of the three feature maps, fine to coarse."""
         first, second, third = (planes * self.block.expansion for planes in STAGE_PLANES)
         return first, second, third
+
+    def narrowed(self, factor: float) -> Backbone:
+        """The same with blocks of another inner width; what goes in and comes out keeps its channels."""
+        return replace(self, width=self.width * factor)
 
 
 BACKBONES = {

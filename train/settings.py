@@ -1,0 +1,139 @@
+"""What a training run can be told, section by section. The field texts are the documentation.
+
+A method's own section stands in its file below ``train/methods``, its recipe too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from runtime.manifest import InputSpec, Rate, Side
+from runtime.strict_yaml import Strict
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class TrainInput(InputSpec):
+    """Network input; both sides multiples of 32."""
+
+    height: Side = 256
+    width: Side = 256
+
+
+class LossConfig(Strict):
+    """Weights of the distillation terms, each summed over three scales."""
+
+    cosine: float = Field(1.0, ge=0, description="weight of the cosine distance, both students")
+    flattened: bool = Field(True, description="one cosine per image and scale (RD's code); false: one per position")
+    l2_encoder: float = Field(
+        0.1, ge=0, description="weight of the squared difference of raw features, encoder student"
+    )
+    l2_decoder: float = Field(
+        0.0, ge=0, description="the same for the decoder student, which is judged by direction only"
+    )
+    l2_form: Literal["raw", "normalised"] = Field(
+        "raw", description="normalised: of unit vectors, where the term is the cosine distance twice over"
+    )
+
+
+class EmbeddingConfig(Strict):
+    """The bottleneck between teacher and decoder student."""
+
+    width: float = Field(1.0, ge=0.125, le=1, description="channels of the embedding, as a share of the backbone's")
+    inner: Literal["wide", "plain"] = Field(
+        "wide", description="WideResNet50-2 only: inner width 1024 as in RD's code, or 512"
+    )
+
+
+class DecoderConfig(Strict):
+    """The decoder student."""
+
+    width: float = Field(1.0, ge=0.125, le=1, description="channels inside its blocks, as a share of the backbone's")
+
+
+class RecipeConfig(Strict):
+    """How long and how fast."""
+
+    epochs: int = Field(30, gt=0, description="passes over the training images")
+    batch: int = Field(8, gt=1, description="images per step and process")
+    accumulate: int = Field(1, gt=0, description="batches whose gradients are added up for one step of the optimiser")
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="adam with RD's betas, or sgd with momentum 0.9")
+    weight_decay: float = Field(0.0, ge=0, description="of the optimiser")
+    learning_rate: float = Field(0.005, gt=0, description="highest rate, after the warm-up")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: the rate falls to 0 by half a cosine")
+    warm_up: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises")
+    clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="autocast type; auto: bfloat16 where the CPU or GPU has it, else float32 (GPU: float16)"
+    )
+    seed: int = Field(0, ge=0, lt=1 << 32, description="everything random follows from it")
+    checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
+
+
+class AugmentConfig(Strict):
+    """What training shows the networks instead of the plain image."""
+
+    pseudo_anomalies: float = Field(1.0, ge=0, le=1, description="share of images that get a pseudo-anomaly to undo")
+    kind: Literal["patch", "simplex", "texture"] = Field(
+        "patch",
+        description="patch: moved, re-lit or roughened; simplex: a box of simplex noise (RD++); texture: another "
+        "texture where Perlin noise is high (DRAEM, URD)",
+    )
+    fresh_noise: bool = Field(True, description="simplex: another noise field for each image; false: one for all")
+    textures: Path | None = Field(
+        None, description="texture: folder of pictures, as DTD's; default: the image itself, moved and re-coloured"
+    )
+    flip: bool = Field(False, description="mirror half of the images left to right")
+    flip_vertical: bool = Field(False, description="mirror half of the images top to bottom")
+    gain: float = Field(0.0, ge=0, lt=1, description="standard deviation of a random exposure factor's logarithm")
+
+
+class DataConfig(Strict):
+    """Which good images are used for what."""
+
+    held_out: float = Field(0.15, gt=0, lt=0.9, description="share of good images set aside for thresholds")
+
+
+class MapConfig(Strict):
+    """The anomaly map. It can be changed after training: the same command with the new setting takes seconds."""
+
+    distance: Literal["local", "cosine", "l2"] = Field(
+        "local",
+        description="local: measured in what is usual at each position of the picture; cosine: the same everywhere; "
+        "l2: mean squared difference of raw features",
+    )
+    rank: int = Field(32, gt=0, le=1024, description="directions of usual error that local distances know by name")
+    ridge: float = Field(0.5, gt=0, le=1000, description="share of the mean variance added to all directions")
+    sigma: float = Field(4.0, ge=0, le=1000, description="Gaussian smoothing in network pixels")
+    scale_weights: tuple[Weight, Weight, Weight] = Field(
+        (0.0, 1.0, 1.0),
+        description="weights of the three scales' distances in the fused map, fine to coarse; 0 leaves a scale out",
+    )
+    fusion: Literal["sum", "product"] = Field("sum", description="how the scales become one map; product is STFPM's")
+    score: Literal["max", "mean"] = Field("max", description="of the fused map")
+
+
+class ThresholdConfig(Strict):
+    """Rates at which good parts may be stopped."""
+
+    review_rate: Rate = Field(0.05, description="share of good parts a person may have to look at")
+    reject_rate: Rate = Field(0.01, description="share of good parts that may be rejected")
+
+
+class RunConfig(Strict):
+    """The settings that all methods share. ``train.config.TrainConfig`` adds the sections of the methods."""
+
+    method: str = "dskd"
+    backbone: Literal["resnet18", "wide_resnet50_2"] = Field("resnet18", description="teacher and student width")
+    input: TrainInput = TrainInput()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    recipe: RecipeConfig = RecipeConfig()
+    map: MapConfig = MapConfig()
+    thresholds: ThresholdConfig = ThresholdConfig()
