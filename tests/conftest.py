@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from export.onnx import export
 from runtime.bundle import Bundle
 from train.config import TrainConfig, load_config
 from train.data import find_images
+from train.methods import METHODS
 from train.run import TrainedRun, load_run, run
 from train.synthetic import write_set
 
@@ -50,6 +52,37 @@ def trained_run(small_set: Path, small_config: TrainConfig, tmp_path_factory: py
 def bundle(trained_run: TrainedRun) -> Bundle:
     """The bundle of the short run. Do not change its files: copy the folder."""
     return export(trained_run, "teacher", trained_run.folder / "bundle", opset=20, batch=4, licence="test")[0]
+
+
+# What every method, and what prunes or exports differently, must pass: settings beside SMALL.
+FAMILY = {name: (f"method={name}",) for name in METHODS} | {
+    "urd, plain": ("method=urd", "urd.injection=plain"),
+    "rd, local": ("method=rd", "map.distance=local", "map.scale_weights=[0, 1, 1]"),
+    "dskd, slim": ("embedding.width=0.5", "decoder.width=0.5"),
+}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the family: a short run with a random teacher, and its bundle."""
+
+    name: str
+    run: TrainedRun
+    bundle: Bundle
+
+
+@pytest.fixture(scope="session", params=FAMILY)
+def member(request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Member:
+    """Each of the family in turn."""
+    if request.param == "dskd":
+        return Member("dskd", request.getfixturevalue("trained_run"), request.getfixturevalue("bundle"))
+    folder = tmp_path_factory.mktemp("family") / "run"
+    settings = [*SMALL, "recipe.epochs=1", *FAMILY[request.param]]
+    run(load_config(None, settings), find_images(small_set), "random", folder, "cpu", strict=True)
+    (folder / "checkpoint.safetensors").unlink()  # some hundred megabytes
+    done = load_run(folder)
+    reading = next(iter(done.method.readings()))
+    return Member(request.param, done, export(done, reading, folder / "bundle", opset=20, batch=4, licence="test")[0])
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

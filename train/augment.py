@@ -49,7 +49,9 @@ def augment(image: Image, config: AugmentConfig, rng: np.random.Generator) -> tu
 def simplex_box(image: Image, rng: np.random.Generator, fresh: bool = True) -> Image:
     """Adds simplex noise inside one small box of a uint8 image [H, W, 3]: RD++'s pseudo-anomaly."""
     height, width = image.shape[:2]
-    rows, columns = (min(int(side), limit - 2) for side, limit in zip(rng.integers(*BOX, 2), (height, width), strict=True))
+    rows, columns = (
+        min(int(side), limit - 2) for side, limit in zip(rng.integers(*BOX, 2), (height, width), strict=True)
+    )
     top, left = int(rng.integers(1, height - rows)), int(rng.integers(1, width - columns))
     noise = simplex_octaves((3, rows, columns), rng if fresh else np.random.default_rng(FIXED_FIELD))
     changed = image.copy()

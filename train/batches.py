@@ -38,7 +38,14 @@ class Schedule:
     """
 
     def __init__(
-        self, count: int, batch: int, epochs: int, seed: int, rank: int = 0, world: int = 1, products: Sequence[int] = ()
+        self,
+        count: int,
+        batch: int,
+        epochs: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        products: Sequence[int] = (),
     ) -> None:
         if count < world:
             raise CallError(f"{count} training images are too few for {world} processes; start fewer")

@@ -29,7 +29,9 @@ class _Completed(RunConfig):
             return fields
         foreign = next((own for own in OWN if own != name and fields.get(own) is not None), None)
         if foreign:
-            raise ValueError(f"{foreign} holds settings of another method than {name}; set method={foreign} or drop them")
+            raise ValueError(
+                f"{foreign} holds settings of another method than {name}; set method={foreign} or drop them"
+            )
         filled = {**fields, **({name: fields.get(name) or {}} if name in OWN else {})}
         for section, recipe in METHODS[name].recipe.items():
             given = fields.get(section, {})

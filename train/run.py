@@ -124,7 +124,9 @@ def _run(
         record = {
             "name": images.name,
             "minutes": round(float(loop.read_curve(folder / "log.csv")[-1]["seconds"]) / 60, 1),
-            "data": [str(part.resolve()) for part in images.folders] if images.products else str(images.folder.resolve()),
+            "data": [str(part.resolve()) for part in images.folders]
+            if images.products
+            else str(images.folder.resolve()),
             "training_images": len(training),
             "training": [str(path.resolve()) for path in training],
             "training_data_sha256": belongs["images"],
@@ -176,7 +178,14 @@ def _finish(
     }
     report = folder / "report.html"
     write_report(
-        report, f"{images.name}: {config.method}", facts, thresholds, held.scores, by_reading, labelled, folder / "log.csv"
+        report,
+        f"{images.name}: {config.method}",
+        facts,
+        thresholds,
+        held.scores,
+        by_reading,
+        labelled,
+        folder / "log.csv",
     )
     atomic.write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     atomic.write_text(folder / RECORD, json.dumps(record, indent=1))  # last: its presence says the run is complete

@@ -63,7 +63,9 @@ class RecipeConfig(Strict):
     optimiser: Literal["adam", "sgd"] = Field("adam", description="adam with RD's betas, or sgd with momentum 0.9")
     weight_decay: float = Field(0.0, ge=0, description="of the optimiser")
     learning_rate: float = Field(0.005, gt=0, description="highest rate, after the warm-up")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="cosine: the rate falls to 0 by half a cosine")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="cosine: the rate falls to 0 by half a cosine"
+    )
     warm_up: float = Field(0.05, ge=0, lt=1, description="share of the steps in which the rate rises")
     clip: float = Field(1.0, ge=0, description="largest gradient norm; 0: no clipping")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -1,11 +1,12 @@
 """A small generated inspection set in MVTec layout, for the demo and the tests: ``python -m train.synthetic OUT``.
 
-The part is a brushed metal plate with a drilled hole on a dark table. Good parts vary in brushing, exposure, position
-and light; defects are painted with exact masks.
+The part is a brushed metal plate with a drilled hole on a dark table, or with ``--product`` a woven cloth or a printed
+label. Good parts vary in texture, exposure, position and light; defects are painted with exact masks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -45,27 +46,74 @@ def _outside_plate(x: np.ndarray, y: np.ndarray, height: int, width: int) -> np.
     return (x < margin) | (x > width - margin) | (y < margin) | (y > height - margin)
 
 
-def write_set(out: Path, train: int = 60, test_good: int = 16, per_defect: int = 6, seed: int = 0) -> Path:
+def woven_cloth(rng: np.random.Generator, height: int = 192, width: int = 256) -> Image:
+    """One good cloth, uint8 BGR [height, width, 3]: a blue plain weave, a little askew."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    turn, pitch = rng.normal(0, 0.02), rng.uniform(9.5, 10.5)
+    u, v = (x + turn * y) / pitch + rng.random(), (y - turn * x) / pitch + rng.random()
+    warp = np.where((np.floor(u) + np.floor(v)) % 2 == 0, np.sin(np.pi * (u % 1)), np.sin(np.pi * (v % 1)))
+    fibre = cv2.GaussianBlur(rng.standard_normal((height, width), np.float32), (0, 0), 1.2)
+    grey = rng.uniform(70, 90) + 60 * warp + 5 * fibre / fibre.std()
+    image = grey[..., None] * np.array([1.25, rng.uniform(0.82, 0.92), 0.6], np.float32)
+    return np.clip(image + rng.normal(0, 2.0, (height, width, 1)), 0, 255).astype(np.uint8)
+
+
+def printed_label(rng: np.random.Generator, height: int = 192, width: int = 256) -> Image:
+    """One good label, uint8 BGR [height, width, 3]: bars, a ring and two lines of print on cream paper."""
+    canvas = np.full((height, width, 3), (205, 225, 232), np.uint8)
+    dx, dy = (int(shift) for shift in rng.integers(-3, 4, 2))
+    bars = np.random.default_rng(0).integers(2, 6, 24)  # the same code on each
+    left = 0.1 * width + dx
+    for k, bar in enumerate(bars):
+        if k % 2 == 0:
+            cv2.rectangle(
+                canvas,
+                (int(left), int(0.55 * height) + dy),
+                (int(left + bar), int(0.85 * height) + dy),
+                (40, 40, 45),
+                -1,
+            )
+        left += float(bar)
+    cv2.circle(
+        canvas, (int(0.78 * width) + dx, int(0.68 * height) + dy), int(0.15 * height), (60, 60, 190), 5, cv2.LINE_AA
+    )
+    for row, text in enumerate(("PART 40-17", "LOT 2231 A")):
+        place = (int(0.1 * width) + dx, int((0.2 + 0.18 * row) * height) + dy)
+        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.9 * width / 256, (50, 45, 45), 2, cv2.LINE_AA)
+    image = cv2.GaussianBlur(canvas, (0, 0), 0.7) * rng.uniform(0.92, 1.02) + rng.normal(0, 2.5, (height, width, 1))
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+PRODUCTS: dict[str, Callable[..., Image]] = {
+    NAME: good_part,
+    "woven_cloth": woven_cloth,
+    "printed_label": printed_label,
+}
+
+
+def write_set(
+    out: Path, train: int = 60, test_good: int = 16, per_defect: int = 6, seed: int = 0, product: str = NAME
+) -> Path:
     """Writes the set below ``out`` and returns its folder: ``train`` good parts, ``test_good``, and each defect."""
-    folder = out / NAME
+    folder, good = out / product, PRODUCTS[product]
     rng = np.random.default_rng(seed)
     (folder / "train" / "good").mkdir(parents=True, exist_ok=True)
     for k in range(train):
-        write_image(folder / "train" / "good" / f"{k:03}.png", good_part(rng))
+        write_image(folder / "train" / "good" / f"{k:03}.png", good(rng))
     for k in range(test_good):
-        write_image(folder / "test" / "good" / f"{k:03}.png", good_part(rng))
+        write_image(folder / "test" / "good" / f"{k:03}.png", good(rng))
     for name, paint in PAINTERS.items():
         for k in range(per_defect):
-            image, mask = _defective_part(paint, rng)
+            image, mask = _defective_part(good, paint, rng)
             write_image(folder / "test" / name / f"{k:03}.png", image)
             write_image(folder / "ground_truth" / name / f"{k:03}_mask.png", mask.astype(np.uint8) * 255)
     return folder
 
 
-def _defective_part(paint: Painter, rng: np.random.Generator) -> tuple[Image, Mask]:
+def _defective_part(good: Callable[..., Image], paint: Painter, rng: np.random.Generator) -> tuple[Image, Mask]:
     """A part with a defect that stands out: a chip in the dark table would be none."""
     while True:
-        part = good_part(rng)
+        part = good(rng)
         image, mask = paint(part, rng, rng.uniform(0.6, 1.0))
         if (cv2.absdiff(image, part).max(axis=2) >= CLEAR).sum() >= FEWEST_PIXELS:
             return image, mask
@@ -79,8 +127,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--test-good", type=int, default=16, help="good test images (default: %(default)s)")
     parser.add_argument("--per-defect", type=int, default=6, help="test images per defect (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default: %(default)s)")
+    parser.add_argument("--product", choices=PRODUCTS, default=NAME, help="what is made (default: %(default)s)")
     options = parser.parse_args(arguments)
-    folder = write_set(options.out, options.train, options.test_good, options.per_defect, options.seed)
+    folder = write_set(options.out, options.train, options.test_good, options.per_defect, options.seed, options.product)
     print(f"wrote {folder}: {options.train} good for training, defects {', '.join(PAINTERS)}")
     return 0
 

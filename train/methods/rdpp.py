@@ -37,7 +37,8 @@ class RdppConfig(Strict):
     contrast_weight: float = Field(0.1, ge=0, description="of the term that keeps noisy and projected features apart")
     margin: float = Field(0.5, ge=-1, le=1, description="cosine similarity up to which they are apart")
     transport: Literal["off", "pairwise"] = Field(
-        "off", description="off: what the released code optimises; pairwise: between each image and another of the batch"
+        "off",
+        description="off: what the released code optimises; pairwise: between each image and another of the batch",
     )
     blur: float = Field(0.05, gt=0, description="of the transport, as a length between unit vectors")
     scaling: float = Field(0.7, gt=0, lt=1, description="by which the blur falls from step to step")

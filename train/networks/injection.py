@@ -40,7 +40,9 @@ class Injection(nn.Module):
 class InjectedDecoder(Decoder):
     """The decoder student with injections before its second and third stage."""
 
-    def __init__(self, backbone: Backbone, channels: int | None = None, width: float = 1.0, guided: bool = True) -> None:
+    def __init__(
+        self, backbone: Backbone, channels: int | None = None, width: float = 1.0, guided: bool = True
+    ) -> None:
         super().__init__(backbone, channels, width)
         c1, c2, c3 = backbone.channels
         self.inject3 = Injection(c3, c2, guided)

@@ -1,0 +1,315 @@
+"""Every method of the registry through the same path: training step, pruning, cost, export, inspection."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from conftest import SMALL, Command, Member
+from test_dskd import image_pair, stir_batch_norms
+from torch import nn
+
+from export.graph_cost import graph_cost
+from export.onnx import convert, prove_pruned, training_only
+from export.prune import cost, prune
+from runtime.backends import open_backend
+from runtime.errors import CallError, DskdError
+from runtime.inspector import golden_check
+from train.config import TrainConfig, load_config
+from train.evaluate import EagerGraph
+from train.local_statistics import build_map
+from train.methods import METHODS, Method, build
+from train.networks.maps import AnomalyMap
+from train.networks.resnet import BACKBONES, Encoder
+
+SIZE = 64
+PLAIN = ("method=urd", "urd.injection=plain")
+
+
+def fresh(*settings: str, size: int = SIZE, backbone: str = "resnet18") -> Any:
+    torch.manual_seed(0)
+    config = load_config(None, [f"input.height={size}", f"input.width={size}", f"backbone={backbone}", *settings])
+    return build(config, Encoder(BACKBONES[backbone]).eval().requires_grad_(False))
+
+
+def default_path(method: Method) -> Any:
+    return method.inference_path(next(iter(method.readings())))
+
+
+def steps(method: Any, clean: torch.Tensor, seen: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+    """The terms of each phase of one training step."""
+    for phase in range(method.phases):
+        yield method(clean, seen, *((phase,) if method.phases > 1 else ()))
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "batch", "accumulate", "rate", "kind", "share"),
+    [
+        ("dskd", 30, 8, 1, 0.005, "patch", 1),
+        ("rd", 200, 16, 1, 0.005, "patch", 0),
+        ("rdpp", 200, 16, 2, 0.005, "simplex", 1),
+        ("urd", 125, 16, 1, 0.005, "texture", 1),
+        ("snl", 100, 32, 1, 0.001, "patch", 0),
+        ("stfpm", 100, 32, 1, 0.4, "patch", 0),
+    ],
+)
+def test_a_method_brings_its_own_recipe(
+    name: str, epochs: int, batch: int, accumulate: int, rate: float, kind: str, share: float
+) -> None:
+    config = load_config(None, [f"method={name}"])
+    recipe = config.recipe
+    assert (recipe.epochs, recipe.batch, recipe.accumulate, recipe.learning_rate) == (epochs, batch, accumulate, rate)
+    assert (config.augment.kind, config.augment.pseudo_anomalies) == (kind, share)
+    assert recipe.schedule == ("cosine" if name == "dskd" else "constant")
+    assert config.map.distance == ("local" if name == "dskd" else "cosine")
+    changed = load_config(None, [f"method={name}", "recipe.epochs=3"])
+    assert changed.recipe == recipe.model_copy(update={"epochs": 3})  # what is given replaces that alone
+    assert TrainConfig.model_validate(config.model_dump()) == config
+
+
+def test_every_method_of_the_registry_is_covered_here() -> None:
+    assert set(METHODS) == {"dskd", "rd", "rdpp", "urd", "snl", "stfpm"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["method=rd", "dskd.mixed=0.5"], "dskd holds settings of another method than rd"),
+        (["urd.injection=plain"], "urd holds settings of another method than dskd"),
+        (["method=rdp"], "Input should be 'dskd', 'rd'"),
+        (["method=snl", "snl.centers=3"], "did you mean centres"),
+    ],
+)
+def test_settings_of_another_method_are_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(CallError, match=message):
+        load_config(None, settings)
+
+
+def test_the_settings_of_an_earlier_run_still_load(tmp_path: Path) -> None:
+    """As written before the other methods came: no section of theirs, and fewer keys."""
+    fields = load_config(None, ["dskd.students=decoder"]).model_dump(mode="json")
+    for name in ("rdpp", "urd", "snl", "embedding", "decoder"):
+        del fields[name]
+    for key in ("accumulate", "optimiser", "weight_decay", "schedule"):
+        del fields["recipe"][key]
+    (tmp_path / "config.yaml").write_text(json.dumps(fields))
+    assert load_config(tmp_path / "config.yaml", []) == load_config(None, ["dskd.students=decoder"])
+
+
+# Training
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_step_moves_every_trained_parameter_and_nothing_else(name: str) -> None:
+    method = fresh(f"method={name}").train()
+    assert method.training
+    trained = {id(p) for group in method.parameter_groups() for p in group["params"]}
+    assert len(trained) == sum(len(group["params"]) for group in method.parameter_groups())  # each once
+    assert trained == {id(p) for p in method.parameters() if p.requires_grad}
+    before = {n: t.clone() for n, t in method.state_dict().items()}
+    optimiser = torch.optim.SGD(method.parameter_groups(), lr=0.1)
+    for terms in steps(method, *image_pair(3, (0, 1, 2))):
+        optimiser.zero_grad()
+        sum(terms.values()).backward()
+        optimiser.step()
+    frozen = method.expert if name == "urd" else method.teacher
+    assert not any(part.training for part in frozen.modules())
+    own = dict(method.named_parameters())
+    moved = {n for n, t in method.state_dict().items() if not torch.equal(t, before[n])}
+    idle = {n for n in own if id(own[n]) in trained} - moved
+    # A bias before instance normalisation is taken out again, and a ReLU may be closed on three small images.
+    assert all(n.startswith("projections.") and n.endswith("bias") for n in idle), idle
+    still = {
+        n
+        for n, t in before.items()
+        if any(t.shape == f.shape and torch.equal(t, f) for f in frozen.state_dict().values())
+    }
+    assert {f"{'expert' if name == 'urd' else 'teacher'}.{n}" for n in frozen.state_dict()} <= still
+
+
+def test_the_phases_of_urd_train_apart() -> None:
+    method = fresh("method=urd").train()
+    for phase, own in enumerate(("teacher", "embedding")):
+        method.zero_grad(set_to_none=True)
+        sum(method(*image_pair(), phase).values()).backward()
+        touched = {n.split(".")[0] for n, p in method.named_parameters() if p.grad is not None}
+        assert own in touched
+        assert touched == ({"teacher"} if phase == 0 else {"embedding", "decoder"})
+
+
+def test_pseudo_anomalies_of_rdpp_never_reach_the_decoder() -> None:
+    method = fresh("method=rdpp").train()
+    clean, seen = image_pair(2, (0, 1))
+    torch.testing.assert_close(method(clean, seen)["decoder_student"], method(clean, clean)["decoder_student"])
+    assert method(clean, seen)["reconstruct"] > method(clean, clean)["reconstruct"] + 1e-6
+
+
+def test_the_transport_term_of_rdpp_is_there_where_asked_for() -> None:
+    clean, seen = image_pair(4, (0, 1))
+    assert "transport" not in fresh("method=rdpp").train()(clean, seen)
+    torch.manual_seed(1)
+    term = fresh("method=rdpp", "rdpp.transport=pairwise", "rdpp.positions=32").train()(clean, seen)["transport"]
+    assert term.requires_grad
+    assert float(term.detach()) > 0
+
+
+def test_ablations_of_dskd_are_the_methods_themselves() -> None:
+    """One implementation: the same weights give the same loss under either name."""
+    pairs = [
+        ("decoder", "rd", ["recipe.learning_rate=0.005"]),
+        ("encoder", "stfpm", ["loss.cosine=1", "loss.flattened=true", "loss.l2_encoder=0.1"]),
+    ]
+    for students, name, settings in pairs:
+        ablation = fresh(f"dskd.students={students}").train()
+        method = fresh(f"method={name}", *settings).train()
+        assert type(ablation) is type(method) is METHODS[name]
+        method.load_state_dict(ablation.state_dict())
+        for term, value in ablation(*image_pair()).items():
+            torch.testing.assert_close(method(*image_pair())[term], value)
+
+
+# Pruning
+
+
+@pytest.mark.parametrize("settings", [*[(f"method={name}",) for name in METHODS], PLAIN], ids=" ".join)
+@pytest.mark.parametrize("finest", [True, False], ids=["three scales", "two scales"])
+def test_the_pruned_graph_says_what_the_eager_one_says(settings: tuple[str, ...], finest: bool) -> None:
+    method = fresh(*settings)
+    stir_batch_norms(method)
+    method.eval()
+    weights = (1.0, 1.0, 1.0) if finest else (0.0, 1.0, 1.0)
+    graph = EagerGraph(default_path(method), AnomalyMap(SIZE, SIZE, weights=weights)).eval()
+    frames = torch.randint(0, 256, (2, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    pruned = prune(graph)
+    with torch.no_grad():
+        (score, anomaly_map), (pruned_score, pruned_map) = graph(frames), pruned(frames)
+    assert float(anomaly_map.std()) > 1e-3  # a flat map would prove nothing
+    torch.testing.assert_close(pruned_score, score, rtol=0, atol=2e-5)
+    torch.testing.assert_close(pruned_map, anomaly_map, rtol=0, atol=2e-5)
+    assert not [part for part in pruned.modules() if isinstance(part, nn.BatchNorm2d)]
+
+
+TABLE = [  # method specification, section 8: million parameters, GMAC at 256 x 256
+    ("resnet18", ("method=stfpm",), 5.57, 3.66),
+    ("resnet18", ("method=rd",), 18.17, 4.32),
+    ("resnet18", ("method=dskd",), 18.17, 4.32),
+    ("resnet18", ("method=rdpp",), 19.13, 4.89),
+    ("resnet18", ("method=urd",), 21.16, 5.55),
+    ("resnet18", PLAIN, 20.42, 5.25),
+    ("resnet18", ("method=snl",), 18.17 + 0.16, 4.32),  # and 64 centres of 512, two matrices of 512 x 128
+    ("wide_resnet50_2", ("method=stfpm",), 49.73, 24.00),
+    ("wide_resnet50_2", ("method=rd",), 108.67, 30.45),
+    ("wide_resnet50_2", ("method=dskd",), 108.67, 30.45),
+    ("wide_resnet50_2", ("method=rdpp",), 124.15, 39.51),
+    ("wide_resnet50_2", ("method=urd",), 156.52, 50.05),
+    ("wide_resnet50_2", PLAIN, 144.72, 45.22),
+    ("wide_resnet50_2", ("method=snl",), 108.665 + 2.228, 30.45),
+]
+
+
+def full_path(backbone: str, settings: tuple[str, ...], size: int) -> Any:
+    """The inference path with its three scales."""
+    return default_path(fresh(*settings, size=size, backbone=backbone)).eval()
+
+
+@pytest.mark.parametrize(("backbone", "settings", "parameters", "macs"), TABLE, ids=str)
+def test_a_path_costs_what_the_table_says(
+    backbone: str, settings: tuple[str, ...], parameters: float, macs: float
+) -> None:
+    with torch.device("meta"):
+        path = full_path(backbone, settings, 256)
+        found = cost(path, path, torch.empty(1, 3, 256, 256))
+    assert found.parameters / 1e6 == pytest.approx(parameters, abs=0.0061)
+    assert found.macs / 1e9 == pytest.approx(macs, abs=0.0051)
+
+
+def norm_channels(module: nn.Module) -> int:
+    return sum(part.num_features for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+
+
+@pytest.mark.parametrize(("backbone", "settings", "parameters", "macs"), TABLE[:7], ids=str)
+def test_the_file_costs_what_the_table_says(
+    backbone: str, settings: tuple[str, ...], parameters: float, macs: float, tmp_path: Path
+) -> None:
+    check_file(full_path(backbone, settings, SIZE), parameters, macs, tmp_path / "model.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "settings", "parameters", "macs"), TABLE[7:], ids=str)
+def test_the_wide_file_costs_what_the_table_says(
+    backbone: str, settings: tuple[str, ...], parameters: float, macs: float, tmp_path: Path
+) -> None:
+    check_file(full_path(backbone, settings, SIZE), parameters, macs, tmp_path / "model.onnx")
+
+
+def check_file(path: Any, parameters: float, macs: float, file: Path) -> None:
+    folded = norm_channels(path)  # a BatchNorm's weight goes into its convolution, its bias stays as the bias
+    graph = EagerGraph(path, AnomalyMap(SIZE, SIZE)).eval()
+    convert(prune(graph), torch.zeros((1, SIZE, SIZE, 3), dtype=torch.uint8), 20, file)
+    found = graph_cost(onnx.load(file))
+    file.unlink()
+    assert (found.parameters + folded) / 1e6 == pytest.approx(parameters, abs=0.0061)
+    assert found.macs * (256 / SIZE) ** 2 / 1e9 == pytest.approx(macs, abs=0.0051)
+
+
+def test_the_slim_variant_is_slim(member: Member) -> None:
+    if member.name != "dskd, slim":
+        pytest.skip("of one member")
+    found = graph_cost(onnx.load(member.bundle.file("model.onnx")))
+    assert found.parameters <= 0.60 * 17_981_824  # of DSKD's default graph, three scales or two
+    assert found.macs * (256 * 256) // (64 * 96) <= 0.75 * 3_803_185_152
+
+
+def test_a_part_of_training_in_the_file_is_refused(member: Member) -> None:
+    model = onnx.load(member.bundle.file("model.onnx"))
+    found = graph_cost(model)
+    same = cost(prune(member.run.graph(next(iter(member.run.method.readings())))), nn.Identity(), torch.zeros(1))
+    assert found.parameters == same.parameters
+    with pytest.raises(DskdError, match="still runs teacher"):
+        prove_pruned(found, type(same)(found.parameters, found.macs), ["teacher"])
+    left = training_only(member.run, member.bundle.manifest.bottleneck_source)
+    assert left == {"dskd": ["encoder_student"], "urd": ["expert"]}.get(member.run.config.method, [])
+    assert not [owner for owner in found.owners for name in left if name in owner.split(".")]
+
+
+# Export and runtime
+
+
+def test_a_bundle_of_every_method_is_proved_and_inspects(member: Member, command: Command, small_set: Path) -> None:
+    manifest = member.bundle.manifest
+    assert manifest.method == member.run.config.method
+    assert all(max(pair.max_abs_diff_score, pair.max_abs_diff_map) < 1e-4 for pair in manifest.parity)
+    tolerance = manifest.graphs["model.onnx"].tolerance
+    assert member.bundle.golden().maps.std() > 2 * tolerance.map  # one that tells models apart
+    backend = open_backend(member.bundle)
+    golden_check(member.bundle, backend)
+    backend.close()
+    image = small_set / "test" / "crack" / "000.png"
+    done = command("runtime", "--bundle", member.bundle.path, "--source", image, "--review-threshold", "0", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["bundle"] == member.bundle.id
+    assert told["regions"]
+
+
+@pytest.mark.parametrize("distance", ["local", "cosine", "l2"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_map_goes_with_every_method(name: str, distance: str) -> None:
+    settings = [*SMALL, f"method={name}", f"map.distance={distance}", "map.scale_weights=[0, 1, 1]"]
+    config = load_config(None, settings)
+    torch.manual_seed(0)
+    method = build(config, Encoder(BACKBONES["resnet18"]).requires_grad_(False)).eval()
+    graph = EagerGraph(default_path(method), build_map(config)).eval()
+    with torch.no_grad():
+        score, anomaly_map = graph(torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8))
+    assert torch.isfinite(anomaly_map).all()
+    assert anomaly_map.shape == (2, 64, 96)
+    assert score.shape == (2,)
