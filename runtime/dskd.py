@@ -12,6 +12,7 @@ COMMANDS = {
     "calibration": "add INT8 graphs to a bundle and report what they cost",
     "export.trt": "build the TensorRT engine on the device",
     "runtime": "inspect images, a video or a camera",
+    "jetson": "the device: doctor, power, telemetry, updates",
 }
 
 
