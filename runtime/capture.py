@@ -125,6 +125,11 @@ class Capture:
                 self._reconnects,
             )
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs, or ended because there is nothing more to capture."""
+        return self._thread.is_alive() or self._state in ("ended", "stopped")
+
     def stop(self) -> bool:
         """Stops capturing and closes the camera; whether that was done in time. May be called again."""
         with self._changed:
