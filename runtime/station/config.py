@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import quote
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from runtime.errors import CallError
 from runtime.manifest import Positive, Precision
@@ -20,10 +29,20 @@ MOST_SECONDS = 3600.0
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-def _local(path: str, info: ValidationInfo) -> Path:
+def _plain(text: str) -> str:
+    """Whatever is no secret is written out: a variable in it would be taken literally."""
+    if "${" in text:
+        raise ValueError("${NAME} is for secrets only (camera address, user, password, header_token); write it out")
+    return text
+
+
+def _local(path: object, info: ValidationInfo) -> Path:
     """A path beside the file it is written in."""
-    if not path or "\0" in path:
-        raise ValueError("an empty path or one with a NUL byte names nothing")
+    if isinstance(path, Path):
+        return path
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError("a path is needed, text that is not empty and holds no NUL byte")
+    _plain(path)
     folder = (info.context or {}).get("folder", Path())
     return Path(folder) / Path(path)
 
@@ -47,13 +66,6 @@ def _client(text: str) -> str:
         raise ValueError(f"{text!r} is no IP address") from None
 
 
-def _plain(text: str) -> str:
-    """Whatever is no secret is written out: a variable in it would be taken literally."""
-    if "${" in text:
-        raise ValueError("${NAME} is for secrets only (camera address, user, password, header_token); write it out")
-    return text
-
-
 def _camera_address(uri: str) -> str:
     user = re.match(r"[A-Za-z0-9+.-]+://([^/?#]*)@", uri)
     if user and _VARIABLE.sub("", user.group(1)).strip(":"):
@@ -70,7 +82,7 @@ def _kind(value: object) -> str | None:
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain)]
 Secret = Annotated[str, Field(min_length=1, max_length=4096)]
-LocalPath = Annotated[str, AfterValidator(_plain), AfterValidator(_local)]
+LocalPath = Annotated[Path, BeforeValidator(_local)]
 Address = Annotated[str, Field(max_length=64), AfterValidator(_address)]
 Client = Annotated[str, AfterValidator(_client)]
 Milliseconds = Annotated[int, Field(ge=0, le=60_000)]
@@ -153,9 +165,9 @@ class FrameHealthConfig(Strict):
     """When a frame shows that the camera is not well; such a frame is never passed."""
 
     frozen: bool = Field(True, description="the same picture again, bit for bit")
-    black: float = Field(8, ge=0, le=255, description="mean grey level under which a picture is black; 0: off")
-    bright: float = Field(247, ge=0, le=255, description="mean grey level over which it is over-exposed; 255: off")
-    blur: float = Field(0, ge=0, description="variance of the Laplacian under which it is blurred; 0: off")
+    black: int = Field(8, ge=0, le=255, description="grey level: black where 95 % of the picture are darker; 0: off")
+    bright: int = Field(247, ge=0, le=255, description="over-exposed where 95 % of the picture are brighter; 255: off")
+    blur: float = Field(0, ge=0, description="least variance of the Laplacian in the sharpest tile; 0: off")
     size: tuple[Positive, Positive] | None = Field(None, description="width and height; null: as the first frame")
 
 
