@@ -11,6 +11,7 @@ COMMANDS = {
     "doctor": ("jetson.doctor.command", "what is wrong here, and how to mend it"),
     "power": ("jetson.power", "power mode by name, clocks; says what it would do without --apply"),
     "telemetry": ("jetson.telemetry_command", "power, temperatures, load, clocks, throttling"),
+    "wheels": ("jetson.wheels", "a folder of wheels that installs on a device without a network"),
 }
 
 
