@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -44,6 +44,8 @@ class Store(StoreReader):
         self._news = threading.Condition()
         self._database: sqlite3.Connection | None = None
         self._inode = (0, 0)
+        self._newest = 0
+        self._sinks: set[str] = set()  # asked for by this process: they get cursors in a new file too
         self._open(OPEN_PATIENCE)
         try:
             super().__init__(path)
@@ -74,13 +76,22 @@ class Store(StoreReader):
             self._news.notify_all()
         return ids
 
-    def wait(self, cursor: int, timeout: float) -> bool:
-        """Waits until there are records over ``cursor``; false where none came within ``timeout`` seconds."""
+    @property
+    def newest_known(self) -> int:
+        """The largest id that this process added or found at the start; costs nothing."""
+        return self._newest
+
+    def wait(self, cursor: int, timeout: float, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until there are records over ``cursor``; false where none came within ``timeout`` seconds.
+
+        After ``wake`` it also ends where ``stopping`` says so.
+        """
         with self._news:
-            return self._news.wait_for(lambda: self._newest > cursor, timeout)
+            self._news.wait_for(lambda: self._newest > cursor or stopping(), timeout)
+            return self._newest > cursor
 
     def wake(self) -> None:
-        """Ends all waits, so that threads see that they shall stop."""
+        """Lets all waiting threads see that they shall stop."""
         with self._news:
             self._news.notify_all()
 
@@ -90,6 +101,7 @@ class Store(StoreReader):
             newest = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
             start = newest[0] if newest else 0
             database.execute("INSERT INTO cursors VALUES (?, ?) ON CONFLICT (sink) DO NOTHING", (sink, start))
+            self._sinks.add(sink)
             return int(database.execute("SELECT position FROM cursors WHERE sink = ?", (sink,)).fetchone()[0])
 
     def advance(self, sink: str, position: int) -> None:
@@ -101,6 +113,7 @@ class Store(StoreReader):
         """Removes the cursor of a sink that exists no more, which would hold all later records for ever."""
         with self._transaction(WRITE_PATIENCE) as database:
             database.execute("DELETE FROM cursors WHERE sink = ?", (sink,))
+            self._sinks.discard(sink)
 
     def label(self, record: int, label: Label, who: str) -> None:
         """Keeps what ``who`` said about an inspection, in the audit log too. A later label takes an earlier one's place."""
@@ -181,10 +194,20 @@ class Store(StoreReader):
             raise StoreBroken(f"store {self.path}: was moved or deleted while open; a new one is begun")
         if self._database is None:
             self._open(patience)
-            self.identity = str(self._ask("SELECT value FROM notes WHERE name = 'store'")[0]["value"])
+            self._meet_another_file()
         assert self._database is not None
         self._database.execute(f"PRAGMA busy_timeout={int(1000 * patience)}")
         return self._database
+
+    def _meet_another_file(self) -> None:
+        """Where the file is not the one that was open before, ids begin anew, and all sinks are to hear of all of it."""
+        assert self._database is not None
+        found = str(self._database.execute("SELECT value FROM notes WHERE name = 'store'").fetchone()[0])
+        if found != self.identity:
+            rows = [(sink,) for sink in self._sinks]
+            self._database.executemany("INSERT INTO cursors VALUES (?, 0) ON CONFLICT (sink) DO NOTHING", rows)
+            self.identity = found
+            self._newest = self.newest()
 
     def _roll_back(self, broken: bool) -> None:
         if self._database is not None:
