@@ -35,22 +35,25 @@ def make_calibrator(trt: Any, method: str, batches: Iterator[Image], memory: Mem
     """
     base = getattr(trt, CLASSES[method], None)
     if base is None:
-        raise MissingPart(f"TensorRT {trt.__version__} has no {CLASSES[method]}; build model.int8.onnx, which needs none")
+        raise MissingPart(
+            f"TensorRT {trt.__version__} has no {CLASSES[method]}; build model.int8.onnx, which needs none"
+        )
     first = next(batches, None)
     if first is None:
         raise DskdError("calibration: there is no picture to calibrate with; name a folder of good ones")
+    size = len(first)
     buffer = memory.host(first.shape, np.uint8)  # page-locked: the device reads it where it lies
 
     class Calibrator(base):  # type: ignore[misc, valid-type]
         def __init__(self) -> None:
-            base.__init__(self)
+            base.__init__(self)  # type: ignore[misc]
             self._next: Image | None = first
 
         def get_batch_size(self) -> int:
-            return len(first)
+            return size
 
         def get_batch(self, names: list[str]) -> list[int] | None:
-            if self._next is None or len(self._next) != len(first):
+            if self._next is None or len(self._next) != size:
                 return None
             buffer.array[:] = self._next
             self._next = next(batches, None)
