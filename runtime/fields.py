@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, ValidationInfo
 
 from runtime.errors import CallError
 
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def _plain(text: str) -> str:
@@ -24,15 +24,18 @@ def _plain(text: str) -> str:
 
 
 def _secret(text: str) -> str:
-    if _VARIABLE.fullmatch(text) is None:
+    if VARIABLE.fullmatch(text) is None:
         raise ValueError("a secret does not belong in the file; write ${NAME} and set that environment variable")
     return text
 
 
-def _local(path: str, info: ValidationInfo) -> Path:
+def _local(path: object, info: ValidationInfo) -> Path:
     """A path beside the file it is written in."""
-    if not path or "\0" in path:
-        raise ValueError("an empty path or one with a NUL byte names nothing")
+    if isinstance(path, Path):
+        return path
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError("a path is needed: text that is not empty and holds no NUL byte")
+    _plain(path)
     folder = (info.context or {}).get("folder", Path())
     return Path(folder) / Path(path)
 
@@ -49,10 +52,20 @@ def _address(text: str) -> str:
     return text
 
 
+def told_by(key: str) -> Discriminator:
+    """For a union of models each with its ``Tag``: the text under ``key`` says which one is meant."""
+
+    def tag(value: object) -> str | None:
+        found = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+        return found if isinstance(found, str) else None
+
+    return Discriminator(tag)
+
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain)]
 Secret = Annotated[str, Field(max_length=256), AfterValidator(_secret)]  # ``${NAME}``: the value never stands here
-LocalPath = Annotated[str, AfterValidator(_plain), AfterValidator(_local)]
+LocalPath = Annotated[Path, BeforeValidator(_local)]
 Address = Annotated[str, Field(max_length=64), AfterValidator(_address)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -66,7 +79,7 @@ def reveal(text: str, quoted: bool = False) -> str:
             raise CallError(f"environment variable {match.group(1)} is not set; the station file needs it for a secret")
         return quote(found, safe="") if quoted else found
 
-    return _VARIABLE.sub(value, text)
+    return VARIABLE.sub(value, text)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -41,7 +41,7 @@ class MqttConfig(Strict):
 
     kind: Literal["mqtt"]
     broker: Text = Field(description="mqtt://HOST[:1883], or mqtts://HOST[:8883] with TLS")
-    topic: Text = Field(description="what all topics begin with", pattern=r"^[^+#\0/$][^+#\0]*$", max_length=200)
+    topic: Text = Field(description="what all topics begin with", pattern=r"^[^+#\x00/$][^+#\x00]*$", max_length=200)
     user: Secret | None = Field(None, description="as ${NAME}")
     password: Secret | None = Field(None, description="as ${NAME}; readable on the way unless the broker is mqtts://")
     ca_file: LocalPath | None = Field(None, description="certificates to trust (default: the system's)")

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable
 from typing import Annotated, Literal, Protocol
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, Tag, TypeAdapter, ValidationError
 
 from runtime.errors import DskdError, one_line
-from runtime.fields import Name
+from runtime.fields import Name, told_by
 from runtime.strict_yaml import Strict, first_fault
 
 LARGEST_COMMAND = 4096  # bytes
@@ -59,7 +59,7 @@ class RecipeCommand(Strict):
 
 
 _COMMAND: TypeAdapter[TriggerCommand | RecipeCommand] = TypeAdapter(
-    Annotated[TriggerCommand | RecipeCommand, Field(discriminator="command")]
+    Annotated[Annotated[TriggerCommand, Tag("trigger")] | Annotated[RecipeCommand, Tag("recipe")], told_by("command")]
 )
 
 

@@ -2,61 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import quote
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
-from runtime.errors import CallError
+from runtime.fields import VARIABLE, Address, LocalPath, Name, Text, split_address, told_by
 from runtime.manifest import Positive, Precision
 from runtime.result import Verdict
+from runtime.sinks.archive import ArchiveConfig
+from runtime.sinks.csv import CsvConfig
+from runtime.sinks.mqtt import MqttConfig
+from runtime.sinks.webhook import WebhookConfig
 from runtime.strict_yaml import Strict
 
-MOST_SECONDS = 3600.0
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-def _plain(text: str) -> str:
-    """Whatever is no secret is written out: a variable in it would be taken literally."""
-    if "${" in text:
-        raise ValueError("${NAME} is for secrets only (camera address, user, password, header_token); write it out")
-    return text
-
-
-def _local(path: object, info: ValidationInfo) -> Path:
-    """A path beside the file it is written in."""
-    if isinstance(path, Path):
-        return path
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError("a path is needed, text that is not empty and holds no NUL byte")
-    _plain(path)
-    folder = (info.context or {}).get("folder", Path())
-    return Path(folder) / Path(path)
-
-
-def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    try:
-        ip_address(host.strip("[]"))
-        number = int(port)
-    except ValueError:
-        raise ValueError(f"{text!r} is no ADDRESS:PORT such as 127.0.0.1:8080") from None
-    if not 0 <= number < 1 << 16 or not port.isdigit():
-        raise ValueError(f"port {port} must lie between 0 (any free one) and 65535")
-    return text
+_FILES = re.compile(r"(folder|file|watch)://(?!/)(.+)", re.IGNORECASE | re.DOTALL)
 
 
 def _client(text: str) -> str:
@@ -66,45 +28,22 @@ def _client(text: str) -> str:
         raise ValueError(f"{text!r} is no IP address") from None
 
 
-def _camera_address(uri: str) -> str:
+def _camera_address(uri: str, info: ValidationInfo) -> str:
+    """A source's URI without a written-out password; relative paths are beside the file."""
     user = re.match(r"[A-Za-z0-9+.-]+://([^/?#]*)@", uri)
-    if user and _VARIABLE.sub("", user.group(1)).strip(":"):
+    if user and VARIABLE.sub("", user.group(1)).strip(":"):
         raise ValueError("user and password do not belong in the file; write ${NAME}:${NAME}@ and set the variables")
-    return uri
+    folder = Path((info.context or {}).get("folder", Path()))
+    files = _FILES.fullmatch(uri)
+    if files:
+        return f"{files.group(1)}://{folder / files.group(2)}"
+    return uri if "://" in uri else str(folder / uri)
 
 
-def _kind(value: object) -> str | None:
-    """What says which of several forms a mapping has."""
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return kind if isinstance(kind, str) else None
-
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_plain)]
-Secret = Annotated[str, Field(min_length=1, max_length=4096)]
-LocalPath = Annotated[Path, BeforeValidator(_local)]
-Address = Annotated[str, Field(max_length=64), AfterValidator(_address)]
 Client = Annotated[str, AfterValidator(_client)]
+CameraAddress = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_camera_address)]
 Milliseconds = Annotated[int, Field(ge=0, le=60_000)]
 Depth = Annotated[int, Field(ge=1, le=1024)]
-
-
-def reveal(text: str, quoted: bool = False) -> str:
-    """``text`` with its ${NAME} replaced from the environment. Raises CallError that names what is not set."""
-
-    def value(match: re.Match[str]) -> str:
-        found = os.environ.get(match.group(1))
-        if not found:
-            raise CallError(f"environment variable {match.group(1)} is not set; the station file needs it for a secret")
-        return quote(found, safe="") if quoted else found
-
-    return _VARIABLE.sub(value, text)
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of a listening address."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 class FreeTrigger(Strict):
@@ -157,7 +96,7 @@ Trigger = Annotated[
     | Annotated[SoftwareTrigger, Tag("software")]
     | Annotated[GpioTrigger, Tag("gpio")]
     | Annotated[LineTrigger, Tag("line")],
-    Discriminator(_kind),
+    told_by("kind"),
 ]
 
 
@@ -174,13 +113,11 @@ class FrameHealthConfig(Strict):
 class Camera(Strict):
     """One camera."""
 
-    source: Secret = Field(description="URI of the camera; user and password as ${NAME}")
+    source: CameraAddress = Field(description="URI of the camera; user and password as ${NAME}")
     recipe: Name = Field(description="recipe at first start; a later change is kept in the data folder")
     trigger: Trigger = FreeTrigger()
     policy: Literal["latest", "every"] | None = Field(None, description="default: latest for free run, else every")
     health: FrameHealthConfig = FrameHealthConfig()
-
-    _source = field_validator("source")(_camera_address)
 
 
 class RecipeConfig(Strict):
@@ -238,53 +175,16 @@ class ModbusOutput(Strict):
 
 Output = Annotated[
     Annotated[GpioOutput, Tag("gpio")] | Annotated[ModbusOutput, Tag("modbus")],
-    Discriminator(_kind),
+    told_by("kind"),
 ]
 
 
-class ArchiveSink(Strict):
-    """Originals, overlays and JSON in the data folder."""
-
-    kind: Literal["archive"]
-    keep: Text = Field("rejects and 1 in 100 passes", description="rejects, all, or rejects and 1 in N passes")
-    max_count: Positive | None = Field(None, description="pictures kept at most; the oldest go first")
-    max_age_days: float | None = Field(None, gt=0)
-    min_free_gb: float = Field(1.0, ge=0, description="free space below which the oldest go, whatever the count")
-
-
-class MqttSink(Strict):
-    """Results to a broker, MQTT 5, at least once, from the store."""
-
-    kind: Literal["mqtt"]
-    broker: Text = Field(description="mqtt://HOST:PORT or mqtts://HOST:PORT")
-    topic: Text = Field(description="topics begin with it")
-    user: Secret | None = None
-    password: Secret | None = None
-    commands: bool = Field(False, description="take triggers and recipe changes from TOPIC/command")
-
-
-class WebhookSink(Strict):
-    """One POST per record, at least once, from the store."""
-
-    kind: Literal["webhook"]
-    url: Text
-    on: list[Verdict] = Field(list(Verdict), min_length=1)
-    header_token: Secret | None = Field(None, description="sent as Authorization: Bearer")
-
-
-class CsvSink(Strict):
-    """One line per inspection, from the store."""
-
-    kind: Literal["csv"]
-    path: LocalPath
-
-
 Sink = Annotated[
-    Annotated[ArchiveSink, Tag("archive")]
-    | Annotated[MqttSink, Tag("mqtt")]
-    | Annotated[WebhookSink, Tag("webhook")]
-    | Annotated[CsvSink, Tag("csv")],
-    Discriminator(_kind),
+    Annotated[ArchiveConfig, Tag("archive")]
+    | Annotated[MqttConfig, Tag("mqtt")]
+    | Annotated[WebhookConfig, Tag("webhook")]
+    | Annotated[CsvConfig, Tag("csv")],
+    told_by("kind"),
 ]
 
 

@@ -14,10 +14,12 @@ from pydantic_core import ErrorDetails
 
 from runtime.bundle import read_regular
 from runtime.errors import CallError, one_line
-from runtime.station.config import GpioOutput, ModbusOutput, MqttSink, StationConfig, WebhookSink, reveal
+from runtime.fields import reveal
+from runtime.station.config import GpioOutput, ModbusOutput, StationConfig
 from runtime.strict_yaml import LARGEST_YAML, parse_yaml
 
 Place = tuple[str | int, ...]
+_KEY = "[key]"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def read_station(path: Path) -> tuple[StationConfig | None, list[Fault]]:
     except ValidationError as error:
         found = [_fault(path, text, detail) for detail in error.errors(include_url=False)]
         return None, sorted(found, key=lambda fault: fault.line)
-    wrong = [Fault(path, _line(text, place), ".".join(map(str, place)), what) for place, what in _references(config)]
+    wrong = [_at(path, text, place, what) for place, what in _references(config)]
     return config, sorted(wrong, key=lambda fault: fault.line)
 
 
@@ -80,9 +82,9 @@ def _references(config: StationConfig) -> Iterator[tuple[Place, str]]:
     for name, output in config.outputs.items():
         yield from _output_faults(name, output, config)
     for name, sink in config.sinks.items():
-        for key in ("user", "password", "header_token"):
-            if isinstance(sink, MqttSink | WebhookSink) and getattr(sink, key, None):
-                yield from _unset(("sinks", name, key), getattr(sink, key))
+        for key in ("user", "password", "header_token", "sign"):
+            if secret := getattr(sink, key, None):
+                yield from _unset(("sinks", name, key), secret)
     yield from _claimed_twice(config)
 
 
@@ -136,7 +138,7 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _fault(path: Path, text: str, detail: ErrorDetails) -> Fault:
-    place = detail["loc"]
+    place: Place = detail["loc"]
     if detail["type"] == "extra_forbidden":
         what = f"unknown key{_nearest(str(place[-1]), _keys_at(place[:-1]))}"
     elif detail["type"] == "missing":
@@ -148,7 +150,9 @@ def _fault(path: Path, text: str, detail: ErrorDetails) -> Fault:
         what = f"there is no kind {detail['ctx']['tag']!r}{_nearest(detail['ctx']['tag'], known)}"
     else:
         what = detail["msg"].removeprefix("Value error, ")
-    return Fault(path, _line(text, place), ".".join(map(str, place)), what)
+    if place[-1:] == (_KEY,):  # pydantic's mark of a mapping's key
+        place = place[:-1]
+    return _at(path, text, place, what)
 
 
 def _keys_at(place: Place) -> list[str]:
@@ -180,17 +184,19 @@ def _kind_of(model: type[BaseModel]) -> Any:
     return model.model_fields["kind"].annotation if "kind" in model.model_fields else Literal[""]
 
 
-def _line(text: str, place: Place) -> int:
-    """Where the last part of ``place`` that the file holds stands; steps that it does not hold are passed over."""
+def _at(path: Path, text: str, place: Place, what: str) -> Fault:
+    """The fault with its line: where the last part of ``place`` stands that the file holds. A union's tag is no key."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
-    line = 0
-    for step in place:
+    line, shown = 0, list[str]()
+    for number, step in enumerate(place):
+        found: tuple[yaml.Node, yaml.Mark] | None = None
         if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value == str(step):
-                    node, line = value, key.start_mark.line + 1
-                    break
+            pairs = [pair for pair in node.value if isinstance(pair[0], yaml.ScalarNode) and pair[0].value == str(step)]
+            found = (pairs[0][1], pairs[0][0].start_mark) if pairs else None
         elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-    return line
+            found = (node.value[step], node.value[step].start_mark)
+        if found:
+            node, line = found[0], found[1].line + 1
+        if found or number == len(place) - 1:
+            shown.append(str(step))
+    return Fault(path, line, ".".join(shown), what)

@@ -13,12 +13,13 @@ from runtime.atomic import sole_writer
 from runtime.backends import open_backend
 from runtime.bundle import load_bundle
 from runtime.errors import CallError, DskdError, one_line
+from runtime.fields import reveal
 from runtime.preprocess import Image
 from runtime.result import Answer, Frame, Inspection
 from runtime.sources import open_source
 from runtime.station.batching import InspectionThread
 from runtime.station.camera import StationCamera
-from runtime.station.config import StationConfig, reveal
+from runtime.station.config import StationConfig
 from runtime.station.control import Health, Live, PartStatus, StationStatus
 from runtime.station.recipe import Kept, Recipe, make_recipe
 from runtime.station.recorder import Entry, Recorder
