@@ -14,6 +14,7 @@ COMMANDS = {
     "export.trt": "build the TensorRT engine on the device",
     "runtime": "inspect images, a video or a camera",
     "station": "run an inspection station from its file",
+    "runtime.recalibrate": "thresholds from what a camera scored on the line",
     "jetson": "the device: doctor, power, telemetry, updates",
 }
 
@@ -23,7 +24,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         print("usage: dskd COMMAND [options]   (dskd COMMAND --help tells more)\n")
-        print("\n".join(f"  {command:14} {text}" for command, text in COMMANDS.items()))
+        print("\n".join(f"  {command:20} {text}" for command, text in COMMANDS.items()))
         raise SystemExit(0)
     if name not in COMMANDS:
         print(f"error: no command {name!r}; one of: {', '.join(COMMANDS)}", file=sys.stderr)
