@@ -27,18 +27,22 @@ from runtime.station.recorder import Recorder
 
 LATENCIES = 4096  # of the last inspections
 LATENCY_SECONDS = 300.0
+CAMERA_ERROR, BACKEND_ERROR, STORE_ERROR = 1, 2, 3  # as in the Modbus register map
 QUEUE = 16  # frames that wait where none may be replaced
 
 
 class StationCamera:
-    """Capture, desk and recipe of one camera. ``tell`` says whether an output wants its answers."""
+    """Capture, desk and recipe of one camera.
+
+    ``tell``: an output wants its answers, so a camera that nothing triggers gives some. ``closing``: no more triggers.
+    """
 
     def __init__(
         self, name: str, config: Camera, make_source: Callable[[], Source], recorder: Recorder, recipe: Recipe
     ) -> None:
         self.name, self.config, self.recipe = name, config, recipe
         self.inspects: InspectionThread | None = None
-        self.tell = False
+        self.tell = self.closing = False
         self.live: Live | None = None
         self._recorder = recorder
         self._counts = threading.Lock()
@@ -75,14 +79,27 @@ class StationCamera:
 
     def hindrance(self) -> str:
         """Why no part can be inspected now, empty where one can."""
+        return self._hindrance()[1]
+
+    def _hindrance(self) -> tuple[int, str]:
+        """The same with the number that a PLC gets."""
+        if self.closing:
+            return CAMERA_ERROR, "the station stops"
         state = self.capture.status()
         if state.state != "running":
-            return f"camera {state.state}: {state.detail}"
+            return CAMERA_ERROR, f"camera {state.state}: {state.detail}"
         if self.inspects is None or not self.inspects.ready:
-            return (self.inspects and self.inspects.fault) or "the backend is not open"
-        return "the store takes no records" if self._recorder.full else ""
+            return BACKEND_ERROR, (self.inspects and self.inspects.fault) or "the backend is not open"
+        return (STORE_ERROR, "the store takes no records") if self._recorder.full else (0, "")
 
-    def trigger(self, part: str | None, triggered: float | None = None) -> str:
+    def plc_state(self) -> tuple[bool, int, int, int, int]:
+        """Ready for a trigger; parts under way; error, 0 where all works; job; triggers missed."""
+        error, _ = self._hindrance()
+        if self.desk is None:
+            return False, 0, error, self.recipe.job, 0
+        return self.desk.ready, self.desk.busy, error, self.recipe.job, self.desk.missed
+
+    def trigger(self, part: str | None = None, triggered: float | None = None) -> str:
         """Announces a part; returns its id. Raises CallError where nothing triggers this camera, NotReady."""
         if self.desk is None or self.config.trigger.kind == "line":
             raise CallError(f"camera {self.name}: takes no trigger; set its trigger in the station file")

@@ -201,6 +201,13 @@ class MetricsConfig(Strict):
     listen: Address = "127.0.0.1:9464"
 
 
+class StoreConfig(Strict):
+    """How long records stay; what a sink has not delivered yet stays longer. Counts and audit log stay for ever."""
+
+    max_count: Positive = Field(5_000_000, description="records kept; five million are some two gigabytes")
+    max_age_days: float | None = Field(None, gt=0, description="older ones go")
+
+
 class StationConfig(Strict):
     """A station."""
 
@@ -211,6 +218,7 @@ class StationConfig(Strict):
     backend: BackendConfig = BackendConfig()
     outputs: dict[Name, Output] = Field({}, max_length=64)
     sinks: dict[Name, Sink] = Field({}, max_length=64)
+    store: StoreConfig = StoreConfig()
     web: WebConfig | None = None
     metrics: MetricsConfig | None = None
     log_file: LocalPath | None = Field(None, description="beside standard error; rotated at 10 MB, five kept")

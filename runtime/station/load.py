@@ -85,6 +85,9 @@ def _references(config: StationConfig) -> Iterator[tuple[Place, str]]:
         for key in ("user", "password", "header_token", "sign"):
             if secret := getattr(sink, key, None):
                 yield from _unset(("sinks", name, key), secret)
+    archives = [name for name, sink in config.sinks.items() if sink.kind == "archive"]
+    for name in archives[1:]:
+        yield ("sinks", name), f"there is an archive already: {archives[0]}"
     yield from _claimed_twice(config)
 
 

@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import ExitStack
 
 from runtime.atomic import sole_writer
 from runtime.backends import open_backend
@@ -16,18 +16,26 @@ from runtime.errors import CallError, DskdError, one_line
 from runtime.fields import reveal
 from runtime.preprocess import Image
 from runtime.result import Answer, Frame, Inspection
-from runtime.sources import open_source
+from runtime.sources import Trigger, open_source
 from runtime.station.batching import InspectionThread
 from runtime.station.camera import StationCamera
-from runtime.station.config import StationConfig
+from runtime.station.config import GpioOutput, ModbusOutput, StationConfig
 from runtime.station.control import Health, Live, PartStatus, StationStatus
+from runtime.station.outputs.base import Output
+from runtime.station.outputs.gpio import GpioPulses
+from runtime.station.outputs.handshake import Handshake
+from runtime.station.outputs.modbus import ModbusServer
 from runtime.station.recipe import Kept, Recipe, make_recipe
 from runtime.station.recorder import Entry, Recorder
+from runtime.station.station_sinks import StationSinks, part_status
+from runtime.station.triggers import EdgeTrigger
 from runtime.store import Store
 
 STORE = "store.db"
 LEAST_FREE_BYTES = 200 << 20  # below it the station warns: the store needs some to go on
-DRAIN = 10.0  # seconds a stop waits for what is under way
+DRAIN = 2.0  # seconds a stop waits for parts under way, and for each output
+STORE_DRAIN = 10.0  # seconds it waits for a store that hangs
+HOUSEKEEPING = 60.0  # seconds
 HANGS = 30.0  # seconds without a sign of life after which a thread counts as hanging; an engine may load that long
 log = logging.getLogger(__name__)
 
@@ -41,60 +49,79 @@ class Station:
 
     def __init__(self, config: StationConfig) -> None:
         self.config, self.started = config, time.time()
+        self._owner = ExitStack()
         try:
             config.data.mkdir(parents=True, exist_ok=True)
-            self._owner = sole_writer(config.data)
-            self._owner.__enter__()
+            self._owner.enter_context(sole_writer(config.data))
         except OSError as error:
             raise CallError(f"{config.data}: cannot be used ({error.strerror}); name another data folder") from error
-        self.store = Store(config.data / STORE)
+        try:
+            self.store = Store(config.data / STORE)
+            self._kept = Kept(config.data)
+        except BaseException:
+            self._owner.close()
+            raise
         self.recorder = Recorder(self.store, self._hand_on)
-        self._kept = Kept(config.data)
         self._threads: dict[tuple[object, ...], InspectionThread] = {}
         self._changing = threading.Lock()  # recipes change one at a time
-        self._recipes: dict[str, Recipe] = {}
-        self._stopped = False
+        self._stopped = threading.Event()
         self.cameras: dict[str, StationCamera] = {}
+        self.outputs: list[Output] = []
+        self.sinks: StationSinks | None = None
+        self._triggers: list[EdgeTrigger] = []
+        self._keeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
 
     def start(self) -> None:
         """Opens everything. On failure nothing stays open."""
         try:
             self.recorder.start()
-            for name, camera in self.config.cameras.items():
-                wanted = self._kept.recipe(name, camera.recipe, self.config.recipes)
-                recipe, thread = self._load(wanted)
-                uri = reveal(camera.source, quoted=True)
-                added = StationCamera(name, camera, lambda uri=uri: open_source(uri), self.recorder, recipe)  # type: ignore[misc]
-                added.tell = True
-                added.inspects = thread
-                thread.attach(added)
-                self.cameras[name] = added
-            for added in self.cameras.values():
-                added.capture.start()
+            for name in self.config.cameras:
+                self._add_camera(name)
+            self.sinks = StationSinks(self.config, self.store, self)
+            for name, output in self.config.outputs.items():
+                self.outputs.append(self._open_output(name, output))
+            for camera in self.cameras.values():
+                camera.tell = any(output.hears(camera.name) for output in self.outputs)
+            self.sinks.start()
+            for camera in self.cameras.values():
+                camera.capture.start()
+            for trigger in self._triggers:
+                trigger.start()
+            self._keeper.start()
         except BaseException:
             self.stop()
             raise
-        log.info("station %s runs: %d camera(s), %s", self.config.name, len(self.cameras), ", ".join(self._recipes))
+        log.info("station %s runs with %d camera(s)", self.config.name, len(self.cameras))
 
     def stop(self) -> None:
-        """Takes no more, finishes what is under way, stores it and releases everything. May be called again."""
-        if self._stopped:
+        """Takes no more triggers, finishes what is under way, stores and tells it, releases everything."""
+        if self._stopped.is_set():
             return
-        self._stopped = True
-        end = time.monotonic() + DRAIN
-        for camera in self.cameras.values():
+        self._stopped.set()
+        cameras = list(self.cameras.values())
+        for camera in cameras:
+            camera.closing = True
+        for trigger in self._triggers:
+            trigger.stop()
+        desks = [camera.desk for camera in cameras if camera.desk is not None]
+        for desk in desks:
+            desk.drain(DRAIN)
+        for camera in cameras:
             camera.capture.stop()
-        for camera in self.cameras.values():
-            if camera.desk is not None:
-                camera.desk.drain(max(min(2.0, end - time.monotonic()), 0.1))
         for thread in self._threads.values():
             thread.stop()
-        for camera in self.cameras.values():
-            if camera.desk is not None:
-                camera.desk.close()
-        left = self.recorder.close(DRAIN)
+        for desk in desks:
+            desk.close()
+        left = self.recorder.close(STORE_DRAIN)
+        for output in self.outputs:
+            output.drain(DRAIN)
+            output.close()
+        if self.sinks is not None:
+            self.sinks.stop()
+        if self._keeper.ident is not None:
+            self._keeper.join()
         self.store.close()
-        self._owner.__exit__(None, None, None)
+        self._owner.close()
         log.info("station %s stopped%s", self.config.name, f"; {left} records could not be stored" if left else "")
 
     # ------------------------------------------------------------------------------------------------ StationControl
@@ -102,7 +129,9 @@ class Station:
     def status(self) -> StationStatus:
         """The present state."""
         cameras = tuple(camera.status() for camera in self.cameras.values())
-        parts = (self._store_status(), self._disk_status())
+        sinks = [] if self.sinks is None else [part_status(sink) for sink in self.sinks.statuses()]
+        lines = [*(output.status() for output in self.outputs), *(trigger.status() for trigger in self._triggers)]
+        parts = (self._store_status(), self._disk_status(), *lines, *sinks)
         worst = [camera.status.health for camera in cameras] + [part.health for part in parts]
         health: Health = "fault" if "fault" in worst else "warning" if "warning" in worst else "ok"
         return StationStatus(
@@ -123,7 +152,6 @@ class Station:
             before = self._camera(camera).recipe
             recipe = before.with_thresholds(review, reject)
             self._kept.keep_thresholds(recipe, self.config.recipes[recipe.name])
-            self._recipes[recipe.name] = recipe
             for each in self.cameras.values():
                 if each.recipe.name == recipe.name:
                     each.recipe = recipe
@@ -150,6 +178,13 @@ class Station:
             self._kept.keep_recipe(camera, recipe, self.config.cameras[camera].recipe)
             self._drop_unused()
             self._audit(who, "recipe", f"camera {camera}: {before} to {recipe}")
+
+    def set_job(self, camera: str, job: int, who: str) -> None:
+        """Like ``set_recipe``, by the recipe's number. Raises CallError where none has it."""
+        names = [name for name, recipe in self.config.recipes.items() if job and recipe.job == job]
+        if not names:
+            raise CallError(f"no recipe has the job number {job}")
+        self.set_recipe(camera, names[0], who)
 
     def rejudge(self, image: Image, camera: str) -> Inspection:
         """Inspects a picture with the camera's recipe; nothing is stored or told."""
@@ -179,6 +214,37 @@ class Station:
             raise CallError(f"no camera {one_line(name)[:64]!r}; one of: {', '.join(self.cameras)}")
         return self.cameras[name]
 
+    def _add_camera(self, name: str) -> None:
+        config = self.config.cameras[name]
+        recipe, thread = self._load(self._kept.recipe(name, config.recipe, self.config.recipes))
+        uri = reveal(config.source, quoted=True)
+        trigger: Trigger = "software" if config.trigger.kind == "gpio" else config.trigger.kind
+        added = StationCamera(name, config, lambda: open_source(uri, trigger), self.recorder, recipe)
+        added.inspects = thread
+        thread.attach(added)
+        self.cameras[name] = added
+        if config.trigger.kind == "gpio":
+            self._triggers.append(EdgeTrigger(name, config.trigger, added.trigger))
+
+    def _open_output(self, name: str, config: GpioOutput | ModbusOutput) -> Output:
+        if config.kind == "gpio":
+            return GpioPulses(name, config)
+        served = config.camera
+        handshake = Handshake(
+            self.cameras[served], lambda job: self.set_job(served, job, f"modbus {name}"), config.buffer
+        )
+        return ModbusServer(name, config, handshake)
+
+    def _keep_house(self) -> None:
+        """Deletes old records now and then; the store must not fill the disk in a year."""
+        limits = self.config.store
+        while not self._stopped.wait(HOUSEKEEPING):
+            before = None if limits.max_age_days is None else time.time() - 86400 * limits.max_age_days
+            try:
+                self.store.prune(limits.max_count, before)
+            except DskdError as error:
+                log.warning("old records stay: %s", one_line(str(error)))
+
     def _load(self, name: str) -> tuple[Recipe, InspectionThread]:
         """A recipe and the thread that runs its bundle, started where no camera uses it yet."""
         wanted, backend = self.config.recipes[name], self.config.backend
@@ -200,7 +266,6 @@ class Station:
                 thread.stop()
             raise
         self._threads[key] = thread
-        self._recipes[name] = recipe
         return recipe, thread
 
     def _drop_unused(self) -> None:
@@ -213,8 +278,16 @@ class Station:
     def _hand_on(self, entries: Sequence[Entry]) -> None:
         """Called by the recorder once the entries are stored, or could not be in time."""
         for entry in entries:
-            if isinstance(entry.record, Inspection) and entry.frame is not None:
-                self.cameras[entry.record.source].show(entry.frame, entry.record)
+            record = entry.record
+            if isinstance(record, Answer):
+                for output in self.outputs:
+                    if output.hears(record.camera):
+                        output.answer(record)
+            elif isinstance(record, Inspection) and entry.frame is not None:
+                camera = self.cameras[record.source]
+                camera.show(entry.frame, record)
+                if self.sinks is not None:
+                    self.sinks.offer(entry.frame, record, camera.recipe.bundle.manifest.input.crop)
 
     def _audit(self, who: str, action: str, detail: str) -> None:
         log.info("%s: %s by %s", action, detail, one_line(who))
@@ -238,6 +311,3 @@ class Station:
         text = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB free"
         health: Health = "ok" if usage.free > LEAST_FREE_BYTES else "fault"
         return PartStatus("disk", "disk", health, text, self.started)
-
-
-__all__ = ["Answer", "Station", "replace"]
