@@ -21,6 +21,7 @@ State = Literal["opening", "running", "lost", "ended", "stopped"]
 PATIENCE = 3.0  # seconds without a frame that is due before the camera counts as lost
 MOST_PENDING = 16  # triggers that wait for their frame; more means that the camera cannot keep pace
 _FIRST_FRAME = 10.0  # seconds: a stream can be decoded from its next key frame on, and some send one every few seconds
+_LONGEST_PAUSE = 5.0  # seconds between two attempts: a station waits for its camera, and one port bears that
 _POLL = 0.2  # seconds of one read: bounds how long a stop takes
 _STEADY = 5.0  # seconds a camera must run before its next loss counts as a first one
 _JOIN = 15.0  # seconds; longer than any source takes to give up opening
@@ -73,7 +74,7 @@ class Capture:
     ) -> None:
         self.name, self.triggered = name, triggered
         self._make_source, self._health, self._patience = make_source, health, patience
-        self._backoff, self._on_event = backoff or Backoff(), on_event
+        self._backoff, self._on_event = backoff or Backoff(most=_LONGEST_PAUSE), on_event
         self._queue = FrameQueue(policy, depth, on_ready)
         self._changed = threading.Condition()  # guards what follows
         self._pending: deque[tuple[str, float]] = deque()  # part and when it was triggered, by the monotonic clock
@@ -152,14 +153,12 @@ class Capture:
                 self._give_up_parts("ended: the source gave all it had")
                 return
             except Exception as error:  # a camera's library may raise anything; this thread must outlive it
-                reason = one_line(str(error) if isinstance(error, DskdError) else f"{type(error).__name__}: {error}")
-                self._enter("lost", reason)
-                self._give_up_parts(f"camera lost: {reason}")
+                self._lose(error)
             if time.monotonic() - started > _STEADY:
                 self._backoff.reset()
+            delay = self._backoff.delay()
             with self._changed:
-                if not self._changed.wait_for(lambda: self._stopping, 0 if self._stopping else self._backoff.delay()):
-                    self._reconnects += 1
+                self._changed.wait_for(lambda: self._stopping, delay)
         self._enter("stopped", "stopped")
         self._give_up_parts("stopped: the station stops")
 
@@ -173,7 +172,9 @@ class Capture:
             asks = self.triggered and source.triggerable
             if asks or not source.live or self._patience is None:
                 self._enter("running", f"{source.uri} is ready")  # its first frame may be long in coming
-            last, patience = time.monotonic(), max(_FIRST_FRAME, self._patience or 0.0)
+            last, patience = time.monotonic(), self._patience or 0.0
+            if not asks:
+                patience = max(_FIRST_FRAME, patience)
             while not self._stopping:
                 captured = self._read(source, asks)
                 now = time.monotonic()
@@ -185,8 +186,17 @@ class Capture:
                     last = now  # none is due
                 elif self._patience is not None and now - last > patience:
                     raise SourceLost(f"source {source.uri}: no frame for {patience:g} seconds; check the camera")
+        except SourceEnded:
+            raise
+        except Exception as error:
+            self._lose(error)  # before closing: that may take seconds, and parts wait
         finally:
             source.close()
+
+    def _lose(self, error: Exception) -> None:
+        reason = one_line(str(error) if isinstance(error, DskdError) else f"{type(error).__name__}: {error}")
+        self._enter("lost", reason)
+        self._give_up_parts(f"camera lost: {reason}")
 
     def _read(self, source: Source, asks: bool) -> Frame | Dropped | None:
         """One read, after asking the device for the frame of the next part."""
@@ -216,7 +226,7 @@ class Capture:
         if fault:
             self._queue.put(Dropped(captured.source, captured.id, captured.captured, fault, part))
         elif isinstance(captured, Frame):
-            self._queue.put(replace(captured, part=part))
+            self._queue.put(replace(captured, part=part), replaceable=source.live)
 
     def _unsound(self, frame: Frame, live: bool) -> str:
         return "" if self._health is None else self._health.fault(frame.image, live)
@@ -243,5 +253,6 @@ class Capture:
                 return
             if state != self._state:
                 self._since = time.time()
+                self._reconnects += (self._state, state) == ("lost", "running")
             self._state, self._detail = state, detail
         self._on_event(state, detail)

@@ -48,13 +48,13 @@ class FrameQueue:
         self._handed_out = self._unreported = 0
         self._closed = False
 
-    def put(self, captured: Frame | Dropped) -> None:
+    def put(self, captured: Frame | Dropped, replaceable: bool = True) -> None:
         """Adds one; what has no room is dropped. A frame of a part is never replaced by a newer one."""
         with self._changed:
             if isinstance(captured, Dropped):
                 self._drop(captured)
             else:
-                self._put_frame(captured)
+                self._put_frame(captured, replaceable)
             self._changed.notify_all()
         self._on_ready()
 
@@ -88,8 +88,8 @@ class FrameQueue:
             captured = self._handed_out + dropped + waiting
             return Counts(captured, self._handed_out, dropped, waiting, self._unreported, dict(self._drops))
 
-    def _put_frame(self, frame: Frame) -> None:
-        if self.policy == "latest" and frame.part is None and self._frames and self._frames[-1].part is None:
+    def _put_frame(self, frame: Frame, replaceable: bool) -> None:
+        if replaceable and self.policy == "latest" and frame.part is None and self._frames and self._frames[-1].part is None:
             self._drop(dropped(self._frames.pop(), REPLACED))
         if len(self._frames) >= self.depth:
             self._drop(dropped(frame, f"overflow: {self.depth} frames wait already; inspection is too slow"))

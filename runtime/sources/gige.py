@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ class GigeSource:
         self._camera: Any = None
         self._stream: Any = None
         self._control_lost = threading.Event()
+        self._answers = True
         self._on_lost: tuple[Any, int] | None = None
         self._last_id = -1
         self._arrived: deque[Frame | Dropped] = deque()
@@ -58,6 +60,7 @@ class GigeSource:
         self.close()
         self._aravis = aravis = typelib("Aravis", "0.8", PACKAGE)
         self._control_lost.clear()
+        self._answers = True
         self._last_id = -1
         self._arrived.clear()
         self._camera = self._call("cannot be opened", lambda: aravis.Camera.new(self._address))
@@ -106,11 +109,9 @@ class GigeSource:
         if self._on_lost is not None:
             self._on_lost[0].disconnect(self._on_lost[1])
             self._on_lost = None
-        if camera is not None and stream is not None and not self._control_lost.is_set():
-            try:
+        if camera is not None and stream is not None and self._answers and not self._control_lost.is_set():
+            with suppress(self._error()):  # it is gone; what it held is released with the objects
                 camera.stop_acquisition()
-            except self._error():
-                self._control_lost.set()  # it is gone; what it held is released with the objects
 
     def _set_up(self) -> None:
         camera, off = self._camera, self._aravis.Auto.OFF
@@ -160,6 +161,7 @@ class GigeSource:
         try:
             return action()
         except self._error() as error:
+            self._answers = False  # stopping it would wait for an answer as well
             raise SourceLost(
                 f"source {self.uri}: {failed} ({one_line(error.message)}); check camera and cable"
             ) from None
