@@ -53,12 +53,12 @@ class PictureStation:
         self._thread.start()
 
     def _loop(self, period: float) -> None:
-        for path in itertools.cycle(self.paths):
+        for turn in itertools.count():
             if self._stop.wait(period):
                 return
-            for camera in self.inspectors:
+            for offset, camera in enumerate(self.inspectors):
                 if camera not in self.lost:
-                    self.step(camera, path)
+                    self.step(camera, self.paths[(turn + 7 * offset) % len(self.paths)])
 
     def close(self) -> None:
         self._stop.set()

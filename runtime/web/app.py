@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable
 
 from pydantic import BaseModel, ValidationError
@@ -20,7 +21,7 @@ from runtime.web.calls import Busy
 from runtime.web.changes import Changes
 from runtime.web.document import openapi
 from runtime.web.endpoint import Call, Endpoint, Refused
-from runtime.web.guard import Guard, to_stderr
+from runtime.web.guard import Guard
 from runtime.web.past import Past
 from runtime.web.present import Present
 from runtime.web.screen import Screen
@@ -28,6 +29,7 @@ from runtime.web.session import Session
 from runtime.web.static_files import StaticFiles
 
 LONGEST_TOKEN = 256
+log = logging.getLogger(__name__)
 
 
 def endpoints(screen: Screen) -> list[Endpoint]:
@@ -47,15 +49,13 @@ def endpoints(screen: Screen) -> list[Endpoint]:
     return [*found, Endpoint("GET", "/api", "this interface, as OpenAPI", describe, open=True)]
 
 
-def build(
-    screen: Screen, names: tuple[str, ...] | None, report: Callable[[str], None] = to_stderr
-) -> tuple[ASGIApp, list[Endpoint]]:
+def build(screen: Screen, names: tuple[str, ...] | None) -> tuple[ASGIApp, list[Endpoint]]:
     """The application and its table; ``names`` are the host names it answers to, None for any."""
     table = endpoints(screen)
     routes = [Route(e.path, _handler(e, screen), methods=[e.method]) for e in table]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
     app.router.redirect_slashes = False
-    return Guard(app, names, report), table
+    return Guard(app, names), table
 
 
 def _handler(endpoint: Endpoint, screen: Screen) -> Callable[[Request], Awaitable[Response]]:
@@ -72,6 +72,9 @@ def _handler(endpoint: Endpoint, screen: Screen) -> Callable[[Request], Awaitabl
             return problem(429, str(error), {"retry-after": str(int(error.seconds) + 1)})
         except Busy as error:
             return problem(503, str(error), {"retry-after": "1"})
+        except Exception:  # a fault of ours: said in the log, without a word of it to the caller
+            log.exception("web page: %s %s failed", endpoint.method, endpoint.path)
+            return problem(500, "the page failed; the station's log says how")
 
     return handle
 

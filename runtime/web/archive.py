@@ -12,12 +12,14 @@ import numpy as np
 
 from runtime.images import read_image
 from runtime.overlay import banner
+from runtime.preprocess import Image
 from runtime.station.control import Live, StationControl
 from runtime.store import Record
 from runtime.web.endpoint import Refused
 from runtime.web.live import WIDTHS, encode_jpeg, picture_fields, shrink
 
 THUMBNAIL = 320  # pixels across
+DARK, BRIGHT, AIR = (10, 10, 10), (77, 90, 255), 5  # BGR, and pixels between defect and line
 MOST_THUMBNAILS = 256  # some 15 KB each
 LARGEST_FILE = 64 << 20  # bytes; a 12 megapixel PNG has 25
 GONE = "the picture was not kept, or deleted to make room"
@@ -51,7 +53,7 @@ class Archive:
         return encode_jpeg(np.asarray(image[banner(image.shape[1]) :], np.uint8)), "image/jpeg"
 
     def thumbnail(self, record: Record) -> tuple[bytes, str]:
-        """A small JPEG of the original."""
+        """A small JPEG of the original with its regions."""
         with self._lock:
             known = self._thumbnails.get(record.id)
         if known is None:
@@ -59,7 +61,7 @@ class Archive:
             image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is None:
                 raise Refused(404, GONE)
-            known = encode_jpeg(shrink(np.asarray(image, np.uint8), THUMBNAIL), 80)
+            known = encode_jpeg(_marked(np.asarray(image, np.uint8), record), 80)
             with self._lock:
                 self._thumbnails[record.id] = known
                 if len(self._thumbnails) > MOST_THUMBNAILS:
@@ -76,6 +78,17 @@ class Archive:
         live = control.live(record.source)
         crop = None if live is None else live.crop
         return picture_fields(Live(image, found, crop), WIDTHS[-1], heat=True)
+
+
+def _marked(image: Image, record: Record) -> Image:
+    """A small copy with the regions that decided, so that the defect is seen without opening the picture."""
+    small = np.ascontiguousarray(shrink(image, THUMBNAIL))
+    scale = small.shape[1] / image.shape[1]
+    for region in record.regions:
+        x, y, width, height = (round(scale * side) for side in region.box)
+        for colour, thickness in ((DARK, 5), (BRIGHT, 2)):
+            cv2.rectangle(small, (x - AIR, y - AIR), (x + width + AIR, y + height + AIR), colour, thickness)
+    return small
 
 
 def _read(path: Path | None) -> tuple[bytes, str]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
-import traceback
-from collections.abc import Callable
+import logging
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.errors import one_line
-
+log = logging.getLogger(__name__)
 LARGEST_BODY = 16 << 10  # bytes; the largest body that makes sense has 200
 BODY_SECONDS = 5.0
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -37,14 +34,14 @@ class _Refused(Exception):
 
 
 class Guard:
-    """Refuses foreign hosts, foreign origins and large or slow bodies; adds the security headers; hides tracebacks.
+    """Refuses foreign hosts, foreign origins and large or slow bodies; adds the security headers; hides failures.
 
     ``names`` are the host names that requests may be addressed to, None for any. Without them a foreign page whose
     name was made to point to this machine (DNS rebinding) could read what is free to look at.
     """
 
-    def __init__(self, app: ASGIApp, names: tuple[str, ...] | None, report: Callable[[str], None]) -> None:
-        self._app, self._names, self._report = app, names, report
+    def __init__(self, app: ASGIApp, names: tuple[str, ...] | None) -> None:
+        self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -67,8 +64,8 @@ class Guard:
             await self._app(scope, await _whole_body(scope, receive), answer)
         except _Refused as refused:
             await _send_error(answer, refused.status, str(refused))
-        except Exception as error:
-            self._report(f"web page: {scope['method']} failed: {one_line(repr(error))}\n{traceback.format_exc()}")
+        except Exception:
+            log.exception("web page: %s failed", scope["method"])
             if begun:
                 raise
             await _send_error(answer, 500, "the page failed; the station's log says how")
@@ -131,8 +128,3 @@ async def _send_error(send: Send, status: int, message: str) -> None:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def to_stderr(text: str) -> None:
-    """The default report: one block on standard error, where the journal finds it."""
-    print(text, file=sys.stderr, flush=True)

@@ -64,7 +64,7 @@ async function show(page, dialog, row, step) {
   const told = h("p", { class: "told", role: "status" });
   const why = h("p", { class: "part-why" }, sentence(row, null));
   const bar = h("div", { class: "gauge" });
-  gauge(bar, { score: row.score, review: Math.min(row.threshold, reviewOf(page, row)), reject: row.threshold, kind: row.verdict });
+  gauge(bar, { score: row.score, review: reviewOf(page, row), reject: row.threshold, kind: row.verdict });
   const views = viewSwitches(drawing, row, why, told);
   dialog.replaceChildren(
     head(`Part ${row.part ?? row.frame}`, dialog, step, pill(row.verdict, row.verdict)),
@@ -76,7 +76,8 @@ async function show(page, dialog, row, step) {
 }
 
 function reviewOf(page, row) {
-  return page.state?.cameras.find((camera) => camera.name === row.source)?.review ?? row.threshold;
+  const camera = page.state?.cameras.find((one) => one.name === row.source);
+  return camera && camera.reject === row.threshold ? camera.review : null; // a record keeps the other threshold alone
 }
 
 // Original or heat map below the boxes of the regions; and the drawing of a second judgement in their place.

@@ -14,14 +14,14 @@ export function gauge(holder, { score: value, review, reject, kind }) {
   const place = (number) => `${Math.min(100, Math.max(0, (100 * number) / most)).toFixed(2)}%`;
   const [bar, scale] = holder.children;
   const [pass, middle, over, mark] = bar.children;
-  pass.style.width = place(review);
-  middle.style.width = place(reject - review);
+  pass.style.width = place(review ?? reject);
+  middle.style.width = place(reject - (review ?? reject));
   over.style.width = place(most - reject);
   mark.hidden = value === null;
   mark.style.left = place(value ?? 0);
   mark.dataset.kind = kind ?? "none";
-  scale.children[0].style.left = place(review);
+  scale.children[0].style.left = place(review ?? 0);
   scale.children[1].style.left = place(reject);
-  text(scale.children[0], `review ${score(review)}`);
+  text(scale.children[0], review === null ? "" : `review ${score(review)}`);
   text(scale.children[1], `reject ${score(reject)}`);
 }

@@ -6,7 +6,7 @@ const WIDTH = 1000;
 const HEIGHT = 300;
 const FLOOR = 262; // where the bars stand
 const TOP = 46;
-const BINS = 60;
+const MOST_BINS = 60;
 
 export class Histogram {
   constructor(holder) {
@@ -69,14 +69,15 @@ export class Histogram {
     const scores = rows.map((row) => row.score).sort((a, b) => a - b);
     const high = scores.length ? scores[Math.floor(0.995 * (scores.length - 1))] : 0;
     if (!this.svg.querySelector(":active")) this.most = Math.max(1.35 * present.reject, 1.1 * high, 1.1 * limits.reject) || 1;
-    const counts = new Array(BINS).fill(0);
-    for (const value of scores) counts[Math.min(BINS - 1, Math.max(0, Math.floor((value / this.most) * BINS)))] += 1;
+    const bins = Math.round(Math.min(MOST_BINS, Math.max(24, (this.units ?? WIDTH) / 20)));
+    const counts = new Array(bins).fill(0);
+    for (const value of scores) counts[Math.min(bins - 1, Math.max(0, Math.floor((value / this.most) * bins)))] += 1;
     const tallest = Math.max(1, ...counts);
-    const wide = (this.units ?? WIDTH) / BINS;
+    const wide = (this.units ?? WIDTH) / bins;
     this.bars.replaceChildren(...counts.flatMap((count, bin) => {
       if (!count) return [];
       const tall = Math.max(3, (FLOOR - TOP) * Math.sqrt(count / tallest));
-      const middle = ((bin + 0.5) / BINS) * this.most;
+      const middle = ((bin + 0.5) / bins) * this.most;
       const kind = middle > limits.reject ? "reject" : middle > limits.review ? "review" : "pass";
       return s("rect", { class: `bar-${kind}`, x: bin * wide + 0.12 * wide, width: 0.76 * wide, y: FLOOR - tall, height: tall, rx: 2 },
         s("title", {}, `${count} with a score around ${score(middle)}`));
