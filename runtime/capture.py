@@ -24,6 +24,7 @@ _FIRST_FRAME = 10.0  # seconds: a stream can be decoded from its next key frame 
 _LONGEST_PAUSE = 5.0  # seconds between two attempts: a station waits for its camera, and one port bears that
 _POLL = 0.2  # seconds of one read: bounds how long a stop takes
 _STEADY = 5.0  # seconds a camera must run before its next loss counts as a first one
+_HANGS = 60.0  # seconds without a sign of life; opening and closing a dead camera take some
 _JOIN = 15.0  # seconds; longer than any source takes to give up opening
 
 
@@ -83,6 +84,7 @@ class Capture:
         self._detail, self._since, self._fault = "not started", time.time(), ""
         self._reconnects = self._unasked = 0
         self._stopping = False
+        self._beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"capture {name}", daemon=True)
 
     def start(self) -> None:
@@ -131,6 +133,13 @@ class Capture:
         """Whether the thread runs, or ended because there is nothing more to capture."""
         return self._thread.is_alive() or self._state in ("ended", "stopped")
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread does its work: it waits, captures, or has ended as it should. A driver may hang for ever."""
+        if self._thread.ident is None or self._state in ("ended", "stopped"):
+            return True
+        return self._thread.is_alive() and time.monotonic() - self._beat < _HANGS
+
     def stop(self) -> bool:
         """Stops capturing and closes the camera; whether that was done in time. May be called again."""
         with self._changed:
@@ -145,7 +154,7 @@ class Capture:
 
     def _run(self) -> None:
         while not self._stopping:
-            started = time.monotonic()
+            started = self._beat = time.monotonic()
             try:
                 self._connection()
             except SourceEnded as ended:
@@ -177,7 +186,7 @@ class Capture:
                 patience = max(_FIRST_FRAME, patience)
             while not self._stopping:
                 captured = self._read(source, asks)
-                now = time.monotonic()
+                now = self._beat = time.monotonic()
                 if captured is not None:
                     frame_id = f"{session}-{captured.id}" if source.live else captured.id  # numbers start anew
                     self._accept(replace(captured, source=self.name, id=frame_id), source, asks)

@@ -280,7 +280,9 @@ def test_a_source_that_raises_anything_is_opened_anew() -> None:
 
     with running(make) as capture:
         next_frame(capture)
+        assert capture.alive
     assert len(calls) == 4
+    assert capture.alive
 
 
 def test_stop_while_the_camera_is_absent_and_before_start() -> None:
