@@ -52,11 +52,18 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda *_: stop.set())
     station = Station(config)
     station.start()
+    page = None
     try:
+        if config.web is not None:  # its libraries are needed only then
+            from runtime.web.page import open_page
+
+            page = open_page(station)
         systemd.notify("READY=1")
         watch(station, stop)
     finally:
         systemd.notify("STOPPING=1")
+        if page is not None:
+            page.stop()
         station.stop()
     return 0
 

@@ -42,6 +42,7 @@ def _camera_address(uri: str, info: ValidationInfo) -> str:
 
 Client = Annotated[str, AfterValidator(_client)]
 CameraAddress = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_camera_address)]
+TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
 Milliseconds = Annotated[int, Field(ge=0, le=60_000)]
 Depth = Annotated[int, Field(ge=1, le=1024)]
 
@@ -193,6 +194,9 @@ class WebConfig(Strict):
 
     listen: Address = "127.0.0.1:8080"
     token_file: LocalPath | None = Field(None, description="default: token in the data folder, made at first start")
+    shifts: list[TimeOfDay] = Field(
+        ["06:00", "14:00", "22:00"], max_length=24, description="when shifts begin, local time; empty: midnight"
+    )
 
 
 class MetricsConfig(Strict):

@@ -122,6 +122,7 @@ function trouble() {
 function open() {
   const [name, id] = location.hash.slice(1).split("/");
   page.view = VIEWS.includes(name) ? name : "live";
+  document.body.dataset.view = page.view;
   for (const view of VIEWS) byId(`view-${view}`).hidden = view !== page.view;
   for (const tab of document.querySelectorAll(".tabs a")) {
     if (tab.dataset.view === page.view) tab.setAttribute("aria-current", "page");

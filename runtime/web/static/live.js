@@ -100,8 +100,8 @@ function showFacts(camera, look) {
   const rows = [
     ["Score", score(found?.score)],
     ["Reject over", score(camera.reject)],
-    ["Part", found?.part ?? "–"],
-    ["Time", found ? moment(found.captured) : "–"],
+    ["Part", (found ?? look).part ?? "–"],
+    ["Time", (found ?? look).captured ? moment((found ?? look).captured) : "–"],
     ["Recipe", camera.recipe],
   ];
   const list = byId("facts");

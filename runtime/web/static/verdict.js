@@ -24,7 +24,8 @@ export function judge(page, camera) {
     const verdict = missed.verdict ?? "REJECT";
     return {
       look: past ? "past" : "live", kind: verdict, word: verdict, missed: true, age,
-      eyebrow: `Not inspected${past ? ` · ${ago(age)}` : ""}`, why: `${missed.reason}.`.replace("..", "."),
+      eyebrow: `Not inspected${past ? ` · ${ago(age)}` : ""}`, why: ended(missed.reason),
+      part: missed.part, captured: missed.at,
     };
   }
   if (!last) {
@@ -39,8 +40,12 @@ export function judge(page, camera) {
 }
 
 function before(last, since, sentence) {
-  const ended = sentence.endsWith(".") ? sentence : `${sentence}.`;
-  return last ? `${ended} Last part: ${last.verdict}, ${ago(last.age_s + since)}.` : ended;
+  return last ? `${ended(sentence)} Last part: ${last.verdict}, ${ago(last.age_s + since)}.` : ended(sentence);
+}
+
+// The station's words begin small and end open, as its log lines do.
+function ended(words) {
+  return `${words[0]?.toUpperCase() ?? ""}${words.slice(1)}${words.endsWith(".") ? "" : "."}`;
 }
 
 let shown = "";
@@ -58,7 +63,9 @@ export function showVerdict(look) {
   text(field.querySelector(".verdict-word"), look.word);
   field.dataset.long = look.word.length > 8 ? "yes" : "no";
   text(field.querySelector(".verdict-eyebrow"), look.eyebrow ?? "");
-  text(field.querySelector(".verdict-why"), look.why ?? sentence(look.found, frameSize(look.found)));
+  const why = look.why ?? sentence(look.found, frameSize(look.found));
+  field.dataset.crowded = why.length > 44 ? "very" : look.eyebrow ? "some" : "no";
+  text(field.querySelector(".verdict-why"), why);
 }
 
 const sizes = new Map(); // camera to picture size, so that the sentence can say where
