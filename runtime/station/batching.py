@@ -209,7 +209,7 @@ class InspectionThread:
                 job.feed.judged(frame, Dropped(frame.source, frame.id, frame.captured, reason, frame.part))
             elif job.feed is not None and isinstance(result, Inspection):
                 waiting = round(1000 * max(begun - frame.captured, 0.0), 3)
-                job.feed.judged(frame, replace(result, timings_ms={"waiting": waiting, **result.timings_ms}))
+                job.feed.judged(frame, replace(result, timings_ms={"queue": waiting, **result.timings_ms}))
 
     def _judge(self, frames: list[tuple[Frame, Settings]]) -> list[Inspection | DskdError]:
         """An inspection or a reason for each frame, whatever the backend does."""

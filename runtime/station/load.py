@@ -155,7 +155,7 @@ def _fault(path: Path, text: str, detail: ErrorDetails) -> Fault:
         what = detail["msg"].removeprefix("Value error, ")
     if place[-1:] == (_KEY,):  # pydantic's mark of a mapping's key
         place = place[:-1]
-    return _at(path, text, place, what)
+    return _at(path, text, place, what, key=detail["type"] in ("extra_forbidden", "missing"))
 
 
 def _keys_at(place: Place) -> list[str]:
@@ -163,32 +163,37 @@ def _keys_at(place: Place) -> list[str]:
     kinds: list[Any] = [StationConfig]
     for step in place:
         kinds = [inner for kind in kinds for inner in _below(kind, step)]
-    return [
-        key for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel) for key in kind.model_fields
-    ]
+    return [key for kind in kinds for model in _models(kind) for key in model.model_fields]
+
+
+def _models(kind: Any) -> list[type[BaseModel]]:
+    """The models that a type may be: itself, or the members of a union."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    if get_origin(kind) is Annotated:
+        return _models(get_args(kind)[0])
+    return [] if get_origin(kind) in (dict, list) else [model for inner in get_args(kind) for model in _models(inner)]
 
 
 def _below(kind: Any, step: str | int) -> list[Any]:
     """What lies one step under a type: a model's field, a mapping's value, a union's member of that tag."""
-    if get_origin(kind) is Annotated:
-        return _below(get_args(kind)[0], step)
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        field = kind.model_fields.get(str(step))
-        return [] if field is None else [field.annotation]
     if get_origin(kind) in (dict, list):
         return [get_args(kind)[-1]]
-    inner = [get_args(member)[0] if get_origin(member) is Annotated else member for member in get_args(kind)]
-    members = [member for member in inner if isinstance(member, type) and issubclass(member, BaseModel)]
-    tagged = [member for member in members if step in get_args(_kind_of(member))]
-    return tagged or [found for member in members for found in _below(member, step)]
+    models = _models(kind)
+    tagged = [model for model in models if step in get_args(_kind_of(model))] if len(models) > 1 else []
+    fields = [model.model_fields[step].annotation for model in models if step in model.model_fields]
+    return list(tagged) or fields
 
 
 def _kind_of(model: type[BaseModel]) -> Any:
     return model.model_fields["kind"].annotation if "kind" in model.model_fields else Literal[""]
 
 
-def _at(path: Path, text: str, place: Place, what: str) -> Fault:
-    """The fault with its line: where the last part of ``place`` stands that the file holds. A union's tag is no key."""
+def _at(path: Path, text: str, place: Place, what: str, key: bool = True) -> Fault:
+    """The fault with its line: where the last part of ``place`` stands that the file holds.
+
+    A union's tag is a step of ``place`` and no key; ``key`` says whether the last step is one in any case.
+    """
     node = yaml.compose(text, Loader=yaml.SafeLoader)
     line, shown = 0, list[str]()
     for number, step in enumerate(place):
@@ -200,6 +205,6 @@ def _at(path: Path, text: str, place: Place, what: str) -> Fault:
             found = (node.value[step], node.value[step].start_mark)
         if found:
             node, line = found[0], found[1].line + 1
-        if found or number == len(place) - 1:
+        if found or (key and number == len(place) - 1):
             shown.append(str(step))
     return Fault(path, line, ".".join(shown), what)
