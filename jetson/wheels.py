@@ -55,10 +55,13 @@ def collect(out: Path, python: str, glibc: int, constraints: str, wheel: Path | 
 
 
 def _pip(*words: str) -> None:
-    with tempfile.TemporaryDirectory() as cache:
+    with tempfile.TemporaryDirectory() as scratch:
+        # setuptools would put what an older checkout left in build/ into the wheel too
+        elsewhere = Path(scratch) / "build.cfg"
+        elsewhere.write_text(f"[build]\nbuild_base = {scratch}/build\n")
         done = subprocess.run(  # noqa: S603
             [sys.executable, "-m", "pip", words[0], "--quiet", "--disable-pip-version-check", *words[1:]],
-            capture_output=True, text=True, check=False, env={**os.environ, "PIP_BUILD_TRACKER": cache},
+            capture_output=True, text=True, check=False, env={**os.environ, "DIST_EXTRA_CONFIG": str(elsewhere)},
         )  # fmt: skip
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()[-1:]
