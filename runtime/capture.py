@@ -130,11 +130,6 @@ class Capture:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs, or ended because there is nothing more to capture."""
-        return self._thread.is_alive() or self._state in ("ended", "stopped")
-
-    @property
-    def alive(self) -> bool:
         """Whether the thread does its work: it waits, captures, or has ended as it should. A driver may hang for ever."""
         if self._thread.ident is None or self._state in ("ended", "stopped"):
             return True

@@ -68,6 +68,8 @@ class GigeSource:
             raise MissingPart(f"source {self.uri}: no such camera; check power and cable (arv-tool-0.8 lists them)")
         device = self._camera.get_device()
         self._on_lost = (device, device.connect("control-lost", lambda *_: self._control_lost.set()))
+        if isinstance(device, aravis.GvDevice) and not device.is_controller():
+            raise MissingPart(f"source {self.uri}: another program controls the camera; close it, or wait ten seconds")
         self._call("cannot be set up", self._set_up)
         self._stream = self._call("cannot stream", lambda: self._camera.create_stream(None, None))
         if self._stream is None:
