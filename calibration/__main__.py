@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ from tqdm import tqdm
 
 from calibration.add_graphs import FLOAT, add_graphs
 from calibration.compare import Answers, Row, answer, map_correlation, verdicts
+from calibration.equalise import equalised, largest_of_channels
 from calibration.images import cover
+from calibration.observed import Observed, read_observed, write_observed
 from calibration.pictures import Labelled, Pictures, gather
 from calibration.quantise import FILES, TARGETS, observed_tensors, quantisable, quantise, without_transposed
-from calibration.ranges import METHODS, Histogram, observe, read_histograms, write_histograms
+from calibration.ranges import METHODS, observe
 from calibration.report import Report
 from calibration.sensitivity import sensitivity
 from calibration.usual_errors import relearn
@@ -28,7 +31,7 @@ from runtime.errors import CallError, Parser, exit_with_code
 from runtime.manifest import Precision
 from train import metrics
 
-FOLDER, CACHE = "calibration", "histograms.json"
+FOLDER, CACHE = "calibration", "observed.json"
 LOOKED_AT = 16  # images by which layers are compared
 
 EXAMPLES = """examples:
@@ -90,7 +93,8 @@ def calibrate(bundle: Bundle, folder: Path, pictures: Pictures, options: argpars
     model = without_transposed(onnx.load(bundle.file(FLOAT)))
     excluded = named_layers(model, options.exclude)
     chosen = cover(model, pictures.inputs, options.count)
-    histograms = ranges_of(bundle, model, pictures, chosen, folder / FOLDER)
+    observed = observe_once(bundle, model, pictures, chosen, folder / FOLDER)
+    model, histograms = equalised(model, observed.largest), observed.histograms
     looked_at = pictures.inputs[chosen[:LOOKED_AT]]
     layers = sensitivity(model, histograms, options.method, looked_at)
     candidates = [name for name in layers if name not in excluded]
@@ -135,19 +139,21 @@ def named_layers(model: onnx.ModelProto, parts: Sequence[str]) -> list[str]:
     return [name for name in layers if any(part in name for part in parts)]
 
 
-def ranges_of(
+def observe_once(
     bundle: Bundle, model: onnx.ModelProto, pictures: Pictures, chosen: list[int], folder: Path
-) -> dict[str, Histogram]:
-    """Histograms of the chosen images: those kept from an earlier calibration of the same graph and images, or new ones."""
+) -> Observed:
+    """What the chosen images showed: as kept from an earlier calibration of the same graph and images, or seen anew."""
     hashes = {str(pictures.paths[k]): file_sha256(pictures.paths[k]) for k in chosen}
     belongs = [bundle.manifest.files[FLOAT], *sorted(hashes.values())]
     key = hashlib.sha256("".join(belongs).encode()).hexdigest()
     folder.mkdir(exist_ok=True)
-    found = read_histograms(folder / CACHE, key)
+    found = read_observed(folder / CACHE, key)
     if found is None:
-        images = tqdm(pictures.inputs[chosen], desc="calibrating", unit="image", leave=False, disable=None)
-        found = observe(model, observed_tensors(model), images)
-        write_histograms(folder / CACHE, found, key)
+        bar = partial(tqdm, pictures.inputs[chosen], unit="image", leave=False, disable=None)
+        largest = largest_of_channels(model, bar(desc="equalising"))
+        histograms = observe(equalised(model, largest), observed_tensors(model), bar(desc="calibrating"))
+        found = Observed(largest, histograms)
+        write_observed(folder / CACHE, found, key)
     (folder / "images.json").write_text(json.dumps(hashes, indent=1))
     return found
 

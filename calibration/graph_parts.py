@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import onnx
-from onnx import numpy_helper
 
 INPUT, TRUNK, HEAD = "/to_input/", "/path/", "/anomaly_map/"  # the modules of export.prune.PrunedGraph
 
@@ -50,6 +49,6 @@ def remove_unused_constants(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(kept)
 
 
-def array(tensor: onnx.TensorProto):  # type: ignore[no-untyped-def]
-    """The tensor's values."""
-    return numpy_helper.to_array(tensor)
+def opset(model: onnx.ModelProto) -> int:
+    """Version of ONNX's own operators that the graph is written in."""
+    return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))

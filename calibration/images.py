@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper
 from tqdm import tqdm
 
 from calibration.graph_parts import TRUNK, feature_names
+from calibration.session import open_session
 from runtime.errors import DskdError, one_line
 from runtime.images import BadImage, read_image
 from runtime.manifest import InputSpec
@@ -59,13 +55,7 @@ def k_centre(features: NDArray[np.float32], count: int) -> list[int]:
 def _teacher_features(model: onnx.ModelProto, inputs: Image) -> NDArray[np.float32]:
     """Mean of each teacher channel over the picture, [N, D]; every scale counts alike."""
     names = [name for name in feature_names(model) if name.startswith(f"{TRUNK}teacher/")]
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model, names)
     rows = []
     for image in tqdm(inputs, desc="choosing images", unit="image", leave=False, disable=None):
         means = [scale[0].mean((1, 2)) for scale in session.run(names, {"image": image[None]})]

@@ -24,7 +24,14 @@ import onnx
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 
-from calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, remove_unused_constants
+from calibration.graph_parts import (
+    HEAD,
+    TRUNK,
+    constants_of,
+    feature_names,
+    opset,
+    remove_unused_constants,
+)
 from calibration.half import to_half
 from calibration.ranges import Histogram, Method, range_of
 
@@ -86,7 +93,7 @@ def quantise(
         _free_main_branches(quantised)
     _prune(quantised)
     _place_in_trunk(quantised)
-    if target == "tensorrt" and _opset(quantised) >= SCALES_IN_HALF:
+    if target == "tensorrt" and opset(quantised) >= SCALES_IN_HALF:
         return to_half(quantised)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
@@ -111,10 +118,6 @@ def _tensors_data(ranges: dict[str, tuple[float, float]]) -> TensorsData:
         CalibrationMethod.MinMax,
         {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()},
     )
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _give_head_float_features(quantised: onnx.ModelProto, original: onnx.ModelProto) -> None:

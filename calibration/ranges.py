@@ -6,23 +6,15 @@ know no squared-error method, and their entropy search has one candidate at its 
 
 from __future__ import annotations
 
-import copy
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
-from onnx import helper
 
-from runtime import atomic
+from calibration.session import open_session
 from runtime.errors import DskdError
 from runtime.preprocess import Image
 
@@ -69,17 +61,7 @@ class Histogram:
 def observe(model: onnx.ModelProto, tensors: Iterable[str], images: Iterable[Image]) -> dict[str, Histogram]:
     """Histograms of ``tensors`` over network inputs [H, W, 3], one image at a time."""
     names = list(tensors)
-    watched = copy.deepcopy(model)
-    present = {value.name for value in watched.graph.output}
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in present
-    )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Kept as written: fusing would take away tensors that are asked for.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_mem_pattern = False
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model, names, fused=False)  # fusing would take away tensors that are asked for
     histograms = {name: Histogram.empty() for name in names}
     for image in images:
         for name, values in zip(names, session.run(names, {"image": image[None]}), strict=True):
@@ -147,27 +129,3 @@ def _entropy(histogram: Histogram) -> float:
         if divergence < least:
             best, least = kept * histogram.limit / BINS, divergence
     return best
-
-
-def write_histograms(file: Path, histograms: dict[str, Histogram], key: str) -> None:
-    """Keeps histograms as JSON; ``key`` says what they belong to."""
-    fields = {
-        name: {"low": h.low, "high": h.high, "limit": h.limit, "counts": h.counts.tolist()}
-        for name, h in sorted(histograms.items())
-    }
-    atomic.write_text(file, json.dumps({"key": key, "histograms": fields}, separators=(",", ":")))
-
-
-def read_histograms(file: Path, key: str) -> dict[str, Histogram] | None:
-    """Histograms kept for exactly ``key``; None where there are none or they are damaged."""
-    try:
-        fields = json.loads(file.read_text())
-        if fields["key"] != key:
-            return None
-        return {
-            name: Histogram(float(h["low"]), float(h["high"]), float(h["limit"]), np.array(h["counts"], np.int64))
-            for name, h in fields["histograms"].items()
-            if len(h["counts"]) == BINS
-        }
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import copy
-import os
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from tqdm import tqdm
@@ -17,6 +13,7 @@ from tqdm import tqdm
 from calibration.graph_parts import constants_of, set_constant
 from calibration.quantise import quantisable
 from calibration.ranges import Histogram, Method, range_of
+from calibration.session import open_session
 from runtime.preprocess import Image
 
 LARGEST = 127
@@ -57,7 +54,5 @@ def only_quantised(
 
 
 def _scores(model: onnx.ModelProto, inputs: Image) -> NDArray[np.float32]:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(model)
     return np.concatenate([session.run(["score"], {"image": image[None]})[0] for image in inputs])

@@ -6,17 +6,13 @@ covariance of the error on good images are gathered again, from the graph that w
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
-
 import numpy as np
 import onnx
-import onnxruntime
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from tqdm import tqdm
 
 from calibration.graph_parts import TRUNK, constants_of, feature_names, set_constant
+from calibration.session import open_session
 from runtime.preprocess import Image
 from train.error_statistics import ErrorStatistics, Floats
 
@@ -31,7 +27,7 @@ def relearn(model: onnx.ModelProto, inputs: Image, ridge: float, label: str) -> 
     if not scales:
         return
     names = feature_names(model)
-    session = _session(model, names)
+    session = open_session(model, names)
     shapes = [numpy_helper.to_array(constants[PART.format(k, "usual")]).shape for k in scales]
     gathered = [ErrorStatistics(positions, channels) for positions, channels, _ in shapes]
     for image in tqdm(inputs, desc=label, unit="image", leave=False, disable=None):
@@ -51,16 +47,6 @@ def _of_scale(directions: dict[str, Floats], positions: int, channels: int) -> t
     (teacher,) = (found for name, found in fitting.items() if name.startswith(f"{TRUNK}teacher/"))
     (student,) = (found for name, found in fitting.items() if not name.startswith(f"{TRUNK}teacher/"))
     return teacher, student
-
-
-def _session(model: onnx.ModelProto, outputs: list[str]) -> onnxruntime.InferenceSession:
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def _direction(features: Floats) -> Floats:

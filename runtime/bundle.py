@@ -82,7 +82,7 @@ def default_bundle() -> Path:
 def is_bundle(path: Path) -> bool:
     """Whether ``path`` looks like a bundle, whole or damaged: a folder whose manifest starts with a seal."""
     try:
-        return _read_regular(path / MANIFEST, LARGEST_YAML).startswith(_SEAL.encode())
+        return read_regular(path / MANIFEST, LARGEST_YAML).startswith(_SEAL.encode())
     except OSError:
         return False
 
@@ -124,7 +124,7 @@ def _read_manifest(path: Path) -> Manifest:
     if not os.path.isdir(path):
         raise CallError(f"{path}: no bundle there; train and export one (python -m train, python -m export.onnx)")
     try:
-        raw = _read_regular(file, LARGEST_YAML)
+        raw = read_regular(file, LARGEST_YAML)
     except OSError as error:
         raise DskdError(f"{file}: cannot be read ({error.strerror}); copy or export the bundle again") from error
     first, _, body = raw.partition(b"\n")
@@ -144,7 +144,7 @@ def _read_manifest(path: Path) -> Manifest:
         raise DskdError(f"{file}: is not valid YAML; export the bundle again") from error
 
 
-def _read_regular(file: Path, limit: int) -> bytes:
+def read_regular(file: Path, limit: int) -> bytes:
     """The file's bytes. Raises OSError where it is a pipe or device, or holds more than ``limit``."""
     with open(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as handle:
         status = os.fstat(handle.fileno())

@@ -5,6 +5,10 @@ from __future__ import annotations
 import runpy
 import sys
 
+MODULES = {
+    "station": "runtime.station",
+    "recalibrate": "runtime.recalibrate",
+}  # where the command's name is not the module's
 COMMANDS = {
     "train": "learn what good parts look like",
     "export.onnx": "prune a trained run and write a bundle",
@@ -12,6 +16,9 @@ COMMANDS = {
     "calibration": "add INT8 graphs to a bundle and report what they cost",
     "export.trt": "build the TensorRT engine on the device",
     "runtime": "inspect images, a video or a camera",
+    "station": "run an inspection station from its file",
+    "recalibrate": "thresholds from what a camera scored on the line",
+    "jetson": "the device: doctor, power, telemetry, updates",
 }
 
 
@@ -27,8 +34,8 @@ def main() -> None:
         raise SystemExit(2)
     sys.argv = [f"dskd {name}", *sys.argv[2:]]
     try:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        runpy.run_module(MODULES.get(name, name), run_name="__main__", alter_sys=True)
     except ModuleNotFoundError as error:
-        extra = "" if name == "runtime" else "[export]"
+        extra = "" if name in ("runtime", "station", "recalibrate", "jetson") else "[export]"
         print(f"error: {error.name} is not installed; pip install 'dskd-edge{extra}'", file=sys.stderr)
         raise SystemExit(3) from error

@@ -11,27 +11,40 @@ from runtime.result import Region, Verdict
 
 COLOURS = {Verdict.PASS: (70, 174, 139), Verdict.REVIEW: (40, 170, 245), Verdict.REJECT: (98, 86, 255)}  # BGR
 ALPHA = 0.5
+NARROWEST = 160  # pixels that the banner needs
 
 
 def heat_map(
     image: Image, anomaly_map: NDArray[np.float32], threshold: float, crop: tuple[int, int, int, int]
 ) -> Image:
-    """Lays the map over the frame [H, W, 3]: clear at zero, red from the threshold on. ``crop`` is what it covers."""
+    """Lays the map over the frame [H, W, 3]: clear up to half the threshold, red from it on. ``crop`` is what it covers."""
     x, y, width, height = crop
-    strength = np.clip(cv2.resize(anomaly_map, (width, height)) / (1.25 * max(threshold, 1e-12)), 0, 1)
-    colours = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_JET)
-    alpha = (ALPHA * np.clip(2 * strength - 0.4, 0, 1))[..., None]
+    layer = heat_layer(np.asarray(cv2.resize(anomaly_map, (width, height)), np.float32), threshold)
+    colours, alpha = layer[..., :3], layer[..., 3:].astype(np.float32) / 255
     drawn: Image = image.copy()
     part = drawn[y : y + height, x : x + width]
     part[:] = np.rint(part * (1 - alpha) + colours * alpha).astype(np.uint8)
     return drawn
 
 
+def heat_layer(anomaly_map: NDArray[np.float32], threshold: float) -> NDArray[np.uint8]:
+    """The map [H, W] as BGRA colours [H, W, 4] to lay over a picture: clear up to half the threshold, red from it on."""
+    strength = np.clip(anomaly_map / (1.25 * max(threshold, 1e-12)), 0, 1)
+    colours = cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_JET)
+    alpha = ALPHA * np.clip(2.5 * strength - 1, 0, 1)
+    return np.dstack([colours, np.rint(255 * alpha).astype(np.uint8)])
+
+
+def banner(width: int) -> int:
+    """Height of the banner that ``annotate`` puts above a picture; ``width`` is that of the whole."""
+    return max(24, width // 16)
+
+
 def annotate(image: Image, verdict: Verdict, score: float, regions: tuple[Region, ...]) -> Image:
     """Draws region boxes and a banner with verdict and score above the frame."""
     colour = COLOURS[verdict]
-    width = max(image.shape[1], 160)
-    banner_height = max(24, width // 16)
+    width = max(image.shape[1], NARROWEST)
+    banner_height = banner(width)
     drawn = np.zeros((image.shape[0] + banner_height, width, 3), np.uint8)
     drawn[banner_height:, : image.shape[1]] = image
     drawn[:banner_height] = colour

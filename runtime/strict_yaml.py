@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Hashable
 
@@ -41,6 +42,16 @@ class _PlainYaml(yaml.SafeLoader):
         if twice is not None:
             raise ConstructorError(None, None, f"the key {twice} twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+# As in YAML 1.2 only true and false are switches: ``on: [REJECT]`` is a key named on, and no is Norway.
+_PlainYaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_PlainYaml.add_implicit_resolver(  # type: ignore[no-untyped-call]
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 def parse_yaml(text: str) -> object:

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 DOCUMENT = (ROOT / "docs" / "architecture.md").read_text()
-ROOMS = ("runtime", "train", "calibration", "export", "benchmarks")
+ROOMS = ("runtime", "train", "calibration", "export", "jetson", "benchmarks")
 
 
 def documented_imports() -> dict[str, set[str]]:

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.equalise import equalised, largest_of_channels
 from calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, names_of
 from calibration.half import to_half
 from calibration.images import FEWEST, k_centre
+from calibration.observed import RECIPE, Observed, read_observed, write_observed
 from calibration.quantise import TARGETS, Target, observed_tensors, quantisable, quantise, without_transposed
 from calibration.ranges import (
     METHODS,
@@ -29,8 +31,6 @@ from calibration.ranges import (
     Method,
     observe,
     range_of,
-    read_histograms,
-    write_histograms,
 )
 from calibration.sensitivity import sensitivity
 from runtime.backends import open_backend
@@ -195,21 +195,52 @@ def test_a_number_that_is_none_is_refused() -> None:
         Histogram.empty().add(np.array([1, np.nan], np.float32))
 
 
-def test_histograms_come_back_for_their_own_key_only(tmp_path: Path) -> None:
-    kept = {"a": histogram_of(np.arange(100, dtype=np.float32)), "b": Histogram.empty()}
-    write_histograms(tmp_path / "h.json", kept, "key")
-    found = read_histograms(tmp_path / "h.json", "key")
+def test_what_was_observed_comes_back_for_its_own_key_only(tmp_path: Path) -> None:
+    file, kept = tmp_path / "o.json", {"a": histogram_of(np.arange(100, dtype=np.float32)), "b": Histogram.empty()}
+    write_observed(file, Observed({"x": np.array([0.25, 3.0])}, kept), "key")
+    found = read_observed(file, "key")
     assert found is not None
+    np.testing.assert_array_equal(found.largest["x"], [0.25, 3.0])
     for name, histogram in kept.items():
-        assert (found[name].low, found[name].high, found[name].limit) == (
-            histogram.low,
-            histogram.high,
-            histogram.limit,
-        )
-        np.testing.assert_array_equal(found[name].counts, histogram.counts)
-    assert read_histograms(tmp_path / "h.json", "other") is None
-    (tmp_path / "h.json").write_text("{")
-    assert read_histograms(tmp_path / "h.json", "key") is None
+        again = found.histograms[name]
+        assert (again.low, again.high, again.limit) == (histogram.low, histogram.high, histogram.limit)
+        np.testing.assert_array_equal(again.counts, histogram.counts)
+    assert read_observed(file, "other") is None
+    for damaged in (file.read_text().replace(f'"recipe":{RECIPE}', '"recipe":1'), "{", "[]", '{"recipe": 2}'):
+        file.write_text(damaged)
+        assert read_observed(file, "key") is None
+
+
+# equalising
+
+
+def test_equalising_changes_ranges_and_no_answer(model: onnx.ModelProto, inputs: NDArray[np.uint8]) -> None:
+    plain = without_transposed(model)
+    before = largest_of_channels(plain, inputs)
+    even = equalised(plain, before)
+    onnx.checker.check_model(even, full_check=True)
+    for expected, found in zip(answers(plain, inputs), answers(even, inputs), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    after = largest_of_channels(even, inputs)
+    assert set(after) == set(before)
+    spread = {name: (_spread(before[name]), _spread(after[name])) for name in before}
+    compared = set(feature_names(plain)) | {plain.graph.node[0].output[0]}
+    changed = {name for name in before if not np.allclose(before[name], after[name], rtol=1e-3)}
+    assert len(changed) > len(before) / 2
+    assert not changed & compared  # the head reads them: they stay as they are
+    assert np.median([new / old for old, new in spread.values()]) < 0.85
+
+
+def _spread(largest: NDArray[np.float64]) -> float:
+    """How far a channel in the middle lies under the largest one."""
+    alive = largest[largest > 0]
+    return float(alive.max() / np.median(alive))
+
+
+def test_channels_that_never_speak_are_left_alone(model: onnx.ModelProto, inputs: NDArray[np.uint8]) -> None:
+    plain = without_transposed(model)
+    silent = {name: np.zeros_like(values) for name, values in largest_of_channels(plain, inputs).items()}
+    assert equalised(plain, silent).SerializeToString() == plain.SerializeToString()
 
 
 # Q/DQ graphs
@@ -334,7 +365,7 @@ def test_a_calibrated_bundle_loads_with_thresholds_for_each_precision(calibrated
         backend = open_backend(bundle, "onnxruntime", precision=precision)  # type: ignore[arg-type]
         golden_check(bundle, backend)
         backend.close()
-    for name in ("report.json", "report.md", "report.html", "histograms.json", "images.json"):
+    for name in ("report.json", "report.md", "report.html", "observed.json", "images.json"):
         assert f"calibration/{name}" in bundle.manifest.files
     hashes = json.loads((calibrated / "bundle" / "calibration" / "images.json").read_text())
     path, expected = next(iter(hashes.items()))
@@ -346,7 +377,7 @@ def test_a_rerun_from_the_cache_is_bit_identical(calibrated: Path, command: Comm
     arguments = ("--images", calibrated / "good", "--held-out", calibrated / "good")
     done = command("calibration", "--bundle", tmp_path / "bundle", *arguments)
     assert done.returncode == 0, done.stderr
-    for name in ("model.int8.onnx", "model.int8.cpu.onnx", "calibration/histograms.json"):
+    for name in ("model.int8.onnx", "model.int8.cpu.onnx", "calibration/observed.json"):
         assert (tmp_path / "bundle" / name).read_bytes() == (calibrated / "bundle" / name).read_bytes(), name
 
 

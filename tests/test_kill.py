@@ -291,7 +291,7 @@ def test_nobody_hears_of_an_inspection_that_the_store_does_not_take(
     inspector = Inspector(bundle, backend, Settings(review=0.1, reject=0.2))
     sinks = open_sinks([f"jsonl://{tmp_path}/a.jsonl", f"sqlite://{tmp_path}/a.db"], bundle.manifest.input)
     with sqlite3.connect(tmp_path / "a.db") as database:
-        database.execute("DROP TABLE inspections")
+        database.execute("DROP TABLE records")
     database.close()
     tally = pipeline.Tally()
     with pytest.raises(DskdError, match="cannot store"):

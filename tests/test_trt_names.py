@@ -127,6 +127,40 @@ except MissingPart as error:  # the library's factory gave nothing, as it does w
     print(error)
 """
 
+CALIBRATORS = """
+import sys
+from pathlib import Path
+import numpy as np
+import tensorrt_bindings as trt
+from calibration.legacy import CLASSES, make_calibrator
+from runtime.errors import DskdError, MissingPart
+from tensorrt_fakes import FakeMemory
+pictures = np.random.default_rng(0).integers(0, 256, (5, 2, 3, 3), np.uint8)
+for method, name in CLASSES.items():
+    memory, cache = FakeMemory(), Path(sys.argv[1]) / method
+    def calibrator():
+        with memory.active():
+            return make_calibrator(trt, method, (pictures[k : k + 2] for k in (0, 2, 4)), memory, cache)
+    try:
+        first = calibrator()
+    except MissingPart as error:
+        print(error)
+        continue
+    assert isinstance(first, getattr(trt, name)) and first.get_batch_size() == 2
+    assert first.read_calibration_cache() is None
+    for k in (0, 2):
+        (address,) = first.get_batch(["image"])
+        assert (memory.at(address, (2, 2, 3, 3), np.uint8) == pictures[k : k + 2]).all()
+    assert first.get_batch(["image"]) is None  # the last batch is short
+    first.write_calibration_cache(memoryview(b"TRT-1-Calibration"))
+    assert calibrator().read_calibration_cache() == b"TRT-1-Calibration"
+    print(method)
+    try:
+        make_calibrator(trt, method, iter(()), memory, cache)
+    except DskdError as error:
+        assert "no picture" in str(error)
+"""
+
 
 class Touched(ast.NodeVisitor):
     """Collects what a file takes of the module ``trt``, of variables that hold parts of it, and of its objects."""
@@ -209,11 +243,12 @@ def published(version: str) -> bool:
     return version != "8.6.1" or sys.version_info < (3, 12)
 
 
-def run(bindings: Path, version: str, script: str, text: str = "") -> str:
+def run(bindings: Path, version: str, script: str, text: str = "", argument: str = "") -> str:
     if not published(version):
         pytest.skip(f"NVIDIA made no bindings of TensorRT {version} for this Python")
-    paths = {"LD_LIBRARY_PATH": str(bindings), "PYTHONPATH": os.pathsep.join([str(bindings / version), str(ROOT)])}
-    words = [sys.executable, "-c", script]
+    places = [str(bindings / version), str(ROOT), str(ROOT / "tests")]
+    paths = {"LD_LIBRARY_PATH": str(bindings), "PYTHONPATH": os.pathsep.join(places)}
+    words = [sys.executable, "-c", script, argument]
     done = subprocess.run(
         words, input=text, env={**os.environ, **paths}, capture_output=True, text=True, timeout=60, check=False
     )
@@ -252,3 +287,12 @@ def test_the_walk_finds_names_of_every_kind() -> None:
 def test_logger_monitor_and_a_builder_that_cannot_start(bindings: Path, version: str) -> None:
     said = run(bindings, version, DERIVED)
     assert said.startswith(f"TensorRT {version} does not start")
+
+
+@pytest.mark.parametrize("version", WHEELS)
+def test_calibrators_feed_pictures_and_keep_their_cache(bindings: Path, version: str, tmp_path: Path) -> None:
+    said = run(bindings, version, CALIBRATORS, argument=str(tmp_path)).splitlines()
+    if version in NEW:
+        assert len(said) == 2 and all("build model.int8.onnx, which needs none" in line for line in said)
+    else:
+        assert said == ["entropy", "minmax"]

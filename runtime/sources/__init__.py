@@ -4,49 +4,75 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from urllib.parse import unquote
 
 from runtime.errors import CallError, one_line
 from runtime.images import is_image_name
-from runtime.sources.base import Source, SourceEnded, SourceLost, frames
+from runtime.sources import pipelines
+from runtime.sources.base import Source, SourceEnded, SourceLost, Trigger, frames
 from runtime.sources.folder import FolderSource
+from runtime.sources.gige import GigeSource
+from runtime.sources.gstreamer import GStreamerSource, has_elements
 from runtime.sources.image import ImageSource
-from runtime.sources.v4l2 import V4l2Source
+from runtime.sources.opencv_capture import opencv_pipeline
+from runtime.sources.pattern import PatternSource
+from runtime.sources.rtsp import rtsp_source
+from runtime.sources.uri import uri_path, uri_scheme, without_password
+from runtime.sources.v4l2 import v4l2_source
 from runtime.sources.video import VideoSource
+from runtime.sources.watched_folder import WatchedFolderSource
 
-FORMS = "a path, folder:///PATH, file://PATH (image or video), v4l2:///dev/video0"
+FORMS = (
+    "a path, folder:///PATH, file://PATH (image or video), watch://FOLDER, v4l2:///dev/video0, csi://0, rtsp://HOST/PATH, "
+    "gige://ADDRESS, gst://PIPELINE, test://pattern"
+)
 
 
-def open_source(uri: str) -> Source:
-    """The source that ``uri`` names. Raises CallError where there is no such kind or path."""
+def open_source(uri: str, trigger: Trigger = "free") -> Source:
+    """The source that ``uri`` names; no camera is touched before its ``open``.
+
+    ``trigger``: what starts an exposure, where a camera can be told. Raises CallError where there is no such kind or
+    path, or an option is wrong.
+    """
     if not uri:
         raise CallError(f"source: is empty; use {FORMS}")
     if "://" not in uri:
         return _by_path(one_line(uri), Path(uri))
-    scheme, path, uri = uri_scheme(uri), uri_path(uri), one_line(uri)
+    scheme = uri_scheme(uri)
+    if trigger == "line" and scheme != "gige":
+        raise CallError(f"source {without_password(uri)}: only gige:// cameras have an input line; use another trigger")
+    if scheme in ("folder", "file", "watch"):
+        return _of_files(scheme, one_line(uri), uri_path(uri))
+    return _camera(scheme, uri, trigger)
+
+
+def _of_files(scheme: str, uri: str, path: Path) -> Source:
     if scheme == "folder":
         return FolderSource(uri, path)
-    if scheme == "file":
-        return _by_path(uri, path)
-    if scheme == "v4l2":
-        return V4l2Source(uri, path)
-    raise CallError(f"source {uri}: no kind of source is called {scheme!r}; use {FORMS}")
+    return WatchedFolderSource(uri, path) if scheme == "watch" else _by_path(uri, path)
 
 
-def uri_scheme(uri: str) -> str:
-    """What stands before ``://``, empty where there is none."""
-    return uri.partition("://")[0].lower() if "://" in uri else ""
+def _camera(scheme: str, uri: str, trigger: Trigger) -> Source:
+    match scheme:
+        case "v4l2":
+            return v4l2_source(uri)
+        case "csi":
+            return _pipeline(uri, pipelines.csi(uri))
+        case "rtsp" | "rtsps":
+            return rtsp_source(uri)
+        case "gige":
+            return GigeSource(uri, trigger)
+        case "gst":
+            return _pipeline(uri, pipelines.gst(uri), finite=True)
+        case "test":
+            return PatternSource(uri, triggered=trigger == "software")
+    shown = without_password(uri)
+    raise CallError(f"source {shown}: no kind of source is called {one_line(scheme)!r}; use {FORMS}")
 
 
-def uri_path(uri: str) -> Path:
-    """The path in a URI; ``file://clip.mp4`` is relative, ``file:///clip.mp4`` absolute.
-
-    ``?`` and ``#`` are part of the path, as in a shell. Raises CallError where there is none or it holds a NUL byte.
-    """
-    path = unquote(uri.partition("://")[2])
-    if not path or "\0" in path:
-        raise CallError(f"{uri}: names no path; write SCHEME:///absolute/path or SCHEME://relative/path")
-    return Path(path)
+def _pipeline(uri: str, pipeline: str, finite: bool = False) -> Source:
+    if has_elements("appsink"):
+        return GStreamerSource(uri, lambda: pipeline, finite)
+    return opencv_pipeline(uri, lambda: pipeline)
 
 
 def _by_path(uri: str, path: Path) -> Source:
@@ -59,4 +85,15 @@ def _by_path(uri: str, path: Path) -> Source:
     return ImageSource(uri, path) if is_image_name(path.name) else VideoSource(uri, path)
 
 
-__all__ = ["FORMS", "Source", "SourceEnded", "SourceLost", "frames", "open_source", "uri_path", "uri_scheme"]
+__all__ = [
+    "FORMS",
+    "Source",
+    "SourceEnded",
+    "SourceLost",
+    "Trigger",
+    "frames",
+    "open_source",
+    "uri_path",
+    "uri_scheme",
+    "without_password",
+]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Protocol
+from typing import Literal, Protocol
 
 from runtime.errors import DskdError
 from runtime.result import Dropped, Frame
+
+# What starts an exposure: the camera itself, again and again; ``Source.trigger``; or the camera's input line.
+Trigger = Literal["free", "software", "line"]
 
 PATIENCE = 10.0  # seconds without a frame before a source that nobody triggers counts as lost
 
@@ -48,8 +51,8 @@ class Source(Protocol):
 
 def frames(source: Source) -> Generator[Frame | Dropped, None, None]:
     """Opens ``source``, gives all that it captures in order, and closes it."""
-    source.open()
     try:
+        source.open()
         while True:
             captured = source.read(PATIENCE)
             if captured is None:

@@ -1,66 +1,53 @@
-"""A USB or other V4L2 camera through OpenCV."""
+"""A USB or other V4L2 camera: through GStreamer where it is installed, else through OpenCV."""
 
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
 
 import cv2
-import numpy as np
 
 from runtime.errors import CallError, MissingPart
-from runtime.preprocess import Image
-from runtime.result import Dropped, Frame
-from runtime.sources.base import SourceLost
+from runtime.sources import pipelines
+from runtime.sources.base import Source
+from runtime.sources.gstreamer import GStreamerSource, has_elements
+from runtime.sources.opencv_capture import OpenCvSource
+from runtime.sources.uri import Options, uri_path
+
+_CLOSED = "is not a camera, or busy, or not yours to read; add yourself to group video"
 
 
-class V4l2Source:
-    """Gives frames of a device until it stops delivering; the id is the frame's number from 0."""
+def v4l2_source(uri: str) -> Source:
+    """``v4l2:///dev/video0?width=&height=&fps=``. Raises CallError where the options are wrong."""
+    device = str(uri_path(uri.partition("?")[0]))
+    pipelines.v4l2(uri)
+    if has_elements("v4l2src", "decodebin", "videoconvert"):
+        return GStreamerSource(uri, lambda: _checked(uri, device))
+    return OpenCvSource(uri, lambda: _open(uri, device), _CLOSED)
 
-    live = True
-    triggerable = False
 
-    def __init__(self, uri: str, path: Path) -> None:
-        self.uri, self.path = uri, path
-        self._capture: cv2.VideoCapture | None = None
-        self._number = 0
-        self._last: Image | None = None
+def _checked(uri: str, device: str) -> str:
+    _refuse_absent(uri, device)
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise MissingPart(f"source {uri}: {_CLOSED}")
+    return pipelines.v4l2(uri)
 
-    def open(self) -> None:
-        """Opens the device. Raises MissingPart where there is none or it is busy."""
-        self.close()
-        if not os.path.exists(self.path):
-            raise MissingPart(
-                f"source {self.uri}: there is no {self.path}; plug the camera in (v4l2-ctl --list-devices shows it)"
-            )
-        capture = cv2.VideoCapture(str(self.path), cv2.CAP_V4L2)
-        if not capture.isOpened():
-            raise MissingPart(
-                f"source {self.uri}: is not a camera, or busy, or not yours to read; add yourself to group video"
-            )
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest in a queue
-        self._capture, self._number, self._last = capture, 0, None
 
-    def read(self, timeout: float) -> Frame | Dropped:
-        """The next frame. OpenCV itself waits, at most 10 seconds. Raises SourceLost when none comes."""
-        read, image = self._capture.read() if self._capture else (False, None)
-        if not read:
-            raise SourceLost(f"source {self.uri}: the camera stopped after {self._number} frames; check its cable")
-        frame = Frame(self.uri, str(self._number), time.time(), np.asarray(image, np.uint8))
-        frozen = self._last is not None and np.array_equal(frame.image, self._last)  # no sensor is free of noise
-        self._last = frame.image
-        self._number += 1
-        if frozen:
-            return Dropped(self.uri, frame.id, frame.captured, "frozen: the same picture as before, bit for bit")
-        return frame
+def _open(uri: str, device: str) -> cv2.VideoCapture:
+    _refuse_absent(uri, device)
+    options = Options(uri)
+    capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest in a queue
+    for key, option in (("width", cv2.CAP_PROP_FRAME_WIDTH), ("height", cv2.CAP_PROP_FRAME_HEIGHT)):
+        asked = options.whole(key, 16, 16384)
+        if asked is not None and capture.isOpened() and not capture.set(option, asked):
+            capture.release()
+            raise CallError(f"source {uri}: the camera does not give {key}={asked}; v4l2-ctl --list-formats-ext")
+    fps = options.whole("fps", 1, 1000)
+    if fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, fps)
+    return capture
 
-    def trigger(self) -> None:
-        """V4L2 has no trigger."""
-        raise CallError(f"source {self.uri}: cannot be triggered; use policy latest")
 
-    def close(self) -> None:
-        """Releases the device."""
-        if self._capture is not None:
-            self._capture.release()
-        self._capture = None
+def _refuse_absent(uri: str, device: str) -> None:
+    if not os.path.exists(device):
+        raise MissingPart(f"source {uri}: there is no {device}; plug the camera in (v4l2-ctl --list-devices shows it)")

@@ -1,0 +1,40 @@
+"""``python -m jetson COMMAND``: everything that belongs to the device rather than to a picture."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from runtime.errors import CallError, exit_with_code
+
+COMMANDS = {
+    "doctor": ("jetson.doctor.command:main", "what is wrong here, and how to mend it"),
+    "power": ("jetson.power:main", "power mode by name, clocks; says what it would do without --apply"),
+    "telemetry": ("jetson.telemetry_command:main", "power, temperatures, load, clocks, throttling"),
+    "wheels": ("jetson.wheels:main", "a folder of wheels that installs on a device without a network"),
+    "keys": ("jetson.publish:keys_main", "a pair of keys: one signs updates, the other goes to the devices"),
+    "publish": ("jetson.publish:main", "a bundle becomes a signed update"),
+    "update": ("jetson.fleet_commands:update", "take the newest update now"),
+    "slots": ("jetson.fleet_commands:slots", "what serves, what is on trial; confirm or roll back by hand"),
+    "agent": ("jetson.fleet_commands:agent", "take updates, watch them, tell the fleet; runs as a service"),
+    "drill": ("jetson.drill:main", "take the power from an update at random points"),
+    "inventory": ("jetson.fleet_commands:show_inventory", "what this device is and runs"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Hands over to the command that the first word names."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m jetson COMMAND [options]   (COMMAND --help tells more)\n")
+        print("\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()))
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise CallError(f"no command {arguments[0]!r}; one of: {', '.join(COMMANDS)}")
+    module, _, function = COMMANDS[arguments[0]][0].partition(":")
+    code: int = getattr(importlib.import_module(module), function)(arguments[1:])
+    return code
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "python -m jetson"
+    exit_with_code(main)

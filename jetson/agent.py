@@ -1,0 +1,138 @@
+"""The agent: takes updates, watches a new bundle at the line, confirms or rolls back, and tells the fleet."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from jetson.download import Fetcher, NoRoom, NotFetched
+from jetson.engine_builder import builder
+from jetson.fleet_config import FleetConfig
+from jetson.fleet_link import FleetLink
+from jetson.inventory import inventory
+from jetson.live_check import judge
+from jetson.signing import Refused
+from jetson.slots import Slots
+from jetson.update import Updater
+from runtime.errors import DskdError, one_line
+from runtime.store import StoreError, StoreReader
+
+WATCH = 5.0  # seconds between two looks at a bundle on trial
+
+
+class Link(Protocol):
+    """What the agent needs of a broker."""
+
+    def tell(self, what: str, fields: dict[str, object]) -> None:
+        """Publishes."""
+        ...
+
+    def announced(self) -> bytes | None:
+        """The newest announcement since the last call."""
+        ...
+
+
+class Agent:
+    """One device's agent. ``step`` does what is due and says how long to wait."""
+
+    def __init__(
+        self, config: FleetConfig, slots: Slots, link: Link | None, say: Callable[[str], None] | None = None
+    ) -> None:
+        self.config, self.slots, self.link = config, slots, link
+        self.stopping = threading.Event()
+        self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        fetcher = Fetcher(config.source, config.source_ca_file, pause=self._pause)
+        self.updater = Updater(slots, fetcher, builder(config.engine), self._cursor, self._switched)
+        self._last = ""
+        self._due = 0.0
+        self._raw: bytes | None = None
+
+    def step(self, now: float) -> float:
+        """Looks at what is on trial, then at what is new; returns the seconds until the next look."""
+        announced = self.link.announced() if self.link else None
+        if announced is not None:
+            self._raw = announced
+        if self._watch() and (self._raw is not None or now >= self._due):
+            self._update()
+            self._due = now + self.config.every_s
+        if self.link:
+            self.link.tell("inventory", inventory(self.config.device, self.slots))
+        watching = self.slots.read().trial is not None
+        return min(WATCH, self.config.every_s) if watching else self.config.every_s
+
+    def _pause(self, seconds: float) -> None:
+        self.stopping.wait(seconds)
+
+    def _update(self) -> None:
+        raw, self._raw = self._raw, None
+        try:
+            outcome = self.updater.run(raw)
+            self._tell(outcome.action, outcome.detail)
+        except Refused as error:
+            self._tell("refused", str(error))
+        except (NotFetched, NoRoom) as error:
+            self._raw = raw  # announced but not to be had: again at the next look
+            self._tell("waiting", str(error))
+        except DskdError as error:
+            self._tell("failed", str(error))
+
+    def _watch(self) -> bool:
+        """Judges the bundle on trial. Whether the way is free for another."""
+        trial = self.slots.read().trial
+        if trial is None:
+            return True
+        if self.config.store is None:
+            self._tell("on trial", f"version {trial.version} waits for: python -m jetson slots confirm")
+            return False
+        try:
+            judgement = judge(self.config.store, trial, self.config.live)
+        except StoreError as error:
+            self._tell("on trial", str(error))
+            return False
+        if judgement.verdict == "wait":
+            return False
+        if judgement.verdict == "good":
+            self.slots.confirm()
+            self._tell("confirmed", f"version {trial.version}: {judgement.detail}")
+        else:
+            self.slots.roll_back(f"at the line: {judgement.detail}")
+            self._switched()
+            self._tell("rolled back", f"version {trial.version}: {judgement.detail}")
+        return True
+
+    def _tell(self, what: str, detail: str) -> None:
+        """Says a thing once, however often it is found."""
+        text = f"{what}: {one_line(detail)}"
+        if text != self._last:
+            self._last = text
+            self.say(text)
+            if self.link:
+                self.link.tell("event", {"device": self.config.device, "event": what, "detail": one_line(detail)})
+
+    def _cursor(self) -> int:
+        """The store's newest record; a store that is not there yet begins at 0."""
+        if self.config.store is None or not self.config.store.exists():
+            return 0
+        reader = StoreReader(self.config.store)
+        try:
+            return reader.newest()
+        finally:
+            reader.close()
+
+    def _switched(self) -> None:
+        """Systemd watches the file and restarts the station."""
+        try:
+            self.config.switched.write_text("")
+        except OSError as error:
+            self.say(f"{self.config.switched}: cannot be touched ({error.strerror}); restart the station by hand")
+
+
+def open_link(config: FleetConfig, wake: threading.Event) -> FleetLink | None:
+    """The line to the broker, where one is configured."""
+    if config.broker is None:
+        return None
+    link = FleetLink(config.broker, config.device, config.product, wake)
+    link.start()
+    return link

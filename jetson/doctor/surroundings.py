@@ -1,0 +1,77 @@
+"""Checks of what stands around the station: cameras, rights, time, service."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+from jetson.doctor.base import Context, Finding, fail, ok, warn
+from runtime.errors import DskdError
+
+DEVICES = {"/dev/video*": "video", "/dev/gpiochip*": "gpio", "/dev/nvhost-*": "video", "/dev/nvmap": "video"}
+CLOCK_SLACK = 86400.0  # seconds a bundle may come "from the future" before the clock is thought to be unset
+UNIT = "dskd-station.service"
+
+
+def cameras(context: Context) -> Finding:
+    """Cameras that the kernel knows; network cameras are the station's own business."""
+    found = context.machine.glob("/dev/video*")
+    argus = context.machine.file("/tmp/argus_socket").exists()  # noqa: S108 (NVIDIA's camera daemon puts it there)
+    if not found and not argus:
+        return warn(
+            "no camera at this machine (no /dev/video*, no argus socket)",
+            "plug it in and see `sudo dmesg`; for CSI run /opt/nvidia/jetson-io/jetson-io.py and reboot; "
+            "in a container pass --device; network cameras need nothing here",
+        )
+    names = {context.machine.text(f"/sys/class/video4linux/{path.name}/name") or path.name for path in found}
+    return ok(f"{len(found)} video devices: {', '.join(sorted(names))}{'; argus daemon' if argus else ''}")
+
+
+def permissions(context: Context) -> Finding:
+    """Whether the service user may use the devices and write its data."""
+    user, groups = context.user, set()
+    closed: list[str] = []
+    for pattern, group in DEVICES.items():
+        for path in context.machine.glob(pattern):
+            if not user.may(path, 4 | 2):
+                closed.append(f"/{path.relative_to(context.machine.root)}")
+                groups.add(group)
+    if closed:
+        return fail(
+            f"user {user.name} may not use {', '.join(closed[:4])}{' and more' if len(closed) > 4 else ''}",
+            f"sudo usermod -aG {','.join(sorted(groups))} {user.name}, then restart the service",
+        )
+    folder = next(path for path in (context.data, *context.data.parents) if path.exists())
+    if not user.may(folder, 2):
+        return fail(f"user {user.name} may not write {folder}", f"sudo chown {user.name} {folder}")
+    return ok(f"user {user.name} may use the devices and write {folder}")
+
+
+def clock(context: Context) -> Finding:
+    """Whether the clock is set: a Jetson without battery starts in the past, and TLS and timestamps are wrong then."""
+    newest = Path(__file__).stat().st_mtime
+    with suppress(DskdError, ValueError, OverflowError):
+        newest = max(newest, datetime.fromisoformat(context.loaded_bundle.manifest.created).timestamp())
+    shown = datetime.fromtimestamp(context.now, timezone.utc).isoformat(timespec="seconds")
+    mend = (
+        "connect a time server (timedatectl set-ntp true), or set it: sudo timedatectl set-time 'YYYY-MM-DD HH:MM:SS'"
+    )
+    if context.now < newest - CLOCK_SLACK:
+        return fail(f"the clock says {shown}, but the software or the bundle is newer: it is not set", mend)
+    synchronised = (context.machine.run("timedatectl", "show", "--property=NTPSynchronized", "--value") or "").strip()
+    if synchronised == "no":
+        return warn(f"the clock says {shown} and follows no time server", mend)
+    return ok(f"{shown}{', synchronised' if synchronised == 'yes' else ''}")
+
+
+def service(context: Context) -> Finding:
+    """Whether systemd keeps the station running."""
+    if not context.machine.file(f"/etc/systemd/system/{UNIT}").exists():
+        return ok("not installed as a service")
+    state = (context.machine.run("systemctl", "is-active", UNIT) or "").strip()
+    if context.machine.which("systemctl") is None or not context.machine.file("/run/systemd/system").exists():
+        return ok("installed as a service; systemd does not run here")
+    if state == "active":
+        return ok(f"{UNIT} is active")
+    return warn(f"{UNIT} is not active", f"journalctl --namespace=dskd -u {UNIT}; sudo systemctl start {UNIT}")

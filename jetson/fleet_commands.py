@@ -1,0 +1,102 @@
+"""``python -m jetson agent``, ``update``, ``slots`` and ``inventory``: one device's part in the fleet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+from jetson.agent import Agent, open_link
+from jetson.fleet_config import load_fleet_config
+from jetson.inventory import inventory
+from runtime.errors import Parser
+
+CONFIG = Path("/etc/dskd/fleet.yaml")
+
+
+def _parser(name: str, description: str) -> Parser:
+    options = Parser(
+        prog=f"python -m jetson {name}", description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    options.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
+    return options
+
+
+def agent(arguments: list[str]) -> int:
+    """Runs until SIGTERM or SIGINT."""
+    chosen = _parser("agent", "Takes updates, watches them at the line, confirms or rolls back, tells the fleet.").parse_args(arguments)  # fmt: skip
+    config = load_fleet_config(chosen.config)
+    wake = threading.Event()
+    link = open_link(config, wake)
+    worker = Agent(config, config.open_slots(), link)
+
+    def stop(*_: object) -> None:
+        worker.stopping.set()
+        wake.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    try:
+        while not worker.stopping.is_set():
+            patience = worker.step(time.monotonic())
+            wake.wait(patience)
+            wake.clear()
+    finally:
+        if link:
+            link.close()
+    return 0
+
+
+def update(arguments: list[str]) -> int:
+    """One update, now."""
+    options = _parser("update", "Takes the newest update of the source now, and puts it on trial.")
+    options.add_argument("--json", action="store_true", help="print one JSON object")
+    chosen = options.parse_args(arguments)
+    config = load_fleet_config(chosen.config)
+    outcome = Agent(config, config.open_slots(), None).updater.run()
+    fields = {"action": outcome.action, "version": outcome.version, "detail": outcome.detail}
+    print(json.dumps(fields) if chosen.json else f"{outcome.action}: {outcome.detail}")
+    return 0
+
+
+def slots(arguments: list[str]) -> int:
+    """State, start, confirmation and roll-back by hand."""
+    options = _parser("slots", "The two places of a bundle.")
+    options.add_argument(
+        "do",
+        choices=("status", "boot", "confirm", "roll-back"),
+        help="boot: choose what to start from and count the start (the station's unit does it);\n"
+        "confirm, roll-back: end a trial by hand",
+    )
+    chosen = options.parse_args(arguments)
+    if chosen.do == "boot" and not chosen.config.exists():
+        print("no fleet is set up here; the station starts from what its configuration names")
+        return 0
+    places = load_fleet_config(chosen.config).open_slots()
+    if chosen.do == "boot":
+        start = places.boot()
+        back = f"; rolled back: {start.rolled_back}" if start.rolled_back else ""
+        print(
+            f"slot {start.slot}: version {start.version}, {start.bundle.id}{', on trial' if start.on_trial else ''}{back}"
+        )
+        return 0
+    if chosen.do == "confirm":
+        places.confirm()
+    elif chosen.do == "roll-back":
+        places.roll_back("by hand")
+    print(places.read().model_dump_json(indent=1))
+    return 0
+
+
+def show_inventory(arguments: list[str]) -> int:
+    """The inventory, as the fleet gets it."""
+    options = _parser("inventory", "What this device is and runs, as JSON.")
+    chosen = options.parse_args(arguments)
+    config = load_fleet_config(chosen.config) if chosen.config.exists() else None
+    name = config.device if config else socket.gethostname()
+    print(json.dumps(inventory(name, config.open_slots() if config else None), indent=1))
+    return 0

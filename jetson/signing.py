@@ -1,0 +1,163 @@
+"""What an update says of itself, signed with ed25519, and who is believed.
+
+The statement names the manifest by its sha256, and the manifest names every other file by its own: one signature holds
+the whole bundle. It is signed as the bytes that travel, so there is no second way to write it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from runtime.errors import CallError, DskdError, MissingPart
+from runtime.fields import Name
+from runtime.manifest import Positive, Sha256
+from runtime.strict_yaml import Strict, first_fault
+
+CONTEXT = b"dskd-edge update 1\n"  # a signature made for this is good for nothing else
+LARGEST_ENVELOPE = 1 << 16  # bytes
+MOST_KEYS = 16
+Version = Annotated[int, Field(ge=1, lt=1 << 53)]
+Floor = Annotated[int, Field(ge=0, lt=1 << 53)]
+
+
+class Refused(DskdError):
+    """An update that must not be installed, and why. Trying it again changes nothing."""
+
+
+class Statement(Strict):
+    """What is signed."""
+
+    schema_version: Literal[1] = 1
+    product: Name = Field(description="for which product's stations it is")
+    version: Version = Field(description="rises with every update of the product")
+    floor: Floor = Field(0, description="once this one is confirmed, no older version than that is taken any more")
+    bundle: str = Field(description="id of the bundle", max_length=200)
+    manifest_sha256: Sha256
+    archive: str = Field(description="file name of the archive beside the statement", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")  # fmt: skip
+    archive_bytes: Positive
+    archive_sha256: Sha256
+    unpacked_bytes: Positive
+    files: Annotated[int, Field(gt=0, le=10_000)]
+
+
+class Envelope(Strict):
+    """What travels: the statement as text, and signatures over exactly that text."""
+
+    statement: str
+    signatures: dict[str, str] = Field(description="base64 by key id", max_length=MOST_KEYS)
+
+
+def _ed25519() -> Any:
+    try:
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise MissingPart("cryptography is not installed; pip install 'dskd-edge[fleet]'") from error
+    return ed25519
+
+
+def make_key(folder: Path, name: str) -> tuple[Path, Path]:
+    """A new pair: ``NAME.pem`` (private, for those who publish) and ``NAME.pub`` (for devices). Never overwrites."""
+    from cryptography.hazmat.primitives import serialization as form
+
+    key = _ed25519().Ed25519PrivateKey.generate()
+    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = folder / f"{name}.pem", folder / f"{name}.pub"
+    for path, data, mode in zip(paths, (private, public), (0o600, 0o644), strict=True):
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError as error:
+            raise CallError(f"{path} exists; a key is not overwritten, name another") from error
+        with open(handle, "wb") as file:
+            file.write(data)
+    return paths
+
+
+def key_id(public: Any) -> str:
+    """16 digits of the sha256 of the raw public key."""
+    return hashlib.sha256(public.public_bytes_raw()).hexdigest()[:16]
+
+
+def load_private(file: Path) -> Any:
+    """The key that signs. Raises CallError where the file holds none."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    ed25519 = _ed25519()
+    try:
+        key = load_pem_private_key(file.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
+        raise CallError(f"{file}: is no private key ({error}); make one with: python -m jetson keys") from error
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise CallError(f"{file}: is no ed25519 key; make one with: python -m jetson keys")
+    return key
+
+
+def load_trusted(folder: Path) -> dict[str, Any]:
+    """Public keys of a folder by id. Raises CallError where there are none or one is no key."""
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    ed25519, keys = _ed25519(), {}
+    files = sorted(folder.glob("*.pub"))[:MOST_KEYS]
+    if not files:
+        raise CallError(f"{folder}: holds no *.pub; copy the public key of those who publish there")
+    for file in files:
+        try:
+            key = load_pem_public_key(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise CallError(f"{file}: is no public key ({error}); copy it again") from error
+        if not isinstance(key, ed25519.Ed25519PublicKey):
+            raise CallError(f"{file}: is no ed25519 key; make one with: python -m jetson keys")
+        keys[key_id(key)] = key
+    return keys
+
+
+def sign(statement: Statement, *keys: Any) -> bytes:
+    """The envelope, signed by each of ``keys``."""
+    text = statement.model_dump_json()
+    signatures = {
+        key_id(key.public_key()): base64.b64encode(key.sign(CONTEXT + text.encode())).decode() for key in keys
+    }
+    return json.dumps({"statement": text, "signatures": signatures}, indent=1).encode()
+
+
+def open_envelope(raw: bytes, trusted: dict[str, Any], product: str) -> Statement:
+    """The statement in it. Raises Refused where no trusted key signed exactly this, or it is for something else."""
+    from cryptography.exceptions import InvalidSignature
+
+    if len(raw) > LARGEST_ENVELOPE:
+        raise Refused(f"the update's statement has {len(raw)} bytes, more than {LARGEST_ENVELOPE}")
+    try:
+        envelope = Envelope.model_validate_json(raw)
+    except ValidationError as error:
+        raise Refused(f"the update's statement cannot be read ({first_fault(error)}); publish it again") from error
+    if not envelope.signatures:
+        raise Refused("the update is not signed; publish it with: python -m jetson publish --key")
+    known = envelope.signatures.keys() & trusted.keys()
+    if not known:
+        raise Refused(
+            f"the update is signed by {', '.join(sorted(envelope.signatures))}, whom this device does not trust"
+        )
+    for identity in known:
+        try:
+            signature = base64.b64decode(envelope.signatures[identity], validate=True)
+            trusted[identity].verify(signature, CONTEXT + envelope.statement.encode())
+        except (InvalidSignature, binascii.Error, ValueError) as error:
+            raise Refused(f"the update's signature by {identity} does not fit: it was altered on its way") from error
+    try:
+        statement = Statement.model_validate_json(envelope.statement)
+    except ValidationError as error:
+        raise Refused(
+            f"the update's statement is not understood ({first_fault(error)}); update the software"
+        ) from error
+    if statement.product != product:
+        raise Refused(f"the update is for {statement.product}, this station inspects {product}")
+    return statement

@@ -1,0 +1,247 @@
+"""Two places for a bundle: one serves, the other takes the next. A new one is on trial until it has proved itself.
+
+``state.json`` is the only truth and is replaced in one step; ``current`` is a link made from it, for the station's
+configuration. Whatever is cut off where, the state names a slot whose bundle was whole and proved when it was named.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from jetson.bundle_archive import check
+from jetson.disk import Disk
+from jetson.signing import LARGEST_ENVELOPE, Floor, Refused, Statement, Version, open_envelope
+from runtime.backends import open_backend
+from runtime.bundle import Bundle
+from runtime.errors import CallError, DskdError, one_line
+from runtime.inspector import golden_check
+from runtime.strict_yaml import Strict
+
+Slot = Literal["a", "b"]
+SLOTS: tuple[Slot, Slot] = ("a", "b")
+MOST_STARTS = 3  # of a bundle on trial: a station that dies with it this often gets the old one back
+MOST_REFUSALS = 20  # kept: the newest
+Proof = Callable[[Bundle], None]
+
+
+class Trial(Strict):
+    """A bundle that serves but is not confirmed yet. ``cursor``: the store's newest record when it began."""
+
+    slot: Slot
+    version: Version
+    bundle: str
+    starts: int = Field(0, ge=0)
+    since: float
+    cursor: int = Field(0, ge=0)
+
+
+class State(Strict):
+    """``state.json``. ``active`` is what was confirmed last, and what a roll-back goes to."""
+
+    schema_version: Literal[1] = 1
+    active: Slot | None = None
+    version: Floor = 0
+    floor: Floor = 0
+    trial: Trial | None = None
+    refused: dict[str, str] = Field(default_factory=dict, description="why, by version: not tried again")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What to start from, and what happened on the way."""
+
+    slot: Slot
+    bundle: Bundle
+    version: int
+    on_trial: bool
+    rolled_back: str = ""
+
+
+def prove(bundle: Bundle) -> None:
+    """The golden check on the backend that would run. Raises DskdError."""
+    backend = open_backend(bundle, "auto")
+    try:
+        golden_check(bundle, backend)
+    finally:
+        backend.close()
+
+
+class Slots:
+    """The slots of one product below ``folder``. One process at a time changes them (``atomic.sole_writer``)."""
+
+    def __init__(
+        self, folder: Path, product: str, trusted: dict[str, Any], disk: Disk | None = None, proof: Proof = prove
+    ) -> None:
+        self.folder, self.product, self.trusted, self.proof = folder, product, trusted, proof
+        self.disk = disk or Disk()
+        self._held = 0
+
+    @property
+    def current(self) -> Path:
+        """The link that the station's configuration names as its bundle."""
+        return self.folder / "current"
+
+    def bundle_folder(self, slot: Slot) -> Path:
+        """Where a slot's bundle stands."""
+        return self.folder / slot / "bundle"
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Holds the state for a read and the write after it; the agent and a starting station may meet."""
+        if not self._held:
+            self.disk.make_folders(self.folder)
+            handle = os.open(self.folder / ".state.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._held += 1
+        try:
+            if self._held == 1:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            self._held -= 1
+            if not self._held:
+                os.close(handle)
+
+    def read(self) -> State:
+        """The state. A file that cannot be read is none of an update's doing; then the slots themselves are asked."""
+        try:
+            return State.model_validate_json((self.folder / "state.json").read_bytes())
+        except FileNotFoundError:
+            return State()
+        except (OSError, ValidationError, ValueError):
+            return self._found()
+
+    def load(self, slot: Slot) -> tuple[Statement, Bundle]:
+        """A slot's statement and bundle, signature and every byte checked. Raises Refused."""
+        try:
+            raw = (self.folder / slot / "update.json").read_bytes()[: LARGEST_ENVELOPE + 1]
+        except OSError as error:
+            raise Refused(f"slot {slot} holds no update ({error.strerror})") from error
+        statement = open_envelope(raw, self.trusted, self.product)
+        return statement, check(self.bundle_folder(slot), statement)
+
+    def free_slot(self) -> Slot:
+        """The slot that serves nothing."""
+        state = self.read()
+        return next(
+            slot for slot in SLOTS if slot != state.active and (state.trial is None or slot != state.trial.slot)
+        )
+
+    def begin_trial(self, slot: Slot, statement: Statement, cursor: int) -> None:
+        """From the next start on the station runs ``slot``, whose bundle was proved."""
+        trial = Trial(slot=slot, version=statement.version, bundle=statement.bundle, since=time.time(), cursor=cursor)
+        with self._changing():
+            self._write(self.read().model_copy(update={"trial": trial}))
+            self._point(slot)
+
+    def boot(self) -> Start:
+        """What the station starts from; counts the start of a bundle on trial. Raises CallError where there is none."""
+        with self._changing():
+            return self._boot(self.read())
+
+    def _boot(self, state: State) -> Start:
+        said = ""
+        if state.trial is not None and state.trial.starts >= MOST_STARTS:
+            said = f"version {state.trial.version} was started {MOST_STARTS} times and never confirmed"
+            state = self.roll_back(said)
+        elif state.trial is not None:  # counted before anything is tried: what kills the device now is counted too
+            trial = state.trial.model_copy(update={"starts": state.trial.starts + 1})
+            state = state.model_copy(update={"trial": trial})
+            self._write(state)
+        if state.trial is not None:
+            try:
+                return self._start(state.trial.slot, on_trial=True)
+            except DskdError as error:
+                said = f"version {state.trial.version} on trial: {one_line(str(error))}"
+                state = self.roll_back(said)
+        if state.active is None:
+            raise CallError(f"{self.folder}: no bundle is installed{f' ({said})' if said else ''}; update first")
+        try:
+            return self._start(state.active, on_trial=False, rolled_back=said)
+        except DskdError as error:
+            return self._last_resort(state, error)
+
+    def confirm(self) -> State:
+        """The bundle on trial has proved itself: it is what roll-backs go to from now on, and its floor holds."""
+        with self._changing():
+            state = self.read()
+            if state.trial is None:
+                raise CallError(f"{self.folder}: nothing is on trial")
+            statement, _ = self.load(state.trial.slot)
+            confirmed = State(
+                active=state.trial.slot,
+                version=statement.version,
+                floor=max(state.floor, statement.floor),
+                refused={version: why for version, why in state.refused.items() if int(version) > statement.version},
+            )
+            self._write(confirmed)
+            return confirmed
+
+    def roll_back(self, reason: str) -> State:
+        """Back to what was confirmed last; the version on trial is not taken again."""
+        with self._changing():
+            state = self.read()
+            if state.trial is None:
+                raise CallError(f"{self.folder}: nothing is on trial")
+            state = self.refuse(state.trial.version, reason)
+            if state.active is not None:
+                self._point(state.active)
+            return state
+
+    def refuse(self, version: int, reason: str) -> State:
+        """Keeps in mind that ``version`` is not taken, and ends its trial."""
+        with self._changing():
+            state = self.read()
+            refused = {**state.refused, str(version): one_line(reason)[:500]}
+            trial = None if state.trial is None or state.trial.version == version else state.trial
+            newest = dict(sorted(refused.items(), key=lambda item: int(item[0]))[-MOST_REFUSALS:])
+            state = state.model_copy(update={"trial": trial, "refused": newest})
+            self._write(state)
+            return state
+
+    def _start(self, slot: Slot, on_trial: bool, rolled_back: str = "") -> Start:
+        statement, bundle = self.load(slot)
+        self.proof(bundle)
+        self._point(slot)
+        return Start(slot, bundle, statement.version, on_trial, rolled_back)
+
+    def _last_resort(self, state: State, error: DskdError) -> Start:
+        """The confirmed bundle was damaged after it was confirmed: the older one, where the floor allows it."""
+        other = next(slot for slot in SLOTS if slot != state.active)
+        try:
+            statement, _ = self.load(other)
+            if statement.version < state.floor or str(statement.version) in state.refused:
+                raise Refused(f"version {statement.version} in slot {other} may not serve")
+            start = self._start(other, on_trial=False, rolled_back=one_line(str(error)))
+        except DskdError as second:
+            raise DskdError(f"{self.folder}: no slot can serve: {error}; {second}; update again") from error
+        self._write(state.model_copy(update={"active": other, "version": statement.version}))
+        return start
+
+    def _found(self) -> State:
+        """A state from what stands in the slots: the newest whole one is taken as confirmed."""
+        whole: dict[Slot, Statement] = {}
+        for slot in SLOTS:
+            try:
+                whole[slot], bundle = self.load(slot)
+                self.proof(bundle)
+            except DskdError:
+                whole.pop(slot, None)
+        if not whole:
+            return State()
+        best = max(whole, key=lambda slot: whole[slot].version)
+        return State(active=best, version=whole[best].version, floor=max(s.floor for s in whole.values()))
+
+    def _write(self, state: State) -> None:
+        self.disk.write_whole(self.folder / "state.json", state.model_dump_json(indent=1).encode() + b"\n")
+
+    def _point(self, slot: Slot) -> None:
+        self.disk.point(self.current, f"{slot}/bundle")

@@ -1,0 +1,135 @@
+"""One update: look, fetch, unpack, build, prove, put on trial. Cut off anywhere, the next call goes on or begins anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jetson.bundle_archive import unpack
+from jetson.download import RESERVE, Fetcher, NoRoom, forget
+from jetson.engine_builder import Build, no_engine
+from jetson.signing import LARGEST_ENVELOPE, Refused, Statement, open_envelope
+from jetson.slots import Slot, Slots, State
+from runtime import atomic
+from runtime.bundle import Bundle
+from runtime.errors import DskdError
+
+Action = Literal["up to date", "on trial", "switched"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an update came to. A refusal is an exception."""
+
+    action: Action
+    version: int
+    detail: str
+
+
+class Updater:
+    """Brings updates into slots. ``cursor`` gives the store's newest record; ``switched`` is told of a new bundle."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        fetcher: Fetcher,
+        build: Build = no_engine,
+        cursor: Callable[[], int] = lambda: 0,
+        switched: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.slots, self.fetcher, self.build, self.cursor, self.switched = slots, fetcher, build, cursor, switched
+
+    @property
+    def downloads(self) -> Path:
+        """Where archives are collected."""
+        return self.slots.folder / "download"
+
+    def run(self, raw: bytes | None = None) -> Outcome:
+        """Takes the update that ``raw`` announces, by default the newest at the source.
+
+        Raises Refused for what is not taken and why, NotFetched or NoRoom where a later call may do better, DskdError.
+        """
+        slots = self.slots
+        slots.disk.make_folders(slots.folder)
+        with atomic.sole_writer(slots.folder):
+            if raw is None:
+                raw = self.fetcher.small(f"{slots.product}.update", LARGEST_ENVELOPE)
+            statement = open_envelope(raw, slots.trusted, slots.product)
+            state = slots.read()
+            standing = _standing(statement, state)
+            if standing is not None:
+                return standing
+            try:
+                slot, bundle = self._bring(raw, statement)
+                self.build(bundle)
+                self._prove(bundle, statement)
+            except Refused as refusal:
+                slots.refuse(statement.version, str(refusal))
+                raise
+            except OSError as error:
+                raise NoRoom(
+                    f"version {statement.version}: {error.strerror or error}; check the disk's space and rights"
+                ) from error
+            slots.begin_trial(slot, statement, self.cursor())
+            forget(self.downloads, statement.archive_sha256, slots.disk)
+            self.switched()
+            return Outcome("switched", statement.version, f"version {statement.version} ({bundle.id}) is on trial")
+
+    def _bring(self, raw: bytes, statement: Statement) -> tuple[Slot, Bundle]:
+        """The update in a slot, whole; there already where an earlier call came that far."""
+        slots, slot = self.slots, self.slots.free_slot()
+        try:
+            there, bundle = slots.load(slot)
+            if there == statement:
+                return slot, bundle
+        except Refused:
+            pass
+        archive = self.fetcher.archive(
+            statement.archive, statement.archive_bytes, statement.archive_sha256, self.downloads, slots.disk
+        )
+        folder = slots.folder / slot
+        _empty(slots, folder)
+        if slots.disk.free(slots.folder) < statement.unpacked_bytes + RESERVE:
+            raise NoRoom(f"the disk has no room to unpack {statement.unpacked_bytes / 1e6:.0f} MB; free some")
+        slots.disk.make_folders(slots.bundle_folder(slot))
+        bundle = unpack(archive, statement, slots.bundle_folder(slot), slots.disk)
+        slots.disk.write_whole(folder / "update.json", raw)  # last: a slot without it holds nothing
+        return slot, bundle
+
+    def _prove(self, bundle: Bundle, statement: Statement) -> None:
+        if bundle.id != statement.bundle:
+            raise Refused(f"the bundle calls itself {bundle.id}, its statement {statement.bundle}")
+        try:
+            self.slots.proof(bundle)
+        except DskdError as error:
+            raise Refused(f"version {statement.version} fails its golden check here: {error}") from error
+
+
+def _standing(statement: Statement, state: State) -> Outcome | None:
+    """Why nothing is to be done. Raises Refused for a version that must not be taken."""
+    version = statement.version
+    if state.trial is not None:
+        if version == state.trial.version:
+            return Outcome("on trial", version, f"version {version} is on trial")
+        return Outcome("on trial", state.trial.version, f"version {state.trial.version} is on trial; {version} waits")
+    if version == state.version and state.active is not None:
+        return Outcome("up to date", version, f"version {version} serves")
+    if version < state.floor:
+        raise Refused(f"version {version} is older than the floor {state.floor}")
+    if version < state.version:
+        raise Refused(f"version {version} is older than {state.version}, which serves: publish it under a new number")
+    if str(version) in state.refused:
+        raise Refused(f"version {version} was refused before: {state.refused[str(version)]}")
+    return None
+
+
+def _empty(slots: Slots, folder: Path) -> None:
+    """What says that the slot holds something goes first."""
+    slots.disk.make_folders(folder)
+    slots.disk.clear(folder / "update.json")
+    slots.disk.sync_folder(folder)
+    for entry in sorted(folder.iterdir()):
+        slots.disk.clear(entry)
+    slots.disk.sync_folder(folder)

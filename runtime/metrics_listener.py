@@ -1,0 +1,110 @@
+"""A small HTTP listener for one read-only page: few clients, short patience, nothing else."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+
+from runtime.errors import DskdError
+
+MOST_CLIENTS = 8  # at once; a scraper is one
+PATIENCE = 10.0  # seconds for a request and its answer in all
+PATH = "/metrics"
+
+_log = logging.getLogger(__name__)
+
+
+class MetricsListener:
+    """Serves ``page()`` at ``/metrics`` from the moment of construction until ``stop``."""
+
+    def __init__(self, host: str, port: int, page: Callable[[], bytes], content_type: str) -> None:
+        try:
+            self._server = _Server(host, port, page, content_type)
+        except (OSError, OverflowError, ValueError) as error:
+            raise DskdError(f"metrics: cannot listen on {host}:{port} ({error}); name another address") from error
+        self.host, self.port = str(self._server.server_address[0]), int(self._server.server_address[1])
+        if not ip_address(self.host).is_loopback:
+            _log.warning("metrics: %s:%d can be read by the network, without a password", self.host, self.port)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends all connections and frees the address."""
+        self._server.shutdown()
+        self._thread.join(5)
+        self._server.end_overdue(0)
+        self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a client that never reads is cut, not waited for
+    allow_reuse_address = True
+
+    def __init__(self, host: str, port: int, page: Callable[[], bytes], content_type: str) -> None:
+        self.page, self.content_type = page, content_type
+        self._open: dict[socket.socket, float] = {}
+        self._lock = threading.Lock()
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Whether there is room for one more client."""
+        assert isinstance(request, socket.socket)
+        with self._lock:
+            if len(self._open) >= MOST_CLIENTS:
+                return False
+            self._open[request] = time.monotonic()
+        return True
+
+    def shutdown_request(self, request: object) -> None:
+        """Called for every request at its end."""
+        assert isinstance(request, socket.socket)
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Called twice a second."""
+        self.end_overdue(PATIENCE)
+
+    def end_overdue(self, patience: float) -> None:
+        """Cuts clients that are here for longer; their threads end by that."""
+        now = time.monotonic()
+        with self._lock:
+            overdue = [client for client, since in self._open.items() if now - since >= patience]
+        for client in overdue:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is none to tell of."""
+        _log.debug("metrics: a client went away", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = PATIENCE
+    server_version, sys_version = "dskd", ""
+    server: _Server
+
+    def do_GET(self) -> None:
+        """The page, or 404."""
+        if self.path.partition("?")[0] != PATH:
+            self.send_error(404, "only /metrics is here")
+            return
+        data = self.server.page()
+        self.send_response(200)
+        self.send_header("Content-Type", self.server.content_type)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the parent's name)
+        """Scrapes are no news."""

@@ -1,0 +1,250 @@
+"""The archive: original, overlay and JSON of rejects and of a sample of passes, kept as long as there is room.
+
+ROOT/2026-11-21/13/134023.512345-top-FRAME-REJECT.png, .overlay.jpg and .json, by the time of capture in UTC. The name
+follows from the record, so a picture is found without an index; the JSON is written last, so where it is, all is.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import shutil
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Literal
+
+import cv2
+from pydantic import Field
+
+from runtime import atomic
+from runtime.delivery import Health, SinkStatus
+from runtime.errors import DskdError, one_line
+from runtime.manifest import Positive
+from runtime.overlay import annotate, heat_map
+from runtime.preprocess import Image
+from runtime.result import Frame, Inspection, Verdict
+from runtime.sinks.archive_shelf import Shelf
+from runtime.sinks.images import file_name
+from runtime.store import Record
+from runtime.strict_yaml import Strict
+
+KEEP = re.compile(r"all|rejects(?: and 1 in ([1-9][0-9]{0,8}) passes)?")
+MOST_WAITING = 64  # pictures in the queue
+MOST_BYTES = 256 << 20  # of pictures in the queue: seven of twelve megapixels
+Crop = tuple[int, int, int, int]
+
+_log = logging.getLogger(__name__)
+
+
+class ArchiveConfig(Strict):
+    """Originals, overlays and JSON in the data folder."""
+
+    kind: Literal["archive"]
+    keep: str = Field(
+        "rejects and 1 in 100 passes",
+        pattern=f"^({KEEP.pattern})$",
+        description="all; rejects; or rejects and 1 in N passes, chosen at random. REVIEW is kept like REJECT",
+    )
+    original: Literal["png", "jpeg"] = Field("png", description="png keeps every pixel; jpeg is a tenth of its size")
+    overlay: bool = Field(True, description="also a picture with heat map and regions")
+    quality: int = Field(92, ge=50, le=100, description="of JPEG")
+    max_count: Positive | None = Field(None, description="inspections kept at most; the oldest go first")
+    max_age_days: float | None = Field(None, gt=0, le=36_500, description="older ones go, hour by hour")
+    min_free_gb: float = Field(1.0, ge=0, description="free space below which the oldest go, whatever the count")
+
+
+@dataclass(frozen=True)
+class _Item:
+    frame: Frame
+    inspection: Inspection
+    crop: Crop | None
+
+
+class Archive:
+    """Writes in a thread of its own; what comes faster than the disk takes it is dropped and counted, never waited for.
+
+    ``folder``: made if it is not there. Raises DskdError where it cannot be.
+    """
+
+    kind = "archive"
+
+    def __init__(self, name: str, config: ArchiveConfig, folder: Path) -> None:
+        self.name, self._config = name, config
+        self._shelf = Shelf(folder)
+        self._share = _share_of_passes(config.keep)
+        self._chance = random.Random()  # noqa: S311 a sample by counting would meet the same cavity of a mould each time
+        self._changed = threading.Condition()  # guards what follows
+        self._waiting: deque[_Item] = deque()
+        self._bytes = self._written = self._dropped = 0
+        self._stopping = False
+        self._health: Health = "ok"
+        self._detail, self._last_error, self._since = "starting", "", time.time()
+        self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def wants(self, verdict: Verdict) -> bool:
+        """Whether to keep a picture of this verdict; of passes, a random share. Ask once per inspection."""
+        return verdict is not Verdict.PASS or self._chance.random() < self._share
+
+    def offer(self, frame: Frame, inspection: Inspection, crop: Crop | None) -> bool:
+        """Takes an inspection that ``wants`` chose. Never waits.
+
+        ``crop`` is the part of the frame that the map covers, None for all. False where there was no room: then the
+        picture is dropped and counted.
+        """
+        size = frame.image.nbytes
+        with self._changed:
+            room = len(self._waiting) < MOST_WAITING and self._bytes + size <= MOST_BYTES and not self._stopping
+            if room:
+                self._waiting.append(_Item(frame, inspection, crop))
+                self._bytes += size
+                self._changed.notify_all()
+            else:
+                self._dropped += 1
+        return room
+
+    def original(self, record: Record) -> Path | None:
+        """The picture that was inspected, None where it was not kept or is gone."""
+        return self._found(record, ".png") or self._found(record, ".jpg")
+
+    def overlay(self, record: Record) -> Path | None:
+        """The picture with heat map and regions."""
+        return self._found(record, ".overlay.jpg")
+
+    def stop(self, timeout: float = 10.0) -> bool:
+        """Writes what waits and ends; whether it did in time."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def status(self) -> SinkStatus:
+        """The present state."""
+        with self._changed:
+            return SinkStatus(
+                self.name, self.kind, self._health, self._detail, self._since, self._written, self._dropped,
+                len(self._waiting), self._last_error,
+            )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------ the archive's thread
+
+    def _run(self) -> None:
+        self._attempt(self._shelf.count)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._stopping)
+                if not self._waiting:
+                    return
+                item = self._waiting[0]  # counted as waiting until it is written
+            done = self._attempt(lambda item=item: self._keep(item))  # type: ignore[misc]
+            with self._changed:
+                self._waiting.popleft()
+                self._bytes -= item.frame.image.nbytes
+                self._written += done
+                self._dropped += not done
+
+    def _attempt(self, work: object) -> bool:
+        """Whether ``work`` went well. The thread outlives whatever it raises."""
+        try:
+            work()  # type: ignore[operator]
+        except Exception as error:
+            known = isinstance(error, DskdError | OSError)
+            reason = one_line(str(error) if known else f"{type(error).__name__}: {error}")
+            self._enter("warning", reason)
+            return False
+        self._enter("ok", f"{self._shelf.held} inspections kept")
+        return True
+
+    def _keep(self, item: _Item) -> None:
+        """Makes room, then writes the three files, the JSON last."""
+        self._make_room()
+        found = item.inspection
+        stem = _stem(self._shelf.folder, found.source, found.frame, found.captured, found.verdict)
+        picture = item.frame.image
+        atomic.write_bytes(*self._encoded(stem, picture))
+        if self._config.overlay:
+            atomic.write_bytes(stem.with_name(f"{stem.name}.overlay.jpg"), _jpeg(self._drawn(item), 85))
+        fields = {**found.as_dict(), "crop": item.crop}
+        atomic.write_text(stem.with_name(f"{stem.name}.json"), json.dumps(fields, allow_nan=False))
+        self._shelf.held += 1
+
+    def _make_room(self) -> None:
+        config, shelf = self._config, self._shelf
+        while config.max_count is not None and shelf.held >= config.max_count and shelf.remove_oldest():
+            pass
+        if config.max_age_days is not None:
+            until = datetime.now(timezone.utc) - timedelta(days=config.max_age_days, hours=1)
+            while (oldest := shelf.oldest_hour()) is not None and oldest < until and shelf.remove_oldest():
+                pass
+        least = config.min_free_gb * 1e9
+        while (free := shutil.disk_usage(shelf.folder).free) < least and shelf.remove_oldest():
+            pass
+        if free < least:
+            raise DskdError(
+                f"archive {shelf.folder}: {free / 1e9:.2f} GB free is under min_free_gb {config.min_free_gb:g} with "
+                "nothing left to delete here; make room on the disk"
+            )
+
+    def _encoded(self, stem: Path, picture: Image) -> tuple[Path, bytes]:
+        if self._config.original == "jpeg":
+            return stem.with_name(f"{stem.name}.jpg"), _jpeg(picture, self._config.quality)
+        done, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        if not done:
+            raise DskdError(f"archive: a picture of shape {list(picture.shape)} cannot be encoded")
+        return stem.with_name(f"{stem.name}.png"), data.tobytes()
+
+    def _drawn(self, item: _Item) -> Image:
+        picture, found = item.frame.image, item.inspection
+        if found.anomaly_map is not None:
+            crop = item.crop or (0, 0, picture.shape[1], picture.shape[0])
+            picture = heat_map(picture, found.anomaly_map, found.threshold, crop)
+        return annotate(picture, found.verdict, found.score, found.regions)
+
+    def _found(self, record: Record, suffix: str) -> Path | None:
+        if record.captured is None or record.verdict is None or record.frame is None:
+            return None
+        stem = _stem(self._shelf.folder, record.source, record.frame, record.captured, record.verdict)
+        path = stem.with_name(f"{stem.name}{suffix}")
+        return path if path.is_file() else None
+
+    def _enter(self, health: Health, detail: str) -> None:
+        with self._changed:
+            changed = health != self._health
+            if changed:
+                self._since = time.time()
+            self._health, self._detail = health, detail
+            if health != "ok":
+                self._last_error = detail
+        if changed:
+            _log.log(logging.INFO if health == "ok" else logging.WARNING, "sink %s: %s", self.name, detail)
+
+
+def _share_of_passes(keep: str) -> float:
+    match = KEEP.fullmatch(keep)
+    assert match is not None
+    return 1.0 if keep == "all" else 1 / int(match.group(1)) if match.group(1) else 0.0
+
+
+def _stem(folder: Path, source: str, frame: str, captured: float, verdict: Verdict) -> Path:
+    """Where an inspection lies, without suffix: under 200 bytes, so that every file system takes it."""
+    moment = datetime.fromtimestamp(captured, timezone.utc)
+    name = f"{moment:%H%M%S.%f}-{file_name(source)[:48]}-{file_name(frame)[:96]}-{verdict.value}"
+    return folder / f"{moment:%Y-%m-%d}" / f"{moment:%H}" / name
+
+
+def _jpeg(picture: Image, quality: int) -> bytes:
+    done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise DskdError(f"archive: a picture of shape {list(picture.shape)} cannot be encoded")
+    return data.tobytes()

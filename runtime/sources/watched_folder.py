@@ -1,0 +1,148 @@
+"""Images that another program puts into a folder: each whole new file once, in order of arrival."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import IO
+
+from runtime import atomic
+from runtime.errors import CallError, MissingPart
+from runtime.images import is_image_name
+from runtime.result import Dropped, Frame
+from runtime.sources.base import SourceLost
+from runtime.sources.image import read_frame
+
+MEMORY = ".dskd-seen"  # in the folder itself: what was seen is a fact about it, whoever watches
+_POLL = 0.1  # seconds between looks at the folder
+_POLL_SHARE = 4  # of the time a look takes: a folder of many thousand files is looked at less often
+_QUIET = 0.3  # seconds a file must not change before it is read
+_PATIENCE = 5.0  # seconds a broken file must not change before it is given up: its writer may only be slow
+
+_Mark = tuple[int, int]  # bytes, time of last change in nanoseconds: a file written anew under its old name is new
+
+
+class WatchedFolderSource:
+    """``watch://FOLDER``: images directly in the folder; the id is the file name. Names that start with a dot are left alone.
+
+    What was given is remembered in the folder, so a restart neither repeats nor skips a file.
+    """
+
+    live = False
+    triggerable = False
+
+    def __init__(self, uri: str, path: Path) -> None:
+        self.uri, self.path = uri, path
+        self._seen: dict[str, _Mark] = {}
+        self._unsettled: dict[str, tuple[_Mark, float]] = {}
+        self._memory: IO[str] | None = None
+
+    def open(self) -> None:
+        """Reads what was seen before. Raises CallError or MissingPart where the folder cannot be watched."""
+        self.close()
+        if not os.path.isdir(self.path):
+            raise CallError(f"source {self.uri}: is not a folder; make it first")
+        memory = self.path / MEMORY
+        try:
+            present = {name: mark for name, mark, _ in self._look()}
+            remembered = _read_memory(memory) if memory.exists() else {}
+            self._seen = {name: mark for name, mark in remembered.items() if name in present}
+            atomic.write_bytes(memory, "".join(_line(*item) for item in self._seen.items()).encode())
+            self._memory = open(memory, "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 closed in close
+        except OSError as error:
+            raise MissingPart(
+                f"source {self.uri}: what was seen cannot be kept in {memory} ({error.strerror}); make it writable"
+            ) from error
+        self._unsettled = {}
+
+    def read(self, timeout: float) -> Frame | Dropped | None:
+        """The file that arrived first of those not yet given, None where there is none within ``timeout`` seconds."""
+        end = time.monotonic() + timeout
+        while True:
+            began = time.monotonic()
+            found = self._first_settled(began)
+            if found is not None:
+                return found
+            took = time.monotonic() - began
+            pause = max(_POLL, _POLL_SHARE * took)
+            if time.monotonic() + pause > end:
+                time.sleep(max(0.0, end - time.monotonic()))
+                return None
+            time.sleep(pause)
+
+    def trigger(self) -> None:
+        """Files wait for no trigger."""
+        raise CallError(f"source {self.uri}: cannot be triggered")
+
+    def close(self) -> None:
+        """Stops remembering."""
+        if self._memory is not None:
+            self._memory.close()
+        self._memory = None
+
+    def _first_settled(self, now: float) -> Frame | Dropped | None:
+        if self._memory is None:
+            raise SourceLost(f"source {self.uri}: is not open")
+        try:
+            present = self._look()
+        except OSError as error:
+            raise SourceLost(f"source {self.uri}: cannot be listed ({error.strerror}); check the share") from error
+        names = {name for name, _, _ in present}
+        self._seen = {name: mark for name, mark in self._seen.items() if name in names}
+        new = [(arrived, name, mark) for name, mark, arrived in present if self._seen.get(name) != mark]
+        before, self._unsettled = self._unsettled, {}
+        for _, name, mark in sorted(new):
+            known = before.get(name)
+            since = known[1] if known is not None and known[0] == mark else now
+            self._unsettled[name] = (mark, since)
+        for _, name, mark in sorted(new):
+            unchanged = now - self._unsettled[name][1]
+            if unchanged < _QUIET:
+                continue
+            captured = read_frame(self.uri, name, self.path / name)
+            if isinstance(captured, Dropped) and unchanged < _PATIENCE:
+                continue
+            self._remember(name, mark)
+            return captured
+        return None
+
+    def _look(self) -> list[tuple[str, _Mark, int]]:
+        """Name, mark and time of arrival (a rename into the folder counts) of every image."""
+        found = []
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or not is_image_name(entry.name):
+                    continue
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:  # taken away meanwhile
+                    continue
+                if entry.is_file():
+                    found.append((entry.name, (status.st_size, status.st_mtime_ns), status.st_ctime_ns))
+        return found
+
+    def _remember(self, name: str, mark: _Mark) -> None:
+        assert self._memory is not None
+        self._seen[name] = mark
+        del self._unsettled[name]
+        try:
+            self._memory.write(_line(name, mark))
+            self._memory.flush()
+        except OSError as error:
+            raise SourceLost(f"source {self.uri}: cannot remember {name} ({error.strerror}); check the disk") from error
+
+
+def _line(name: str, mark: _Mark) -> str:
+    return f"{mark[0]} {mark[1]} {name.encode('unicode_escape').decode()}\n"
+
+
+def _read_memory(path: Path) -> dict[str, _Mark]:
+    """What was seen; a line that a crash cut off is left out."""
+    seen: dict[str, _Mark] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        size, _, rest = line.partition(" ")
+        changed, _, name = rest.partition(" ")
+        if size.isdigit() and changed.isdigit() and name:
+            seen[name.encode().decode("unicode_escape", errors="replace")] = (int(size), int(changed))
+    return seen

@@ -1,0 +1,123 @@
+"""``python -m runtime.station``: run a station from its file until it is told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import threading
+from pathlib import Path
+
+from runtime.bundle import load_bundle
+from runtime.errors import DskdError, Parser, exit_with_code, one_line
+from runtime.station import systemd
+from runtime.station.config import StationConfig
+from runtime.station.load import load_station, read_station
+from runtime.station.log import start_logging
+from runtime.station.station import Station
+
+EXAMPLES = """examples:
+  python -m runtime.station line-3.yaml --check-config    what would run, and all that is wrong in the file
+  python -m runtime.station line-3.yaml                   run until SIGTERM or Ctrl-C
+
+Exit code 0: stopped when told to; 1: the work failed; 2: the file is wrong; 3: a library or device is missing."""
+WATCH = 1.0  # seconds between looks at the threads
+log = logging.getLogger(__name__)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = Parser(
+        prog="python -m runtime.station",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )
+    options.add_argument("station", type=Path, help="station file (YAML)")
+    options.add_argument(
+        "--check-config", action="store_true", help="open nothing; print what would run and every fault"
+    )
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    if options.check_config:
+        return check(options.station)
+    config = load_station(options.station)
+    start_logging(config.log_file)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    station = Station(config)
+    station.start()
+    page = None
+    try:
+        if config.web is not None:  # its libraries are needed only then
+            from runtime.web.page import open_page
+
+            page = open_page(station)
+        systemd.notify("READY=1")
+        watch(station, stop)
+    finally:
+        systemd.notify("STOPPING=1")
+        if page is not None:
+            page.stop()
+        station.stop()
+    return 0
+
+
+def watch(station: Station, stop: threading.Event) -> None:
+    """Feeds systemd's watchdog as long as every thread lives; tells it once a second how the station is."""
+    interval = min(WATCH, (systemd.watchdog_seconds() or WATCH) / 3)
+    told = ""
+    while not stop.wait(interval):
+        hanging = station.hanging()
+        if hanging:
+            text = f"hanging: {', '.join(hanging)}"
+        else:
+            systemd.notify("WATCHDOG=1")
+            status = station.status()
+            parts = (*(camera.status for camera in status.cameras), *status.parts)
+            text = "; ".join([status.health, *(f"{p.name}: {p.detail}" for p in parts if p.health != "ok")])
+        text = one_line(text)[:400]
+        if text != told:
+            systemd.notify(f"STATUS={text}")
+            log.log(logging.ERROR if hanging else logging.INFO, "status: %s", text)
+            told = text
+
+
+def check(file: Path) -> int:
+    """Prints what would run and every fault, each on its line; returns the exit code."""
+    config, faults = read_station(file)
+    for fault in faults:
+        print(fault)
+    if config is None:
+        return 2
+    failed = bool(faults)
+    for name, recipe in config.recipes.items():
+        try:
+            bundle = load_bundle(recipe.bundle)
+            print(f"recipe {name}: bundle {bundle.id}, fail-safe {recipe.fail_safe}")
+        except DskdError as error:
+            failed = True
+            print(one_line(f"recipe {name}: {error}"))
+    for line in describe(config):
+        print(one_line(line))
+    print("the file is wrong" if failed else "the file is right")
+    return 2 if failed else 0
+
+
+def describe(config: StationConfig) -> list[str]:
+    """What would run, a line each; variables are not replaced."""
+    lines = [f"station {config.name}, data in {config.data}"]
+    lines += [f"camera {n}: {c.source}, recipe {c.recipe}, trigger {c.trigger.kind}" for n, c in config.cameras.items()]
+    lines += [f"output {name}: {output.kind}" for name, output in config.outputs.items()]
+    lines += [f"sink {name}: {sink.kind}" for name, sink in config.sinks.items()]
+    lines += [f"page on {config.web.listen}"] if config.web else ["no page"]
+    return lines + ([f"metrics on {config.metrics.listen}"] if config.metrics else [])
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

@@ -1,0 +1,260 @@
+"""One inspection thread per bundle and backend: takes frames from its cameras in turn and judges them in batches.
+
+The thread opens the backend itself, because a GPU's context belongs to the thread that made it. A backend that fails
+costs its frames a verdict, never gives them one; after some failures in a row it is closed and opened again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from runtime.backends import Backend
+from runtime.bundle import Bundle
+from runtime.decision import Settings
+from runtime.errors import DskdError, one_line
+from runtime.inspector import BackendFailed, Inspector, golden_check
+from runtime.result import Dropped, Frame, Inspection
+
+FAILURES = 3  # in a row, after which a backend is opened anew: one may be a hiccup, three are a state
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to open a backend
+TICK = 0.5  # seconds after which an idle thread shows that it lives
+REJUDGE_TIMEOUT = 30.0  # seconds
+OPEN_TIMEOUT = 300.0  # seconds: an engine may have to be read from a slow disk
+log = logging.getLogger(__name__)
+
+
+class Feed(Protocol):
+    """A camera as its inspection thread sees it."""
+
+    name: str
+
+    def take(self) -> tuple[Frame, Settings] | None:
+        """The next frame and how to judge it, None where there is none now."""
+        ...
+
+    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
+        """Takes what became of a frame."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A frame to judge for a camera, or for somebody who waits for the answer."""
+
+    frame: Frame
+    settings: Settings
+    feed: Feed | None = None
+    answer: Future[Inspection] | None = None
+
+
+class InspectionThread:
+    """Runs one bundle on one backend for all cameras attached."""
+
+    def __init__(
+        self, bundle: Bundle, open_backend: Callable[[], Backend], latency_budget: float, keep_maps: bool
+    ) -> None:
+        self.bundle, self._open, self._budget, self._keep_maps = bundle, open_backend, latency_budget, keep_maps
+        self._feeds: deque[Feed] = deque()
+        self._work = threading.Condition()
+        self._in_batch = False
+        self._questions: deque[tuple[Frame, Settings, Future[Inspection]]] = deque()
+        self._stopping = False
+        self._inspector: Inspector | None = None
+        self._failures, self._pause, self._retry_at = 0, FIRST_PAUSE, 0.0
+        self.opened: Future[Backend] = Future()
+        self.fault, self.since, self.beat = "", time.time(), time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"inspect-{bundle.manifest.name}", daemon=True)
+
+    def start(self) -> Backend:
+        """Opens the backend and proves it on the golden frames. Raises DskdError."""
+        self._thread.start()
+        return self.opened.result(OPEN_TIMEOUT)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has a backend that works, as far as is known."""
+        return self.alive and self._inspector is not None
+
+    @property
+    def cameras(self) -> int:
+        """How many cameras it works for."""
+        return len(self._feeds)
+
+    def attach(self, feed: Feed) -> None:
+        """Works for a camera too."""
+        with self._work:
+            self._feeds.append(feed)
+            self._work.notify_all()
+
+    def detach(self, feed: Feed) -> None:
+        """Works no more for a camera; returns when none of its frames is under way here."""
+        with self._work:
+            if feed in self._feeds:
+                self._feeds.remove(feed)
+            self._work.wait_for(lambda: not self._in_batch or not self.alive, REJUDGE_TIMEOUT)
+
+    def wake(self) -> None:
+        """Says that a camera has a frame."""
+        with self._work:
+            self._work.notify_all()
+
+    def judge(self, frame: Frame, settings: Settings) -> Inspection:
+        """Judges one frame between two batches. Raises DskdError."""
+        answer: Future[Inspection] = Future()
+        with self._work:
+            if self._stopping or not self.alive:
+                raise DskdError("the inspection thread stops; start the station again")
+            self._questions.append((frame, settings, answer))
+            self._work.notify_all()
+        try:
+            return answer.result(REJUDGE_TIMEOUT)
+        except TimeoutError as error:
+            raise DskdError(f"no answer in {REJUDGE_TIMEOUT:.0f} seconds; the backend is overloaded") from error
+
+    def stop(self) -> None:
+        """Judges what was taken, then releases the backend."""
+        with self._work:
+            self._stopping = True
+            self._work.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._inspector = self._open_inspector()
+        except BaseException as error:
+            self.opened.set_exception(error if isinstance(error, DskdError) else DskdError(f"backend: {error}"))
+            return
+        self.opened.set_result(self._inspector.backend)
+        while True:
+            batch = self._next_batch()
+            if batch is None:
+                break
+            if batch:
+                self._judge_batch(batch)
+            else:
+                self._reopen()
+            with self._work:
+                self._in_batch = False
+                self._work.notify_all()
+        self._close_backend()
+        for _, _, answer in self._questions:
+            answer.set_exception(DskdError("the station stops"))
+
+    def _open_inspector(self) -> Inspector:
+        backend = self._open()
+        try:
+            golden_check(self.bundle, backend)
+        except BaseException:
+            backend.close()
+            raise
+        graph = self.bundle.manifest.graphs[backend.graph]
+        return Inspector(self.bundle, backend, Settings.of(graph.thresholds), self._keep_maps)
+
+    def _next_batch(self) -> list[_Job] | None:
+        """Frames of the cameras in turn, as many as fit and come within the budget; none to open again, None to stop."""
+        most, batch = self.bundle.manifest.max_batch, list[_Job]()
+        with self._work:
+            while True:
+                self.beat = time.monotonic()
+                while self._questions and len(batch) < most:
+                    frame, settings, answer = self._questions.popleft()
+                    batch.append(_Job(frame, settings, answer=answer))
+                self._collect(batch, most)
+                oldest = min((job.frame.captured for job in batch), default=time.time())
+                left = oldest + self._budget - time.time()
+                if batch and (len(batch) >= most or left <= 0 or len(batch) >= len(self._feeds) or self._stopping):
+                    self._in_batch = True
+                    return batch
+                if self._stopping:
+                    return None
+                if self._inspector is None and time.monotonic() >= self._retry_at:
+                    return []
+                self._work.wait(min(max(left, 0.001), TICK) if batch else TICK)
+
+    def _collect(self, batch: list[_Job], most: int) -> None:
+        """One frame of each camera a round, as long as there are any; the next batch begins with the next camera."""
+        found = True
+        while found and len(batch) < most:
+            found = False
+            for _ in range(len(self._feeds)):
+                feed = self._feeds[0]
+                self._feeds.rotate(-1)
+                taken = feed.take() if len(batch) < most else None
+                if taken is not None:
+                    found = True
+                    batch.append(_Job(*taken, feed=feed))
+
+    def _judge_batch(self, batch: list[_Job]) -> None:
+        begun = time.time()
+        results = self._judge([(job.frame, job.settings) for job in batch])
+        for job, result in zip(batch, results, strict=True):
+            frame = job.frame
+            if job.answer is not None:
+                job.answer.set_exception(result) if isinstance(result, DskdError) else job.answer.set_result(result)
+            elif job.feed is not None and isinstance(result, DskdError):
+                reason = one_line(str(result))
+                job.feed.judged(frame, Dropped(frame.source, frame.id, frame.captured, reason, frame.part))
+            elif job.feed is not None and isinstance(result, Inspection):
+                waiting = round(1000 * max(begun - frame.captured, 0.0), 3)
+                job.feed.judged(frame, replace(result, timings_ms={"queue": waiting, **result.timings_ms}))
+
+    def _judge(self, frames: list[tuple[Frame, Settings]]) -> list[Inspection | DskdError]:
+        """An inspection or a reason for each frame, whatever the backend does."""
+        if self._inspector is None:
+            self._reopen()
+        if self._inspector is None:
+            return [DskdError(self.fault) for _ in frames]
+        try:
+            judged = self._inspector.inspect_batch(frames)
+        except BackendFailed as error:
+            self._failures += 1
+            self._note(f"backend failed: {one_line(str(error))}")
+            if self._failures >= FAILURES:
+                self._close_backend()
+                self._retry_at = time.monotonic()
+            return [DskdError(self.fault) for _ in frames]
+        except Exception as error:  # a fault of ours must cost these frames, not the station
+            log.exception("inspection: unexpected")
+            return [DskdError(f"inspection failed: {type(error).__name__}: {one_line(str(error))}") for _ in frames]
+        self._failures, self._pause = 0, FIRST_PAUSE
+        self._note("")
+        return judged
+
+    def _reopen(self) -> None:
+        if time.monotonic() < self._retry_at:
+            return
+        try:
+            self._inspector = self._open_inspector()
+        except Exception as error:  # a driver's own types
+            self._retry_at = time.monotonic() + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+            self._note(f"backend cannot be opened: {one_line(str(error))}")
+        else:
+            self._failures = FAILURES - 1  # on probation: the next failure closes it again
+            log.warning("bundle %s: backend opened again", self.bundle.id)
+
+    def _close_backend(self) -> None:
+        if self._inspector is not None:
+            try:
+                self._inspector.backend.close()
+            except Exception as error:  # it is to go anyway
+                log.warning("backend does not close: %s", one_line(str(error)))
+            self._inspector = None
+
+    def _note(self, fault: str) -> None:
+        if fault != self.fault:
+            self.fault, self.since = fault, time.time()
+            log.warning("bundle %s: %s", self.bundle.id, fault or "well again")

@@ -1,0 +1,225 @@
+"""One camera of a station: frames in, inspections to the recorder, answers for its parts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from runtime.capture import PATIENCE, Capture, CaptureStatus
+from runtime.decision import Settings
+from runtime.errors import CallError, DskdError
+from runtime.frame_health import FrameHealth, HealthLimits
+from runtime.frame_queue import REPLACED, Policy
+from runtime.result import Answer, Dropped, Frame, Inspection, Verdict
+from runtime.sources import Source
+from runtime.station.batching import InspectionThread
+from runtime.station.config import Camera, FreeTrigger
+from runtime.station.control import CameraStatus, Health, Live, PartStatus
+from runtime.station.debounce import Debounce
+from runtime.station.part_desk import NotReady, PartDesk
+from runtime.station.recipe import Recipe
+from runtime.station.recorder import Recorder
+
+LATENCIES = 4096  # of the last inspections
+LATENCY_SECONDS = 300.0
+CAMERA_ERROR, BACKEND_ERROR, STORE_ERROR = 1, 2, 3  # as in the Modbus register map
+QUEUE = 16  # frames that wait where none may be replaced
+
+
+class StationCamera:
+    """Capture, desk and recipe of one camera.
+
+    ``tell``: an output wants its answers, so a camera that nothing triggers gives some. ``closing``: no more triggers.
+    """
+
+    def __init__(
+        self, name: str, config: Camera, make_source: Callable[[], Source], recorder: Recorder, recipe: Recipe
+    ) -> None:
+        self.name, self.config, self.recipe = name, config, recipe
+        self.inspects: InspectionThread | None = None
+        self.tell = self.closing = False
+        self.live: Live | None = None
+        self._recorder = recorder
+        self._counts = threading.Lock()
+        self._verdicts: Counter[str] = Counter()
+        self._dropped = 0
+        self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES)
+        self._announced: deque[Frame] = deque()
+        trigger = config.trigger
+        asks = trigger.kind in ("software", "gpio")
+        self._free = trigger if isinstance(trigger, FreeTrigger) else FreeTrigger()
+        self._debounce = Debounce(self._free.debounce, self._free.window or self._free.debounce)
+        self.policy: Policy = config.policy or ("latest" if isinstance(trigger, FreeTrigger) else "every")
+        self.capture = Capture(
+            name,
+            make_source,
+            policy=self.policy,
+            health=FrameHealth(HealthLimits(**config.health.model_dump())),
+            triggered=asks,
+            patience=None if trigger.kind == "line" else PATIENCE,
+            depth=QUEUE if isinstance(trigger, FreeTrigger) else max(QUEUE, trigger.queue),
+            on_ready=self._frame_came,
+        )
+        self.desk: PartDesk | None = None
+        if not isinstance(trigger, FreeTrigger):
+            self.desk = PartDesk(
+                name,
+                trigger.deadline_ms / 1000,
+                trigger.queue,
+                lambda: self.recipe.fail_safe,
+                recorder.put,
+                self.hindrance,
+                self.capture.trigger if asks else lambda part: None,
+            )
+
+    def hindrance(self) -> str:
+        """Why no part can be inspected now, empty where one can."""
+        return self._hindrance()[1]
+
+    def _hindrance(self) -> tuple[int, str]:
+        """The same with the number that a PLC gets."""
+        if self.closing:
+            return CAMERA_ERROR, "the station stops"
+        state = self.capture.status()
+        if state.state != "running":
+            return CAMERA_ERROR, f"camera {state.state}: {state.detail}"
+        if self.inspects is None or not self.inspects.ready:
+            return BACKEND_ERROR, (self.inspects and self.inspects.fault) or "the backend is not open"
+        return (STORE_ERROR, "the store takes no records") if self._recorder.full else (0, "")
+
+    def plc_state(self) -> tuple[bool, int, int, int, int]:
+        """Ready for a trigger; parts under way; error, 0 where all works; job; triggers missed."""
+        error, _ = self._hindrance()
+        if self.desk is None:
+            return False, 0, error, self.recipe.job, 0
+        return self.desk.ready, self.desk.busy, error, self.recipe.job, self.desk.missed
+
+    def trigger(self, part: str | None = None, triggered: float | None = None) -> str:
+        """Announces a part; returns its id. Raises CallError where nothing triggers this camera, NotReady."""
+        if self.desk is None or self.config.trigger.kind == "line":
+            raise CallError(f"camera {self.name}: takes no trigger; set its trigger in the station file")
+        return self.desk.trigger(part, triggered)
+
+    def take(self) -> tuple[Frame, Settings] | None:
+        """For the inspection thread: the next frame and how to judge it."""
+        while True:
+            if self.config.trigger.kind == "line":
+                captured: Frame | Dropped | None = self._announced.popleft() if self._announced else None
+            else:
+                captured = self.capture.take()
+            if captured is None:
+                return None
+            if isinstance(captured, Dropped):
+                self._drop(captured)
+            elif self._recorder.full:
+                reason = "store full: it takes no records, and nothing inspected may be lost; check the disk"
+                self.judged(captured, Dropped(self.name, captured.id, captured.captured, reason, captured.part))
+            else:
+                if self.desk is not None and captured.part is not None:
+                    self.desk.seen(captured.part, captured.captured)
+                return captured, self.recipe.settings
+
+    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
+        """Takes what became of a frame: to the store first, then to the line."""
+        if isinstance(result, Dropped):
+            with self._counts:
+                self._dropped += 1
+            self._drop(result)
+            return
+        self._recorder.await_room()
+        now = time.time()
+        with self._counts:
+            self._verdicts[result.verdict.value] += 1
+            self._latencies.append((now, 1000 * (now - result.captured)))
+        if self.desk is not None:
+            self.desk.inspected(result, lambda inspection: self._recorder.put(inspection, frame))
+        else:
+            self._recorder.put(result, frame)
+            self._tell_free(result.frame, result.captured, result.verdict, "inspected", result)
+
+    def show(self, frame: Frame, inspection: Inspection) -> None:
+        """Makes a frame the newest judged one."""
+        self.live = Live(frame.image, inspection, self.recipe.bundle.manifest.input.crop)
+
+    def status(self) -> CameraStatus:
+        """The present state and counts."""
+        with self._counts:
+            verdicts, dropped, latencies = dict(self._verdicts), self._dropped, list(self._latencies)
+        capture = self.capture.status()  # after our own counts, so that nothing is waiting less than none
+        counts = capture.counts
+        inspected = sum(verdicts.values())
+        hindrance = self.hindrance()
+        health, detail = self._health(capture, hindrance)
+        recent = [ms for moment, ms in latencies if moment > time.time() - LATENCY_SECONDS] or [0.0]
+        p50, p99 = np.percentile(recent, [50, 99])
+        return CameraStatus(
+            status=PartStatus(self.name, "camera", health, detail, capture.since),
+            recipe=self.recipe.name,
+            review=self.recipe.settings.review,
+            reject=self.recipe.settings.reject,
+            ready=not hindrance if self.desk is None else self.desk.ready,
+            captured=counts.captured,
+            inspected=inspected,
+            dropped=counts.dropped + dropped,
+            waiting=counts.captured - counts.dropped - dropped - inspected,
+            missed_triggers=0 if self.desk is None else self.desk.missed,
+            reconnects=capture.reconnects,
+            verdicts={verdict.value: verdicts.get(verdict.value, 0) for verdict in Verdict},
+            latency_ms={"p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(max(recent), 3)},
+        )
+
+    def _health(self, capture: CaptureStatus, hindrance: str) -> tuple[Health, str]:
+        if capture.state != "running":
+            return ("fault" if capture.state == "lost" else "warning"), capture.detail
+        if hindrance or capture.fault:
+            return "fault", hindrance or capture.fault
+        return "ok", capture.detail
+
+    def _frame_came(self) -> None:
+        """Called by the capture thread. A frame that the camera's own input started announces its part itself."""
+        if self.desk is not None and self.config.trigger.kind == "line":
+            while (captured := self.capture.take()) is not None:
+                self._announce(captured)
+        if self.inspects is not None:
+            self.inspects.wake()
+
+    def _announce(self, captured: Frame | Dropped) -> None:
+        assert self.desk is not None
+        try:
+            part = self.desk.trigger(None, captured.captured)
+        except DskdError as error:
+            reason = str(error)
+            if isinstance(captured, Frame):
+                with self._counts:
+                    self._dropped += 1
+                captured = Dropped(self.name, captured.id, captured.captured, reason)
+            self._recorder.put(captured)
+            return
+        if isinstance(captured, Dropped):
+            self._drop(replace(captured, part=part))
+        else:
+            self._announced.append(replace(captured, part=part))
+
+    def _drop(self, dropped: Dropped) -> None:
+        self._recorder.put(dropped)
+        if self.desk is not None:
+            self.desk.dropped(dropped)
+        elif not (dropped.reason == REPLACED and self.policy == "latest"):  # live pictures: a newer one tells as much
+            self._tell_free(dropped.id, dropped.captured, self.recipe.fail_safe, dropped.reason, None)
+
+    def _tell_free(
+        self, frame: str, captured: float, verdict: Verdict, reason: str, inspection: Inspection | None
+    ) -> None:
+        """Where nothing triggers, each frame is a part, or a change of the debounced verdict is told."""
+        changed = self._debounce.add(verdict)
+        if self.tell and (changed or self._free.debounce == 1):
+            now = time.time()
+            self._recorder.put(Answer(self.name, frame, self._debounce.verdict, reason, captured, now, inspection))
+
+
+__all__ = ["NotReady", "StationCamera"]

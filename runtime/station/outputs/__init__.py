@@ -1,0 +1,1 @@
+"""Where answers go on the line: each kind of output is one file."""

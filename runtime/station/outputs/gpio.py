@@ -1,0 +1,130 @@
+"""Pulses on a GPIO line, such as those of a reject valve: after a way, of a width, made by a guard process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from runtime.backoff import Backoff
+from runtime.errors import one_line
+from runtime.result import Answer
+from runtime.station.config import GpioOutput
+from runtime.station.control import Health, PartStatus
+
+READY = 10.0  # seconds the guard has to say that it holds the line
+ROOT = Path(__file__).parents[3]  # what the guard must be able to import from
+log = logging.getLogger(__name__)
+
+
+class GpioPulses:
+    """One output line. ``delay_ms`` counts from the trigger: a part moves on whether it has been judged or not."""
+
+    def __init__(self, name: str, config: GpioOutput) -> None:
+        self.name, self._config = name, config
+        self._lock = threading.Lock()
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._health: Health = "warning"
+        self._detail, self._since = "the line is not held yet", time.time()
+        self._pulses = self._late = self._lost = 0
+        self._last_end = 0.0
+        self._thread = threading.Thread(target=self._keep_guard, name=f"gpio-{name}", daemon=True)
+        self._thread.start()
+
+    def hears(self, camera: str) -> bool:
+        """The cameras named, or all."""
+        return not self._config.cameras or camera in self._config.cameras
+
+    def answer(self, answer: Answer) -> None:
+        """Orders a pulse where the verdict asks for one."""
+        config = self._config
+        if answer.verdict not in config.on:
+            return
+        way = config.delay_ms / 1000 - (time.time() - answer.triggered)
+        start, width = time.monotonic() + (max(way, 0.0) if config.delay_ms else 0.0), config.pulse_ms / 1000
+        order = f"pulse {start:.6f} {width:.6f}\n".encode()
+        with self._lock:
+            try:
+                if self._guard is None or self._guard.stdin is None:
+                    raise OSError("the line is not held")
+                os.write(self._guard.stdin.fileno(), order)
+            except OSError as error:
+                self._lost += 1
+                log.error("output %s: no pulse for part %s: %s", self.name, one_line(answer.part), error)
+                return
+            self._pulses += 1
+            self._last_end = max(self._last_end, start + width)
+            if config.delay_ms and way < 0:
+                self._late += 1
+                log.error("output %s: part %s reached the gate before its answer", self.name, one_line(answer.part))
+
+    def status(self) -> PartStatus:
+        """Whether the line is held, and pulses that came too late or not at all."""
+        with self._lock:
+            counts = f"{self._pulses} pulses, {self._late} too late, {self._lost} lost"
+            health: Health = "warning" if self._health == "ok" and (self._late or self._lost) else self._health
+            return PartStatus(self.name, "gpio", health, f"{self._detail}; {counts}", self._since)
+
+    def drain(self, timeout: float) -> None:
+        """Waits until the last pulse ordered is over."""
+        time.sleep(min(max(self._last_end - time.monotonic(), 0.0), timeout))
+
+    def close(self) -> None:
+        """Sets the safe level and gives the line back, after the pulses that were ordered."""
+        self._stopping.set()
+        with self._lock:
+            guard, left = self._guard, max(self._last_end - time.monotonic(), 0.0)
+        if guard is not None:
+            if guard.stdin is not None:
+                guard.stdin.close()
+            try:
+                guard.wait(left + 2.0)
+            except subprocess.TimeoutExpired:
+                guard.kill()
+        self._thread.join(READY)
+
+    def _keep_guard(self) -> None:
+        backoff = Backoff(first=0.5, most=10.0)
+        while not self._stopping.is_set():
+            reason = self._run_guard()
+            if self._stopping.is_set():
+                break
+            self._enter("fault", f"{reason}; trying again")
+            self._stopping.wait(backoff.delay())
+
+    def _run_guard(self) -> str:
+        """Starts a guard and waits for its end; returns why it ended."""
+        config = self._config
+        command = [sys.executable, "-m", "runtime.station.outputs.gpio_guard"]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        guard = subprocess.Popen(  # noqa: S603
+            [*command, config.chip, str(config.line), config.active, f"dskd-{self.name}"[:31]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path},
+        )
+        assert guard.stdin is not None
+        assert guard.stdout is not None
+        with guard, guard.stdout:
+            said = guard.stdout.readline().decode(errors="replace").strip()
+            if said != "ready":
+                return one_line(said) or "the guard ended at once"
+            os.set_blocking(guard.stdin.fileno(), False)
+            with self._lock:
+                self._guard = guard
+            self._enter("ok", f"line {config.line} of {config.chip} held")
+            guard.wait()
+            with self._lock:
+                self._guard = None
+        return f"the guard ended ({guard.returncode})"
+
+    def _enter(self, health: Health, detail: str) -> None:
+        with self._lock:
+            if health != self._health or detail != self._detail:
+                log.log(logging.INFO if health == "ok" else logging.ERROR, "output %s: %s", self.name, detail)
+                self._health, self._detail, self._since = health, detail, time.time()

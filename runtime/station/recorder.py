@@ -1,0 +1,180 @@
+"""Store first, then tell the line; but the line never waits long for a store that hangs.
+
+What is inspected goes into a spool in memory. One thread commits the spool to the store and tries again for as long as
+it takes; another waits for that, at most ``STORE_WAIT``, and hands on to the outputs in order. When the spool is full
+the station takes no more frames. Only a kill while the store hangs loses what the spool holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from runtime.errors import one_line
+from runtime.result import Answer, Dropped, Frame, Inspection
+from runtime.store import Store, StoreError
+
+STORE_WAIT = 0.05  # seconds an answer may wait for the store
+SPOOL = 20_000  # records, some ten megabytes: minutes at full speed
+MOST_FRAMES = 32  # pictures that wait to be handed on: some hundred megabytes at most
+BATCH = 256  # records of one commit
+STORE_PATIENCE = 1.0  # seconds one attempt waits for others that write
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between attempts while the store refuses
+TICK = 0.5  # seconds after which an idle thread shows that it lives
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record and, for an inspection, the frame it is about."""
+
+    record: Inspection | Dropped | Answer
+    frame: Frame | None = None
+
+
+class Recorder:
+    """``hand_on`` gets every record once, in order, after it was stored or could not be in time. It must not block."""
+
+    def __init__(self, store: Store, hand_on: Callable[[Sequence[Entry]], None], spool: int = SPOOL) -> None:
+        self._store, self._hand_on, self._limit = store, hand_on, spool
+        self._change = threading.Condition()
+        self._waiting: deque[Entry] = deque()  # not handed on yet
+        self._spool: deque[Inspection | Dropped | Answer] = deque()  # not stored yet
+        self._unstorable: dict[tuple[str, str], list[Dropped]] = {}
+        self._merged: dict[tuple[str, str], int] = {}
+        self._put = self._stored = self._handed = self._frames = 0
+        self._closing = False
+        self.fault, self.since = "", time.time()
+        self.beat = time.monotonic()
+        self._threads = [
+            threading.Thread(target=self._hand_over, name="recorder", daemon=True),
+            threading.Thread(target=self._keep_storing, name="store-writer", daemon=True),
+        ]
+
+    def start(self) -> None:
+        """Starts both threads."""
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether both threads run."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def spooled(self) -> int:
+        """Records that are not in the store yet."""
+        return len(self._spool)
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be inspected."""
+        return len(self._spool) >= self._limit
+
+    def await_room(self) -> None:
+        """Waits where too many pictures are under way: outputs must not fill the memory."""
+        with self._change:
+            self._change.wait_for(lambda: self._frames < MOST_FRAMES or self._closing)
+
+    def put(self, record: Inspection | Dropped | Answer, frame: Frame | None = None) -> None:
+        """Takes a record. Never waits."""
+        with self._change:
+            self._frames += frame is not None
+            if isinstance(record, Dropped) and self.full:
+                self._merge(record)
+                return
+            self._waiting.append(Entry(record, frame))
+            self._spool.append(replace(record, anomaly_map=None) if isinstance(record, Inspection) else record)
+            self._put += 1
+            self._change.notify_all()
+
+    def close(self, timeout: float) -> int:
+        """Hands on and stores what is left; returns how many records the store did not take in time. They are logged."""
+        with self._change:
+            self._closing = True
+            self._change.notify_all()
+            done = self._change.wait_for(lambda: not self._spool and not self._waiting, timeout)
+            left = [] if done else list(self._spool)
+            self._spool.clear()
+            self._change.notify_all()
+        for thread in self._threads:
+            thread.join(timeout)
+        for record in left:
+            log.error("not stored: %s", record.as_json() if isinstance(record, Inspection) else record)
+        return len(left)
+
+    def _merge(self, dropped: Dropped) -> None:
+        """One record for many frames: a camera goes on while nothing can be stored, and memory is finite."""
+        key = dropped.source, dropped.reason
+        ends = self._unstorable.setdefault(key, [dropped, dropped])
+        ends[1] = dropped
+        self._merged[key] = self._merged.get(key, 0) + 1
+
+    def _unmerge(self) -> None:
+        for key, (first, last) in self._unstorable.items():
+            reason = f"{self._merged[key]} frames: {first.reason}"
+            merged = replace(first, id=first.id if first is last else f"{first.id} to {last.id}", reason=reason)
+            self._waiting.append(Entry(merged))
+            self._spool.append(merged)
+            self._put += 1
+        self._unstorable.clear()
+        self._merged.clear()
+
+    def _hand_over(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closing, TICK)
+                self.beat = time.monotonic()
+                if not self._waiting:
+                    if self._closing:
+                        return
+                    continue
+                batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+                last = self._handed + len(batch)
+                wait = 0.0 if self.fault else STORE_WAIT
+                self._change.wait_for(lambda last=last: self._stored >= last, wait)  # type: ignore[misc]
+            try:
+                self._hand_on(batch)
+            except Exception:  # an output's fault must not cost the others their answers
+                log.exception("outputs: unexpected")
+            with self._change:
+                self._handed = last
+                self._frames -= sum(entry.frame is not None for entry in batch)
+                self._change.notify_all()
+
+    def _keep_storing(self) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._spool or self._closing, TICK)
+                batch = [self._spool[k] for k in range(min(BATCH, len(self._spool)))]
+                if not batch:
+                    if self._closing:
+                        return
+                    continue
+            try:
+                self._store.add(batch, STORE_PATIENCE)
+            except StoreError as error:
+                self._note(one_line(str(error)))
+                with self._change:
+                    self._change.wait_for(lambda: self._closing, pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            self._note("")
+            with self._change:
+                for _ in range(min(len(batch), len(self._spool))):
+                    self._spool.popleft()
+                self._stored += len(batch)
+                if self._unstorable and not self.full:
+                    self._unmerge()
+                self._change.notify_all()
+
+    def _note(self, fault: str) -> None:
+        if fault != self.fault:
+            self.fault, self.since = fault, time.time()
+            log.warning("store: %s", fault or f"takes records again; {len(self._spool)} wait")

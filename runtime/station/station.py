@@ -1,0 +1,313 @@
+"""A station: cameras, recipes, outputs and sinks of one file, put together, watched and stopped."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from runtime.atomic import sole_writer
+from runtime.backends import open_backend
+from runtime.bundle import load_bundle
+from runtime.errors import CallError, DskdError, one_line
+from runtime.fields import reveal
+from runtime.preprocess import Image
+from runtime.result import Answer, Frame, Inspection
+from runtime.sources import Trigger, open_source
+from runtime.station.batching import InspectionThread
+from runtime.station.camera import StationCamera
+from runtime.station.config import GpioOutput, ModbusOutput, StationConfig
+from runtime.station.control import Health, Live, PartStatus, StationStatus
+from runtime.station.outputs.base import Output
+from runtime.station.outputs.gpio import GpioPulses
+from runtime.station.outputs.handshake import Handshake
+from runtime.station.outputs.modbus import ModbusServer
+from runtime.station.recipe import Kept, Recipe, make_recipe
+from runtime.station.recorder import Entry, Recorder
+from runtime.station.station_sinks import StationSinks, part_status
+from runtime.station.triggers import EdgeTrigger
+from runtime.store import Store
+
+STORE = "store.db"
+LEAST_FREE_BYTES = 200 << 20  # below it the station warns: the store needs some to go on
+DRAIN = 2.0  # seconds a stop waits for parts under way, and for each output
+STORE_DRAIN = 10.0  # seconds it waits for a store that hangs
+HOUSEKEEPING = 60.0  # seconds
+HANGS = 30.0  # seconds without a sign of life after which a thread counts as hanging; an engine may load that long
+log = logging.getLogger(__name__)
+
+
+class Station:
+    """Implements ``StationControl``. ``start`` returns when every recipe in use has a proved backend.
+
+    Raises CallError or DskdError where a bundle, backend, mask or the data folder cannot be used; a camera that is
+    absent is waited for.
+    """
+
+    def __init__(self, config: StationConfig) -> None:
+        self.config, self.started = config, time.time()
+        self._owner = ExitStack()
+        try:
+            config.data.mkdir(parents=True, exist_ok=True)
+            self._owner.enter_context(sole_writer(config.data))
+        except OSError as error:
+            raise CallError(f"{config.data}: cannot be used ({error.strerror}); name another data folder") from error
+        try:
+            self.store = Store(config.data / STORE)
+            self._kept = Kept(config.data)
+        except BaseException:
+            self._owner.close()
+            raise
+        self.recorder = Recorder(self.store, self._hand_on)
+        self._threads: dict[tuple[object, ...], InspectionThread] = {}
+        self._changing = threading.Lock()  # recipes change one at a time
+        self._stopped = threading.Event()
+        self.cameras: dict[str, StationCamera] = {}
+        self.outputs: list[Output] = []
+        self.sinks: StationSinks | None = None
+        self._triggers: list[EdgeTrigger] = []
+        self._keeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        """Opens everything. On failure nothing stays open."""
+        try:
+            self.recorder.start()
+            for name in self.config.cameras:
+                self._add_camera(name)
+            self.sinks = StationSinks(self.config, self.store, self)
+            for name, output in self.config.outputs.items():
+                self.outputs.append(self._open_output(name, output))
+            for camera in self.cameras.values():
+                camera.tell = any(output.hears(camera.name) for output in self.outputs)
+            self.sinks.start()
+            for camera in self.cameras.values():
+                camera.capture.start()
+            for trigger in self._triggers:
+                trigger.start()
+            self._keeper.start()
+        except BaseException:
+            self.stop()
+            raise
+        log.info("station %s runs with %d camera(s)", self.config.name, len(self.cameras))
+
+    def stop(self) -> None:
+        """Takes no more triggers, finishes what is under way, stores and tells it, releases everything."""
+        if self._stopped.is_set():
+            return
+        self._stopped.set()
+        cameras = list(self.cameras.values())
+        for camera in cameras:
+            camera.closing = True
+        for trigger in self._triggers:
+            trigger.stop()
+        desks = [camera.desk for camera in cameras if camera.desk is not None]
+        for desk in desks:
+            desk.drain(DRAIN)
+        for camera in cameras:
+            camera.capture.stop()
+        for thread in self._threads.values():
+            thread.stop()
+        for desk in desks:
+            desk.close()
+        left = self.recorder.close(STORE_DRAIN)
+        for output in self.outputs:
+            output.drain(DRAIN)
+            output.close()
+        if self.sinks is not None:
+            self.sinks.stop()
+        if self._keeper.ident is not None:
+            self._keeper.join()
+        self.store.close()
+        self._owner.close()
+        log.info("station %s stopped%s", self.config.name, f"; {left} records could not be stored" if left else "")
+
+    # ------------------------------------------------------------------------------------------------ StationControl
+
+    def status(self) -> StationStatus:
+        """The present state."""
+        cameras = tuple(camera.status() for camera in self.cameras.values())
+        sinks = [] if self.sinks is None else [part_status(sink) for sink in self.sinks.statuses()]
+        lines = [*(output.status() for output in self.outputs), *(trigger.status() for trigger in self._triggers)]
+        parts = (self._store_status(), self._disk_status(), *lines, *sinks)
+        worst = [camera.status.health for camera in cameras] + [part.health for part in parts]
+        health: Health = "fault" if "fault" in worst else "warning" if "warning" in worst else "ok"
+        return StationStatus(
+            self.config.name, health, self.started, time.time(), cameras, parts, tuple(self.config.recipes)
+        )
+
+    def live(self, camera: str) -> Live | None:
+        """The newest judged frame."""
+        return self._camera(camera).live
+
+    def trigger(self, camera: str, part: str | None) -> str:
+        """Announces a part."""
+        return self._camera(camera).trigger(part)
+
+    def set_thresholds(self, camera: str, review: float, reject: float, who: str) -> None:
+        """Changes the thresholds of the camera's recipe, for all cameras that use it, and keeps them."""
+        with self._changing:
+            before = self._camera(camera).recipe
+            recipe = before.with_thresholds(review, reject)
+            self._kept.keep_thresholds(recipe, self.config.recipes[recipe.name])
+            for each in self.cameras.values():
+                if each.recipe.name == recipe.name:
+                    each.recipe = recipe
+            old = before.settings
+            detail = f"{recipe.name}: review {old.review:g} to {review:g}, reject {old.reject:g} to {reject:g}"
+            self._audit(who, "thresholds", detail)
+
+    def set_recipe(self, camera: str, recipe: str, who: str) -> None:
+        """Loads and proves a recipe while the present one serves, then switches between two frames."""
+        with self._changing:
+            target = self._camera(camera)
+            if recipe not in self.config.recipes:
+                raise CallError(f"no recipe {recipe!r}; one of: {', '.join(self.config.recipes)}")
+            before = target.recipe.name
+            loaded, thread = self._load(recipe)
+            old = target.inspects
+            if old is not thread:
+                if old is not None:
+                    old.detach(target)
+                target.recipe, target.inspects = loaded, thread
+                thread.attach(target)
+            else:
+                target.recipe = loaded
+            self._kept.keep_recipe(camera, recipe, self.config.cameras[camera].recipe)
+            self._drop_unused()
+            self._audit(who, "recipe", f"camera {camera}: {before} to {recipe}")
+
+    def set_job(self, camera: str, job: int, who: str) -> None:
+        """Like ``set_recipe``, by the recipe's number. Raises CallError where none has it."""
+        names = [name for name, recipe in self.config.recipes.items() if job and recipe.job == job]
+        if not names:
+            raise CallError(f"no recipe has the job number {job}")
+        self.set_recipe(camera, names[0], who)
+
+    def rejudge(self, image: Image, camera: str) -> Inspection:
+        """Inspects a picture with the camera's recipe; nothing is stored or told."""
+        target = self._camera(camera)
+        if target.inspects is None:
+            raise DskdError(f"camera {camera}: has no backend yet; try again")
+        frame = Frame(camera, "rejudged", time.time(), image)
+        return target.inspects.judge(frame, target.recipe.settings)
+
+    # ------------------------------------------------------------------------------------------------------ liveness
+
+    def hanging(self) -> list[str]:
+        """Names of threads that died or give no sign of life: then the watchdog is no longer fed."""
+        now = time.monotonic()
+        found = [f"capture {name}" for name, camera in self.cameras.items() if not camera.capture.alive]
+        for thread in list(self._threads.values()):
+            if not thread.alive or now - thread.beat > HANGS:
+                found.append(f"inspection of {thread.bundle.manifest.name}")
+        if not self.recorder.alive or now - self.recorder.beat > HANGS:
+            found.append("recorder")
+        return found
+
+    # ------------------------------------------------------------------------------------------------------- details
+
+    def _camera(self, name: str) -> StationCamera:
+        if name not in self.cameras:
+            raise CallError(f"no camera {one_line(name)[:64]!r}; one of: {', '.join(self.cameras)}")
+        return self.cameras[name]
+
+    def _add_camera(self, name: str) -> None:
+        config = self.config.cameras[name]
+        recipe, thread = self._load(self._kept.recipe(name, config.recipe, self.config.recipes))
+        uri = reveal(config.source, quoted=True)
+        trigger: Trigger = "software" if config.trigger.kind == "gpio" else config.trigger.kind
+        added = StationCamera(name, config, lambda: open_source(uri, trigger), self.recorder, recipe)
+        added.inspects = thread
+        thread.attach(added)
+        self.cameras[name] = added
+        if config.trigger.kind == "gpio":
+            self._triggers.append(EdgeTrigger(name, config.trigger, added.trigger))
+
+    def _open_output(self, name: str, config: GpioOutput | ModbusOutput) -> Output:
+        if config.kind == "gpio":
+            return GpioPulses(name, config)
+        served = config.camera
+        handshake = Handshake(
+            self.cameras[served], lambda job: self.set_job(served, job, f"modbus {name}"), config.buffer
+        )
+        return ModbusServer(name, config, handshake)
+
+    def _keep_house(self) -> None:
+        """Deletes old records now and then; the store must not fill the disk in a year."""
+        limits = self.config.store
+        while not self._stopped.wait(HOUSEKEEPING):
+            before = None if limits.max_age_days is None else time.time() - 86400 * limits.max_age_days
+            try:
+                self.store.prune(limits.max_count, before)
+            except DskdError as error:
+                log.warning("old records stay: %s", one_line(str(error)))
+
+    def _load(self, name: str) -> tuple[Recipe, InspectionThread]:
+        """A recipe and the thread that runs its bundle, started where no camera uses it yet."""
+        wanted, backend = self.config.recipes[name], self.config.backend
+        bundle = load_bundle(wanted.bundle)
+        key = (bundle.path, bundle.id, wanted.precision)
+        thread = self._threads.get(key)
+        if thread is None or not thread.alive:
+            thread = InspectionThread(
+                bundle,
+                lambda: open_backend(bundle, backend.name, backend.threads, wanted.precision),
+                backend.latency_budget_ms / 1000,
+                keep_maps=True,
+            )
+        opened = thread.opened.result() if thread.opened.done() else thread.start()
+        try:
+            recipe = make_recipe(name, wanted, bundle, opened, self._kept)
+        except BaseException:
+            if key not in self._threads:
+                thread.stop()
+            raise
+        self._threads[key] = thread
+        return recipe, thread
+
+    def _drop_unused(self) -> None:
+        used = {id(camera.inspects) for camera in self.cameras.values()}
+        for key, thread in list(self._threads.items()):
+            if id(thread) not in used:
+                del self._threads[key]
+                thread.stop()
+
+    def _hand_on(self, entries: Sequence[Entry]) -> None:
+        """Called by the recorder once the entries are stored, or could not be in time."""
+        for entry in entries:
+            record = entry.record
+            if isinstance(record, Answer):
+                for output in self.outputs:
+                    if output.hears(record.camera):
+                        output.answer(record)
+            elif isinstance(record, Inspection) and entry.frame is not None:
+                camera = self.cameras[record.source]
+                camera.show(entry.frame, record)
+                if self.sinks is not None:
+                    self.sinks.offer(entry.frame, record, camera.recipe.bundle.manifest.input.crop)
+
+    def _audit(self, who: str, action: str, detail: str) -> None:
+        log.info("%s: %s by %s", action, detail, one_line(who))
+        try:
+            self.store.audit(one_line(who), action, detail)
+        except DskdError as error:  # the change is made; that it is not on record must not stop the line
+            log.warning("audit: %s", one_line(str(error)))
+
+    def _store_status(self) -> PartStatus:
+        spooled = self.recorder.spooled
+        if self.recorder.fault:
+            detail = f"{self.recorder.fault}; {spooled} records wait in memory"
+            return PartStatus("store", "store", "fault", detail, self.recorder.since)
+        return PartStatus("store", "store", "ok", f"{spooled} records wait", self.recorder.since)
+
+    def _disk_status(self) -> PartStatus:
+        try:
+            usage = shutil.disk_usage(self.config.data)
+        except OSError as error:
+            return PartStatus("disk", "disk", "fault", f"{self.config.data}: {error.strerror}", self.started)
+        text = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB free"
+        health: Health = "ok" if usage.free > LEAST_FREE_BYTES else "fault"
+        return PartStatus("disk", "disk", health, text, self.started)

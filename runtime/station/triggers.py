@@ -1,0 +1,70 @@
+"""Triggers that come by themselves: edges on a GPIO line. All others are calls of ``StationControl.trigger``."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from runtime.backoff import Backoff
+from runtime.errors import DskdError, one_line
+from runtime.station.config import GpioTrigger
+from runtime.station.control import Health, PartStatus
+from runtime.station.outputs.gpio_lines import InputEdges, LineUnusable
+
+TICK = 0.5  # seconds
+log = logging.getLogger(__name__)
+
+
+class EdgeTrigger:
+    """Calls ``trigger(part, moment)`` for each edge; ``moment`` is seconds since the epoch. A line that is lost is tried again."""
+
+    def __init__(self, camera: str, config: GpioTrigger, trigger: Callable[[str | None, float], str]) -> None:
+        self.name, self._config, self._trigger = f"{camera} trigger", config, trigger
+        self._stopping = threading.Event()
+        self._health: Health = "warning"
+        self._detail, self._since = "the line is not held yet", time.time()
+        self._thread = threading.Thread(target=self._run, name=f"trigger-{camera}", daemon=True)
+
+    def start(self) -> None:
+        """Starts listening."""
+        self._thread.start()
+
+    def status(self) -> PartStatus:
+        """Whether the line is held."""
+        return PartStatus(self.name, "gpio", self._health, self._detail, self._since)
+
+    def stop(self) -> None:
+        """Ends listening and gives the line back."""
+        self._stopping.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        backoff = Backoff(first=0.5, most=10.0)
+        while not self._stopping.is_set():
+            try:
+                self._listen()
+            except (LineUnusable, OSError) as error:
+                self._enter("fault", one_line(str(error)))
+                self._stopping.wait(backoff.delay())
+
+    def _listen(self) -> None:
+        config = self._config
+        edges = InputEdges(config.chip, config.line, config.edge == "rising", config.bounce_ms / 1000, "dskd-trigger")
+        try:
+            self._enter("ok", f"line {config.line} of {config.chip} held")
+            while not self._stopping.is_set():
+                for age in edges.wait(TICK):
+                    try:
+                        self._trigger(None, time.time() - age)
+                    except DskdError as error:
+                        log.warning("%s: %s", self.name, one_line(str(error)))
+        finally:
+            edges.close()
+
+    def _enter(self, health: Health, detail: str) -> None:
+        if (health, detail) != (self._health, self._detail):
+            log.log(logging.INFO if health == "ok" else logging.ERROR, "%s: %s", self.name, detail)
+            self._health, self._detail, self._since = health, detail, time.time()

@@ -1,0 +1,21 @@
+"""The store: every inspection, dropped frame and answer in one SQLite file, before anybody else hears of it."""
+
+from runtime.store.file import StoreBroken, StoreError, StoreFull, StoreLocked
+from runtime.store.reader import Audited, Count, Label, Scored, StoreReader
+from runtime.store.records import Kind, Record
+from runtime.store.writer import Store
+
+__all__ = [
+    "Audited",
+    "Count",
+    "Kind",
+    "Label",
+    "Record",
+    "Scored",
+    "Store",
+    "StoreBroken",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreReader",
+]

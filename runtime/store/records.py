@@ -1,0 +1,113 @@
+"""A record: one row of the store, whatever it is about, and how it looks to other programs."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.result import Answer, Dropped, Inspection, Region, Verdict
+
+Kind = Literal["inspection", "dropped", "answer"]
+COLUMNS = (
+    "kind", "source", "frame", "captured", "part", "verdict", "score", "threshold", "regions", "timings_ms", "bundle",
+    "backend", "reason", "triggered", "answered", "inspection",
+)  # fmt: skip
+Value = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the store holds under one id. Ids rise over all kinds and are never used twice.
+
+    ``key`` names the record among all stores in the world; receivers tell repeated deliveries by it. ``source`` is the
+    camera. ``captured``, ``triggered`` and ``answered`` are seconds since the epoch. ``inspection`` is the id of the
+    record that an answer rests on. ``label`` is what a person said about it. A field that its kind lacks is None.
+    """
+
+    id: int
+    key: str
+    kind: Kind
+    source: str
+    frame: str | None
+    captured: float | None
+    part: str | None
+    verdict: Verdict | None
+    score: float | None
+    threshold: float | None
+    regions: tuple[Region, ...]
+    timings_ms: dict[str, float]
+    bundle: str | None
+    backend: str | None
+    reason: str | None
+    triggered: float | None
+    answered: float | None
+    inspection: int | None
+    label: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """The fields that other programs read. An inspection has those of ``Inspection.as_dict`` and id, key, kind."""
+        head: dict[str, object] = {"id": self.id, "key": self.key, "kind": self.kind, "source": self.source}
+        verdict = None if self.verdict is None else self.verdict.value
+        part = {} if self.part is None else {"part": self.part}
+        if self.kind == "dropped":
+            return {**head, "frame": self.frame, "captured": self.captured, "dropped": self.reason, **part}
+        if self.kind == "answer":
+            return {
+                **head, "part": self.part, "verdict": verdict, "reason": self.reason, "score": self.score,
+                "frame": self.frame, "triggered": self.triggered, "answered": self.answered,
+                "inspection": self.inspection,
+            }  # fmt: skip
+        return {
+            **head, "frame": self.frame, "captured": self.captured, "verdict": verdict, "score": self.score,
+            "threshold": self.threshold,
+            "regions": [{"box": list(r.box), "area": r.area, "peak": r.peak} for r in self.regions],
+            "timings_ms": self.timings_ms,
+            "bundle": self.bundle, "backend": self.backend, **part,
+        }  # fmt: skip
+
+    def as_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(self.as_dict(), allow_nan=False)
+
+
+def row_of(record: Inspection | Dropped | Answer, inspection_id: int | None) -> list[Value]:
+    """The values of ``COLUMNS``. ``inspection_id`` is the record that an answer rests on."""
+    fields: dict[str, object] = {}
+    if isinstance(record, Inspection):
+        fields = record.as_dict()
+        fields |= {"kind": "inspection", "regions": json.dumps(fields["regions"])}
+        fields |= {"timings_ms": json.dumps(fields["timings_ms"])}
+    elif isinstance(record, Dropped):
+        fields = {"kind": "dropped", "source": record.source, "frame": record.id, "captured": record.captured}
+        fields |= {"part": record.part, "reason": record.reason}
+    else:
+        found = record.inspection
+        fields = {"kind": "answer", "source": record.camera, "part": record.part, "verdict": record.verdict.value}
+        fields |= {"reason": record.reason, "triggered": record.triggered, "answered": record.answered}
+        if found is not None:
+            fields |= {"frame": found.frame, "captured": found.captured, "score": found.score}
+            fields |= {"inspection": inspection_id}
+    return [_plain(fields.get(column)) for column in COLUMNS]
+
+
+def record_from(row: sqlite3.Row, store: str) -> Record:
+    """The record of a row of ``records``, joined with its label or not."""
+    values = dict(row)
+    verdict, regions, timings = values.pop("verdict"), values.pop("regions"), values.pop("timings_ms")
+    return Record(
+        **values,
+        key=f"{store}-{values['id']}",
+        verdict=None if verdict is None else Verdict(verdict),
+        regions=tuple(Region(tuple(r["box"]), r["area"], r["peak"]) for r in json.loads(regions or "[]")),
+        timings_ms=json.loads(timings) if timings else {},
+    )
+
+
+def _plain(value: object) -> Value:
+    """What SQLite takes: text that is no Unicode (file names may hold anything) is written with escapes."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    assert value is None or isinstance(value, int | float)
+    return value

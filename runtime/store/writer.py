@@ -1,0 +1,277 @@
+"""Writing to the store.
+
+Write-ahead log with synchronous=FULL: when ``add`` returns, its records survive SIGKILL and a power cut. A cursor is
+not synced on its own: a power cut may make a sink deliver some records twice, never lose one.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from runtime.result import Answer, Dropped, Inspection
+from runtime.store.file import StoreBroken, StoreLocked, connect, meaning
+from runtime.store.reader import QUARTER, Label, StoreReader
+from runtime.store.records import COLUMNS, row_of
+
+OPEN_PATIENCE = 10.0  # seconds to wait for another program at the start
+WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camera to verdict
+CHUNK = 500  # records deleted in one transaction, so that ``add`` never waits long behind it
+
+_INSERT = f"INSERT INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)})"  # noqa: S608
+_COUNT = (
+    "INSERT INTO quarters VALUES (?, ?, ?, ?) "
+    "ON CONFLICT (start, source, outcome) DO UPDATE SET number = number + excluded.number"
+)
+
+
+class Store(StoreReader):
+    """The store opened to write, by one process. Any thread may call any method.
+
+    Every method raises StoreLocked, StoreFull or StoreBroken; then nothing of the call was written and it may be
+    tried again: a broken file is opened anew each time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._write_lock = threading.Lock()
+        self._news = threading.Condition()
+        self._database: sqlite3.Connection | None = None
+        self._inode = (0, 0)
+        self._newest = 0
+        self._sinks: set[str] = set()  # asked for by this process: they get cursors in a new file too
+        self._open(OPEN_PATIENCE)
+        try:
+            super().__init__(path)
+            self._newest = self.newest()
+        except BaseException:
+            self._close_writer()
+            raise
+
+    def add(self, records: Sequence[Inspection | Dropped | Answer], patience: float = WRITE_PATIENCE) -> list[int]:
+        """Stores ``records`` in one commit and returns their ids, in order.
+
+        Waits at most ``patience`` seconds for others that write (the disk's own time to sync comes on top). An answer
+        is tied to its inspection, which must come before it, in this call or an earlier one.
+        """
+        if not records:
+            return []
+        with self._transaction(patience) as database:
+            ids: list[int] = []
+            inspections: dict[tuple[str, str, float], int] = {}
+            for record in records:
+                row = row_of(record, _inspection_of(record, inspections, database))
+                ids.append(int(database.execute(_INSERT, row).lastrowid or 0))
+                if isinstance(record, Inspection):
+                    inspections[record.source, record.frame, record.captured] = ids[-1]
+            database.executemany(_COUNT, [(*key, number) for key, number in _counted(records).items()])
+        with self._news:
+            self._newest = ids[-1]
+            self._news.notify_all()
+        return ids
+
+    @property
+    def newest_known(self) -> int:
+        """The largest id that this process added or found at the start; costs nothing."""
+        return self._newest
+
+    def wait(self, cursor: int, timeout: float, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until there are records over ``cursor``; false where none came within ``timeout`` seconds.
+
+        After ``wake`` it also ends where ``stopping`` says so.
+        """
+        with self._news:
+            self._news.wait_for(lambda: self._newest > cursor or stopping(), timeout)
+            return self._newest > cursor
+
+    def wake(self) -> None:
+        """Lets all waiting threads see that they shall stop."""
+        with self._news:
+            self._news.notify_all()
+
+    def cursor(self, sink: str) -> int:
+        """The id up to which ``sink`` has delivered. A sink never seen before starts after the newest record."""
+        with self._transaction(WRITE_PATIENCE) as database:
+            newest = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
+            start = newest[0] if newest else 0
+            database.execute("INSERT INTO cursors VALUES (?, ?) ON CONFLICT (sink) DO NOTHING", (sink, start))
+            self._sinks.add(sink)
+            return int(database.execute("SELECT position FROM cursors WHERE sink = ?", (sink,)).fetchone()[0])
+
+    def advance(self, sink: str, position: int) -> None:
+        """Says that ``sink`` has delivered all records up to the id ``position``."""
+        with self._transaction(WRITE_PATIENCE, durable=False) as database:
+            database.execute("UPDATE cursors SET position = ? WHERE sink = ?", (position, sink))
+
+    def forget_sink(self, sink: str) -> None:
+        """Removes the cursor of a sink that exists no more, which would hold all later records for ever."""
+        with self._transaction(WRITE_PATIENCE) as database:
+            database.execute("DELETE FROM cursors WHERE sink = ?", (sink,))
+            self._sinks.discard(sink)
+
+    def label(self, record: int, label: Label, who: str) -> None:
+        """Keeps what ``who`` said about an inspection, in the audit log too. A later label takes an earlier one's place."""
+        now = time.time()
+        with self._transaction(WRITE_PATIENCE) as database:
+            database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)", (record, label.value, who, now))
+            _audit(database, now, who, "label", f"record {record}: {label.value}")
+
+    def audit(self, who: str, action: str, detail: str) -> None:
+        """Appends to the audit log."""
+        with self._transaction(WRITE_PATIENCE) as database:
+            _audit(database, time.time(), who, action, detail)
+
+    def remember(self, name: str, value: str) -> None:
+        """Keeps a small text under a name."""
+        with self._transaction(WRITE_PATIENCE) as database:
+            database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    def prune(self, keep: int | None = None, before: float | None = None) -> int:
+        """Deletes old records and returns how many: all but the newest ``keep``, those captured ``before``, or both.
+
+        What a sink has not delivered yet stays, and so does what a person labelled. Counts and audit log stay.
+        """
+        deleted = 0
+        while True:
+            with self._transaction(WRITE_PATIENCE) as database:
+                found = _prune_oldest(database, keep, before)
+            deleted += found
+            if not found:
+                return deleted
+
+    def close(self) -> None:
+        """Folds the log into the file and releases it."""
+        super().close()
+        with self._write_lock:
+            self._close_writer()
+
+    def _open(self, patience: float) -> None:
+        self._database = connect(self.path, patience)
+        self._inode = _inode(self.path)
+
+    def _close_writer(self) -> None:
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                self._database.close()
+            self._database = None
+
+    @contextmanager
+    def _transaction(self, patience: float, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """One commit. Waits for the other threads and for other programs ``patience`` seconds in all."""
+        end = time.monotonic() + patience
+        if not self._write_lock.acquire(timeout=patience):
+            raise StoreLocked(f"store {self.path}: another thread writes for over {patience:g} seconds; check the disk")
+        try:
+            database = self._ready(max(end - time.monotonic(), 0))
+            database.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+            database.execute("BEGIN IMMEDIATE")
+            yield database
+            database.execute("COMMIT")
+        except sqlite3.Error as error:
+            failure = meaning(error, self.path, "cannot store")
+            self._roll_back(broken=isinstance(failure, StoreBroken))
+            raise failure from error
+        except BaseException:
+            self._roll_back(broken=False)
+            raise
+        finally:
+            self._write_lock.release()
+
+    def _ready(self, patience: float) -> sqlite3.Connection:
+        """The connection, opened anew where it broke or where its file is no longer the one at the path."""
+        if self._closed:
+            raise StoreBroken(f"store {self.path}: is closed; open it again")
+        if self._database is not None and _inode(self.path) != self._inode:
+            self._close_writer()
+            with self._idle_lock:
+                self._forget_connections()
+            raise StoreBroken(f"store {self.path}: was moved or deleted while open; a new one is begun")
+        if self._database is None:
+            self._open(patience)
+            self._meet_another_file()
+        assert self._database is not None
+        self._database.execute(f"PRAGMA busy_timeout={int(1000 * patience)}")
+        return self._database
+
+    def _meet_another_file(self) -> None:
+        """Where the file is not the one that was open before, ids begin anew, and all sinks are to hear of all of it."""
+        assert self._database is not None
+        found = str(self._database.execute("SELECT value FROM notes WHERE name = 'store'").fetchone()[0])
+        if found != self.identity:
+            rows = [(sink,) for sink in self._sinks]
+            self._database.executemany("INSERT INTO cursors VALUES (?, 0) ON CONFLICT (sink) DO NOTHING", rows)
+            self.identity = found
+            self._newest = self.newest()
+
+    def _roll_back(self, broken: bool) -> None:
+        if self._database is not None:
+            with suppress(sqlite3.Error):
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+        if broken:
+            self._close_writer()
+
+
+_OLDEST = """
+SELECT id, coalesce(captured, answered) AS moment FROM records
+WHERE id NOT IN (SELECT record FROM labels) AND id <= (SELECT coalesce(min(position), 9223372036854775807) FROM cursors)
+ORDER BY id LIMIT ?
+"""
+
+
+def _prune_oldest(database: sqlite3.Connection, keep: int | None, before: float | None) -> int:
+    """Deletes those of the oldest ``CHUNK`` records that may go; ids rise with time, so it ends where none may."""
+    newest = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
+    surplus = 0 if keep is None or newest is None else newest[0] - keep
+    oldest = database.execute(_OLDEST, (CHUNK,)).fetchall()
+    going = [(id_,) for id_, moment in oldest if id_ <= surplus or (before is not None and moment < before)]
+    database.executemany("DELETE FROM records WHERE id = ?", going)
+    return len(going)
+
+
+def _inode(path: Path) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_dev, status.st_ino
+
+
+def _inspection_of(
+    record: Inspection | Dropped | Answer, fresh: dict[tuple[str, str, float], int], database: sqlite3.Connection
+) -> int | None:
+    """The id of the inspection that an answer rests on."""
+    if not isinstance(record, Answer) or record.inspection is None:
+        return None
+    key = record.inspection.source, record.inspection.frame, record.inspection.captured
+    if key in fresh:
+        return fresh[key]
+    question = "SELECT max(id) FROM records WHERE captured = ? AND kind = 'inspection' AND source = ? AND frame = ?"
+    found: int | None = database.execute(question, (key[2], key[0], key[1])).fetchone()[0]
+    return found
+
+
+def _counted(records: Sequence[Inspection | Dropped | Answer]) -> Counter[tuple[int, str, str]]:
+    """Outcomes per quarter of an hour and camera. An answer with an inspection is counted as that."""
+    counts: Counter[tuple[int, str, str]] = Counter()
+    for record in records:
+        if isinstance(record, Inspection):
+            source, moment, outcome = record.source, record.captured, record.verdict.value
+        elif isinstance(record, Dropped):
+            source, moment, outcome = record.source, record.captured, "dropped"
+        elif record.inspection is None:
+            source, moment, outcome = record.camera, record.answered, "fail-safe"
+        else:
+            continue
+        counts[int(moment // QUARTER) * QUARTER, source, outcome] += 1
+    return counts
+
+
+def _audit(database: sqlite3.Connection, at: float, who: str, action: str, detail: str) -> None:
+    database.execute("INSERT INTO audit (at, who, action, detail) VALUES (?, ?, ?, ?)", (at, who, action, detail))

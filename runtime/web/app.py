@@ -1,0 +1,109 @@
+"""The application: all routes in one table, and the door that each request goes through."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable
+
+from pydantic import BaseModel, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from runtime.strict_yaml import first_fault
+from runtime.web.answers import as_json, problem
+from runtime.web.auth import Person, TooManyGuesses
+from runtime.web.calls import Busy
+from runtime.web.changes import Changes
+from runtime.web.document import openapi
+from runtime.web.endpoint import Call, Endpoint, Refused
+from runtime.web.guard import Guard
+from runtime.web.past import Past
+from runtime.web.present import Present
+from runtime.web.screen import Screen
+from runtime.web.session import Session
+from runtime.web.static_files import StaticFiles
+
+LONGEST_TOKEN = 256
+log = logging.getLogger(__name__)
+
+
+def endpoints(screen: Screen) -> list[Endpoint]:
+    """Every route there is."""
+    found = [
+        *StaticFiles().endpoints(),
+        *Present(screen).endpoints(),
+        *Past(screen).endpoints(),
+        *Changes(screen).endpoints(),
+        *Session(screen).endpoints(),
+    ]
+    document = openapi(found)
+
+    async def describe(_: Call) -> Response:
+        return as_json(document)
+
+    return [*found, Endpoint("GET", "/api", "this interface, as OpenAPI", describe, open=True)]
+
+
+def build(screen: Screen, names: tuple[str, ...] | None) -> tuple[ASGIApp, list[Endpoint]]:
+    """The application and its table; ``names`` are the host names it answers to, None for any."""
+    table = endpoints(screen)
+    routes = [Route(e.path, _handler(e, screen), methods=[e.method]) for e in table]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
+    app.router.redirect_slashes = False
+    return Guard(app, names), table
+
+
+def _handler(endpoint: Endpoint, screen: Screen) -> Callable[[Request], Awaitable[Response]]:
+    async def handle(request: Request) -> Response:
+        try:
+            person = _person(request, screen)
+            if person is None and (endpoint.changes or not (endpoint.open or screen.door.viewing_is_free)):
+                raise Refused(401, "this needs the station's token; sign in", {"www-authenticate": "Bearer"})
+            body = None if endpoint.body is None else await _body(request, endpoint.body)
+            return await endpoint.handler(Call(request, person, body))
+        except Refused as refused:
+            return problem(refused.status, str(refused), refused.headers)
+        except TooManyGuesses as error:
+            return problem(429, str(error), {"retry-after": str(int(error.seconds) + 1)})
+        except Busy as error:
+            return problem(503, str(error), {"retry-after": "1"})
+        except Exception:  # a fault of ours: said in the log, without a word of it to the caller
+            log.exception("web page: %s %s failed", endpoint.method, endpoint.path)
+            return problem(500, "the page failed; the station's log says how")
+
+    return handle
+
+
+def _person(request: Request, screen: Screen) -> Person | None:
+    """Who asks, by the bearer token where one is given, else by the cookie."""
+    scheme, _, word = request.headers.get("authorization", "").partition(" ")
+    bearer = word.strip()[:LONGEST_TOKEN] if scheme.lower() == "bearer" else None
+    address = request.client.host if request.client else ""
+    name = request.headers.get("x-operator", "")
+    person = screen.door.person(bearer, request.cookies.get(screen.cookie), name, address)
+    if bearer is not None and person is None:
+        raise Refused(401, "that is not this station's token", {"www-authenticate": "Bearer"})
+    return person
+
+
+async def _body(request: Request, model: type[BaseModel]) -> BaseModel:
+    """The checked body. JSON by its content type alone: a form of another site cannot send that."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Refused(415, "the body must be application/json")
+    try:
+        return model.model_validate(json.loads(await request.body() or b"{}"))
+    except ValidationError as error:
+        raise Refused(400, first_fault(error)) from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5000 digits, nested too deep
+        raise Refused(400, "the body is no JSON") from error
+
+
+async def _http_problem(_: Request, error: Exception) -> Response:
+    """Starlette's own: no such route, wrong method."""
+    assert isinstance(error, HTTPException)
+    return problem(error.status_code, error.detail, dict(error.headers or {}))

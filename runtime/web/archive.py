@@ -1,0 +1,104 @@
+"""Pictures of stored inspections, found by record, never by a name from a request."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from runtime.images import read_image
+from runtime.overlay import banner
+from runtime.preprocess import Image
+from runtime.station.control import Live, StationControl
+from runtime.store import Record
+from runtime.web.endpoint import Refused
+from runtime.web.live import WIDTHS, encode_jpeg, picture_fields, shrink
+
+THUMBNAIL = 320  # pixels across
+DARK, BRIGHT, AIR = (10, 10, 10), (77, 90, 255), 5  # BGR, and pixels between defect and line
+MOST_THUMBNAILS = 256  # some 15 KB each
+LARGEST_FILE = 64 << 20  # bytes; a 12 megapixel PNG has 25
+GONE = "the picture was not kept, or deleted to make room"
+KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
+
+Locate = Callable[[Record], "Path | None"]
+
+
+class Archive:
+    """Reads what the archive sink wrote. ``original`` and ``overlay`` tell where a record's pictures would lie."""
+
+    def __init__(self, original: Locate, overlay: Locate) -> None:
+        self._original, self._overlay = original, overlay
+        self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def has(self, record: Record) -> bool:
+        """Whether the original is there."""
+        return self._original(record) is not None
+
+    def original(self, record: Record) -> tuple[bytes, str]:
+        """The file's bytes and its media type. Raises Refused where it is gone."""
+        return _read(self._original(record))
+
+    def overlay(self, record: Record) -> tuple[bytes, str]:
+        """The picture with heat map and regions as JPEG, without the banner, so that it lies on the original."""
+        path = self._overlay(record)
+        image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if image is None:
+            raise Refused(404, GONE)
+        return encode_jpeg(np.asarray(image[banner(image.shape[1]) :], np.uint8)), "image/jpeg"
+
+    def thumbnail(self, record: Record) -> tuple[bytes, str]:
+        """A small JPEG of the original with its regions."""
+        with self._lock:
+            known = self._thumbnails.get(record.id)
+        if known is None:
+            path = self._original(record)
+            image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if image is None:
+                raise Refused(404, GONE)
+            known = encode_jpeg(_marked(np.asarray(image, np.uint8), record), 80)
+            with self._lock:
+                self._thumbnails[record.id] = known
+                if len(self._thumbnails) > MOST_THUMBNAILS:
+                    self._thumbnails.popitem(last=False)
+        return known, "image/jpeg"
+
+    def judged_again(self, record: Record, control: StationControl) -> dict[str, object]:
+        """What the camera's present recipe says of the original, with picture and heat map."""
+        path = self._original(record)
+        if path is None:
+            raise Refused(404, GONE)
+        image = read_image(path)
+        found = control.rejudge(image, record.source)
+        live = control.live(record.source)
+        crop = None if live is None else live.crop
+        return picture_fields(Live(image, found, crop), WIDTHS[-1], heat=True)
+
+
+def _marked(image: Image, record: Record) -> Image:
+    """A small copy with the regions that decided, so that the defect is seen without opening the picture."""
+    small = np.ascontiguousarray(shrink(image, THUMBNAIL))
+    scale = small.shape[1] / image.shape[1]
+    for region in record.regions:
+        x, y, width, height = (round(scale * side) for side in region.box)
+        for colour, thickness in ((DARK, 5), (BRIGHT, 2)):
+            cv2.rectangle(small, (x - AIR, y - AIR), (x + width + AIR, y + height + AIR), colour, thickness)
+    return small
+
+
+def _read(path: Path | None) -> tuple[bytes, str]:
+    if path is None:
+        raise Refused(404, GONE)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except OSError as error:  # retention was faster
+        raise Refused(404, GONE) from error
+    if len(data) > LARGEST_FILE:
+        raise Refused(404, "the picture is too large to show")
+    return data, KINDS.get(path.suffix.lower(), "application/octet-stream")

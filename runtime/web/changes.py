@@ -1,0 +1,144 @@
+"""Routes that change something. Each needs the token and names who asked."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from starlette.responses import Response
+
+from runtime.result import Verdict
+from runtime.store import Label, Record
+from runtime.strict_yaml import Strict
+from runtime.web.answers import as_json
+from runtime.web.endpoint import Call, Endpoint, Refused
+from runtime.web.screen import Screen
+
+Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
+PartName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
+
+
+class Thresholds(Strict):
+    """Over ``review`` a person looks, over ``reject`` the part goes out."""
+
+    review: Score
+    reject: Score
+
+
+class Recipe(Strict):
+    """The recipe's name in the station file."""
+
+    recipe: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Trigger(Strict):
+    """The part's name; the station gives one where there is none."""
+
+    part: PartName | None = None
+
+
+class Look(Strict):
+    """What a person found on the part: nothing wrong, or a defect."""
+
+    found: Literal["good", "defect"]
+
+
+class Empty(Strict):
+    """Nothing."""
+
+
+class Changes:
+    """Thresholds, recipe, trigger, labels, judging again."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes."""
+        camera, one = "/api/cameras/{camera}", "/api/inspections/{id}"
+        return [
+            Endpoint(
+                "POST", f"{camera}/thresholds", "thresholds from the next part on", self.thresholds, True,
+                body=Thresholds,
+            ),
+            Endpoint("POST", f"{camera}/recipe", "another recipe from the next part on", self.recipe, True, body=Recipe),
+            Endpoint("POST", f"{camera}/trigger", "inspects one part now", self.trigger, True, body=Trigger),
+            Endpoint("POST", f"{one}/label", "what a person found on the part", self.label, True, body=Look),
+            Endpoint(
+                "POST", f"{one}/rejudge", "what the present recipe says of the stored picture; nothing is stored",
+                self.rejudge, True, body=Empty,
+            ),
+        ]  # fmt: skip
+
+    async def thresholds(self, call: Call) -> Response:
+        """Changes both at once."""
+        camera, wish, control = call.path("camera"), call.body, self._screen.control
+
+        def work() -> None:
+            self._screen.camera(camera)
+            control.set_thresholds(camera, wish.review, wish.reject, call.who)
+
+        await self._screen.change(work)
+        return as_json({"review": wish.review, "reject": wish.reject})
+
+    async def recipe(self, call: Call) -> Response:
+        """Answers once the recipe is in use."""
+        camera, wish, control = call.path("camera"), call.body, self._screen.control
+
+        def work() -> None:
+            if wish.recipe not in control.status().recipes:
+                raise Refused(404, "there is no such recipe in the station file")
+            self._screen.camera(camera)
+            control.set_recipe(camera, wish.recipe, call.who)
+
+        await self._screen.change(work)
+        return as_json({"recipe": wish.recipe})
+
+    async def trigger(self, call: Call) -> Response:
+        """Gives the part's name."""
+        camera, wish = call.path("camera"), call.body
+
+        def work() -> str:
+            self._screen.camera(camera)
+            return self._screen.control.trigger(camera, wish.part)
+
+        return as_json({"part": await self._screen.change(work)}, 202)
+
+    async def label(self, call: Call) -> Response:
+        """Kept with the record; thresholds and drift are judged by it."""
+        number, found = call.record_id(), call.body.found
+
+        def work() -> str:
+            record = self._inspection(number)
+            label = _label(found, record.verdict)
+            self._screen.store.label(number, label, call.who)
+            return label.value
+
+        return as_json({"label": await self._screen.change(work)})
+
+    async def rejudge(self, call: Call) -> Response:
+        """Picture, heat map and verdict as for a live one."""
+        number, archive = call.record_id(), self._screen.archive
+        if archive is None:
+            raise Refused(404, "this station keeps no pictures; add an archive sink to its file")
+        kept = archive
+
+        def work() -> dict[str, object]:
+            record = self._inspection(number)
+            self._screen.camera(record.source)
+            return kept.judged_again(record, self._screen.control)
+
+        return as_json(await self._screen.change(work))
+
+    def _inspection(self, number: int) -> Record:
+        record = self._screen.store.record(number)
+        if record is None or record.kind != "inspection":
+            raise Refused(404, "there is no such inspection; it may have been deleted to make room")
+        return record
+
+
+def _label(found: str, verdict: Verdict | None) -> Label:
+    """The same look at the part means different things after different verdicts."""
+    if found == "good":
+        return Label.FALSE_ALARM if verdict is Verdict.REJECT else Label.GOOD
+    return Label.MISSED if verdict is Verdict.PASS else Label.DEFECT

@@ -1,0 +1,62 @@
+"""Connections that get nowhere are ended: clients that never read, never finish asking, or only hold a place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MOST_CONNECTIONS = 128  # a page uses two or three
+STALLED_SECONDS = 15.0
+CHECK_SECONDS = 2.0
+
+
+class WatchedConnection(H11Protocol):
+    """Ends itself when for ``STALLED_SECONDS`` neither a byte came nor one of those waiting went out.
+
+    An idle keep-alive connection is ended by uvicorn's own timer. What is being worked on here is left alone.
+    """
+
+    _moved = 0.0
+    _left = 0
+    _check: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuses the connection where there are too many."""
+        if len(self.connections) >= MOST_CONNECTIONS:
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._moved = time.monotonic()
+        self._check = self.loop.call_later(CHECK_SECONDS, self._end_if_stalled)
+
+    def data_received(self, data: bytes) -> None:
+        """Notes that the client is alive."""
+        if self.flow is None:  # refused; what was on its way is not read
+            return
+        self._moved = time.monotonic()
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops watching."""
+        if self._check is not None:
+            self._check.cancel()
+        if self.flow is not None:
+            super().connection_lost(exc)
+
+    def _end_if_stalled(self) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        if waiting != self._left or (waiting == 0 and self._answering()):
+            self._moved = time.monotonic()
+        self._left = waiting
+        if time.monotonic() - self._moved > STALLED_SECONDS:
+            self.transport.abort()
+            return
+        self._check = self.loop.call_later(CHECK_SECONDS, self._end_if_stalled)
+
+    def _answering(self) -> bool:
+        """Whether the application has the whole request and owes the answer."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete and not cycle.more_body

@@ -1,0 +1,115 @@
+"""Routes that show the past: stored inspections and their pictures, counts, scores, the audit log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from starlette.responses import Response
+
+from runtime.result import Verdict
+from runtime.store import Record
+from runtime.web.answers import Blob, as_json
+from runtime.web.archive import Archive
+from runtime.web.endpoint import MOST_ID, Call, Endpoint, Handler, Refused
+from runtime.web.screen import Screen
+
+MOST_ROWS = 200
+MOST_SCORES = 5000
+LONG_AGO = 10 * 366 * 86400.0
+PAGING = {"before": "an id, to page on", "limit": f"1 to {MOST_ROWS}"}
+
+
+class Past:
+    """Looks things up by record id; no path or file name ever comes from a request."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen, self._store = screen, screen.store
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes."""
+        one = "/api/inspections/{id}"
+        which = {"camera": "one camera's only", "verdict": "PASS, REVIEW, REJECT, by commas", **PAGING}
+        return [
+            Endpoint("GET", "/api/inspections", "stored inspections, newest first", self.inspections, query=which),
+            Endpoint("GET", one, "one stored inspection", self.inspection),
+            Endpoint("GET", f"{one}/thumbnail", "its picture, small", self._picture(Archive.thumbnail)),
+            Endpoint("GET", f"{one}/original", "its picture as it was inspected", self._picture(Archive.original)),
+            Endpoint("GET", f"{one}/overlay", "its picture with heat map and regions", self._picture(Archive.overlay)),
+            Endpoint(
+                "GET", "/api/counts", "parts by verdict", self.counts,
+                query={"since": "seconds since the epoch", "camera": "one camera's only"},
+            ),
+            Endpoint(
+                "GET", "/api/cameras/{camera}/scores", "scores of the last parts, newest first, with labels",
+                self.scores, query={"last": f"1 to {MOST_SCORES}"},
+            ),
+            Endpoint("GET", "/api/audit", "who changed what, newest first", self.audit, query=PAGING),
+        ]  # fmt: skip
+
+    async def inspections(self, call: Call) -> Response:
+        """A page of inspections."""
+        limit, before = call.whole("limit", 24, 1, MOST_ROWS), call.whole("before", None, 0, MOST_ID)
+        try:
+            verdicts = [Verdict(word) for word in (call.query.get("verdict") or "REVIEW,REJECT").split(",")[:8]]
+        except ValueError as error:
+            raise Refused(400, "verdict: PASS, REVIEW or REJECT is needed, or several by commas") from error
+        camera = call.query.get("camera") or None
+        rows = await self._screen.view(lambda: self._store.latest(limit or 24, verdicts, camera, before))
+        return as_json({"inspections": [_row(row) for row in rows]})
+
+    async def inspection(self, call: Call) -> Response:
+        """One inspection; says whether its picture was kept."""
+        number, archive = call.record_id(), self._screen.archive
+
+        def look() -> dict[str, object]:
+            record = self._record(number)
+            return {**_row(record), "picture": archive is not None and archive.has(record)}
+
+        return as_json(await self._screen.view(look))
+
+    def _picture(self, take: Callable[[Archive, Record], tuple[bytes, str]]) -> Handler:
+        async def handler(call: Call) -> Response:
+            number, archive = call.record_id(), self._screen.archive
+            if archive is None:
+                raise Refused(404, "this station keeps no pictures; add an archive sink to its file")
+            kept = archive
+            data, kind = await self._screen.view(lambda: take(kept, self._record(number)))
+            return Blob(data, headers={"cache-control": "private, max-age=3600, immutable"}, media_type=kind)
+
+        return handler
+
+    async def counts(self, call: Call) -> Response:
+        """Counts of whole quarters of an hour."""
+        until = time.time() + 1
+        since = max(call.number("since", until - 86400), until - LONG_AGO)
+        camera = call.query.get("camera") or None
+        totals = await self._screen.view(lambda: self._store.totals(since, until, camera))
+        return as_json({"since": since, "counts": totals})
+
+    async def scores(self, call: Call) -> Response:
+        """What the preview of a threshold rests on: one judged value per part."""
+        camera, last = call.path("camera"), call.whole("last", 500, 1, MOST_SCORES) or 500
+
+        def look() -> list[dict[str, object]]:
+            self._screen.camera(camera)
+            return [{**asdict(row), "verdict": row.verdict.value} for row in self._store.scores(camera, last)]
+
+        return as_json({"scores": await self._screen.view(look)})
+
+    async def audit(self, call: Call) -> Response:
+        """A page of the audit log."""
+        limit, before = call.whole("limit", 50, 1, MOST_ROWS), call.whole("before", None, 0, MOST_ID)
+        rows = await self._screen.view(lambda: self._store.audit_log(limit or 50, before))
+        return as_json({"entries": [asdict(row) for row in rows]})
+
+    def _record(self, number: int) -> Record:
+        record = self._store.record(number)
+        if record is None or record.kind != "inspection":
+            raise Refused(404, "there is no such inspection; it may have been deleted to make room")
+        return record
+
+
+def _row(record: Record) -> dict[str, object]:
+    return {**record.as_dict(), "label": record.label}

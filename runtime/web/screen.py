@@ -1,0 +1,66 @@
+"""What all routes share: the station, its store and pictures, and the threads that blocking calls run in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from runtime.errors import CallError, DskdError
+from runtime.station.control import CameraStatus, StationControl, StationStatus
+from runtime.store import Store
+from runtime.web.archive import Archive
+from runtime.web.auth import Doorkeeper
+from runtime.web.calls import Calls
+from runtime.web.endpoint import Refused
+from runtime.web.live import LivePictures
+
+VIEW_SECONDS = 5.0
+CHANGE_SECONDS = 120.0  # a recipe's bundle is loaded and its golden frames are checked
+
+Answer = TypeVar("Answer")
+
+
+@dataclass
+class Screen:
+    """Built once per server; every part is safe to use from any thread."""
+
+    control: StationControl
+    store: Store
+    archive: Archive | None
+    door: Doorkeeper
+    cookie: str
+    shifts: tuple[str, ...]
+    live: LivePictures = field(default_factory=LivePictures)
+    views: Calls = field(default_factory=lambda: Calls("view", threads=4, waiting=64))
+    changes: Calls = field(default_factory=lambda: Calls("change", threads=2, waiting=8))
+
+    async def view(self, work: Callable[[], Answer]) -> Answer:
+        """Runs something that only looks."""
+        return await self.views.run(lambda: _told(work, 503), VIEW_SECONDS)
+
+    async def change(self, work: Callable[[], Answer]) -> Answer:
+        """Runs something that changes the station or takes long."""
+        return await self.changes.run(lambda: _told(work, 409), CHANGE_SECONDS)
+
+    def camera(self, name: str, status: StationStatus | None = None) -> CameraStatus:
+        """The camera of that name. Raises Refused where there is none."""
+        for camera in (status or self.control.status()).cameras:
+            if camera.status.name == name:
+                return camera
+        raise Refused(404, "there is no such camera")
+
+    def close(self) -> None:
+        """Waits for calls that run."""
+        self.views.close()
+        self.changes.close()
+
+
+def _told(work: Callable[[], Answer], status: int) -> Answer:
+    """Errors of the station become answers in its own words."""
+    try:
+        return work()
+    except CallError as error:
+        raise Refused(400, str(error)) from error
+    except DskdError as error:
+        raise Refused(status, str(error)) from error

@@ -1,0 +1,126 @@
+"""The page's server: an own thread with an own event loop, on loopback unless the station file says otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import CallError, DskdError, MissingPart
+from runtime.station.control import StationControl
+from runtime.store import Store
+from runtime.web.archive import Archive
+from runtime.web.auth import Doorkeeper
+from runtime.web.token import load_token
+
+SHIFTS = ("06:00", "14:00", "22:00")
+START_SECONDS = 10.0
+STOP_SECONDS = 5.0
+BACKLOG = 64
+LONGEST_HEAD = 16 << 10  # bytes of request line and headers
+KEEP_ALIVE_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class WebOptions:
+    """Where the page listens, where its token lies, and when shifts begin in local time."""
+
+    listen: str
+    token_file: Path
+    shifts: tuple[str, ...] = SHIFTS
+
+
+class WebServer:
+    """Serves the page of one station until ``stop``. Sees the station through its control and its store alone."""
+
+    def __init__(self, options: WebOptions, control: StationControl, store: Store, archive: Archive | None) -> None:
+        """Opens the listening socket. Raises DskdError where the address or the token file cannot be used."""
+        try:
+            import starlette  # noqa: F401
+            import uvicorn
+        except ImportError as error:
+            raise MissingPart(f"the page needs {error.name}; install it with: pip install 'dskd-edge[line]'") from error
+        from runtime.web.app import build
+        from runtime.web.connections import WatchedConnection
+        from runtime.web.screen import Screen
+
+        host, port = _split(options.listen)
+        beyond = not ipaddress.ip_address(host).is_loopback
+        self._socket = _listen(host, port)
+        try:
+            self.address: tuple[str, int] = self._socket.getsockname()[:2]
+            door = Doorkeeper(load_token(options.token_file), viewing_is_free=not beyond)
+            cookie = f"dskd-{self.address[1]}"  # browsers keep one jar for all ports of a host
+            self._screen = Screen(control, store, archive, door, cookie, options.shifts)
+            names = None if beyond else ("localhost", "127.0.0.1", "::1", host)
+            app, self.endpoints = build(self._screen, names)
+        except BaseException:
+            self._socket.close()
+            raise
+        config = uvicorn.Config(
+            app, http=WatchedConnection, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
+            server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=2, h11_max_incomplete_event_size=LONGEST_HEAD,
+        )  # fmt: skip
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._run, name="web", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the page."""
+        host, port = self.address
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+    def start(self) -> None:
+        """Begins to answer."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it answers."""
+        return self._thread.is_alive()
+
+    def stop(self) -> None:
+        """Stops answering and waits for what is under way; may be called again."""
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join(STOP_SECONDS)
+            self._server.force_exit = True
+            self._thread.join(STOP_SECONDS)
+        self._socket.close()
+        self._screen.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
+
+
+def _split(listen: str) -> tuple[str, int]:
+    """An IP address and a port. Names are not taken: what they mean may change."""
+    host, _, port = listen.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        ipaddress.ip_address(host)
+        number = int(port)
+    except ValueError as error:
+        raise CallError(f"web.listen {listen!r}: an IP address and a port are needed, as in 127.0.0.1:8080") from error
+    if not 0 <= number < 1 << 16:
+        raise CallError(f"web.listen {listen!r}: a port is a number under 65536")
+    return host, number
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise DskdError(
+            f"web page: cannot listen on {host}:{port} ({error.strerror}); change web.listen in the station file"
+        ) from error
+    return listener

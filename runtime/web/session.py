@@ -1,0 +1,59 @@
+"""Routes to sign in and out."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from pydantic import Field
+from starlette.responses import Response
+
+from runtime.strict_yaml import Strict
+from runtime.web.answers import as_json
+from runtime.web.auth import SESSION_SECONDS, clean_name
+from runtime.web.changes import Empty
+from runtime.web.endpoint import Call, Endpoint, Refused
+from runtime.web.screen import Screen
+
+WRONG_SECONDS = 0.3  # a wrong guess takes longer than a right one, whatever its first letters are
+
+
+class SignIn(Strict):
+    """The station's token, and the name that the audit log shall show."""
+
+    token: Annotated[str, Field(max_length=256)]
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+
+
+class Session:
+    """A cookie for the token."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+
+    def endpoints(self) -> list[Endpoint]:
+        """The routes."""
+        return [
+            Endpoint("POST", "/api/sign-in", "a session cookie for the token", self.sign_in, open=True, body=SignIn),
+            Endpoint("POST", "/api/sign-out", "ends the session", self.sign_out, open=True, body=Empty),
+        ]
+
+    async def sign_in(self, call: Call) -> Response:
+        """The cookie is out of reach for scripts and is not sent by other sites' pages."""
+        client = call.request.client
+        session = self._screen.door.sign_in(call.body.token, call.body.name, client.host if client else "")
+        if session is None:
+            await asyncio.sleep(WRONG_SECONDS)
+            raise Refused(401, "that is not this station's token")
+        answer = as_json({"person": clean_name(call.body.name)})
+        answer.set_cookie(
+            self._screen.cookie, session, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", path="/"
+        )
+        return answer
+
+    async def sign_out(self, call: Call) -> Response:
+        """Forgets the session here and in the browser."""
+        self._screen.door.sign_out(call.request.cookies.get(self._screen.cookie, ""))
+        answer = as_json({"person": None})
+        answer.delete_cookie(self._screen.cookie, path="/", httponly=True, samesite="strict")
+        return answer

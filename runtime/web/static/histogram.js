@@ -1,0 +1,119 @@
+// Scores of many parts as bars, with two lines to drag. Heights are square roots, so that single rejects are seen too.
+
+import { s, score } from "./dom.js";
+
+const WIDTH = 1000;
+const HEIGHT = 300;
+const FLOOR = 262; // where the bars stand
+const TOP = 46;
+const MOST_BINS = 60;
+
+export class Histogram {
+  constructor(holder) {
+    this.onmove = () => {};
+    this.most = 1;
+    this.bars = s("g", { class: "bars" });
+    this.axis = s("g", { class: "axis" });
+    this.ghosts = s("g", { class: "ghosts" });
+    this.lines = { review: this.line("review"), reject: this.line("reject") };
+    this.svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "histogram-svg", preserveAspectRatio: "xMidYMid meet", role: "group", "aria-label": "Scores of the last parts with thresholds" },
+      this.bars, this.axis, this.ghosts, this.lines.review, this.lines.reject);
+    holder.replaceChildren(this.svg);
+    new ResizeObserver(() => this.fit()).observe(holder);
+  }
+
+  // Text keeps its size on every screen: a narrow drawing gets fewer units, not smaller ones.
+  fit() {
+    const area = this.svg.getBoundingClientRect();
+    if (!area.height) return;
+    const units = (HEIGHT * area.width) / area.height;
+    if (Math.abs(units - (this.units ?? 0)) < 2) return;
+    this.units = units;
+    this.svg.setAttribute("viewBox", `0 0 ${units} ${HEIGHT}`);
+    if (this.last) this.show(...this.last);
+  }
+
+  line(name) {
+    const group = s("g", { class: `line line-${name}`, role: "slider", tabindex: 0, "aria-label": `${name} threshold` },
+      s("rect", { class: "line-grip", x: -18, y: 0, width: 36, height: FLOOR }),
+      s("line", { y1: TOP - 12, y2: FLOOR }), s("rect", { class: "line-head", x: -50, y: 2, width: 100, height: 32, rx: 8 }),
+      s("text", { y: 24, "text-anchor": "middle" }, name));
+    group.addEventListener("pointerdown", (event) => {
+      group.setPointerCapture(event.pointerId);
+      group.focus();
+      event.preventDefault();
+    });
+    group.addEventListener("pointermove", (event) => group.hasPointerCapture(event.pointerId) && this.onmove(name, this.value(event.clientX)));
+    group.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      this.onmove(name, Math.max(0, this.limits[name] + (step * this.most) / 500));
+    });
+    return group;
+  }
+
+  value(clientX) {
+    const area = this.svg.getBoundingClientRect();
+    const share = (clientX - area.left) / area.width;
+    return Math.max(0, Math.min(1, share)) * this.most;
+  }
+
+  x(value) {
+    return (value / this.most) * (this.units ?? WIDTH);
+  }
+
+  show(rows, limits, present) {
+    this.last = [rows, limits, present];
+    this.limits = limits;
+    const scores = rows.map((row) => row.score).sort((a, b) => a - b);
+    const high = scores.length ? scores[Math.floor(0.995 * (scores.length - 1))] : 0;
+    if (!this.svg.querySelector(":active")) this.most = Math.max(1.35 * present.reject, 1.1 * high, 1.1 * limits.reject) || 1;
+    const bins = Math.round(Math.min(MOST_BINS, Math.max(24, (this.units ?? WIDTH) / 20)));
+    const counts = new Array(bins).fill(0);
+    for (const value of scores) counts[Math.min(bins - 1, Math.max(0, Math.floor((value / this.most) * bins)))] += 1;
+    const tallest = Math.max(1, ...counts);
+    const wide = (this.units ?? WIDTH) / bins;
+    this.bars.replaceChildren(...counts.flatMap((count, bin) => {
+      if (!count) return [];
+      const tall = Math.max(3, (FLOOR - TOP) * Math.sqrt(count / tallest));
+      const middle = ((bin + 0.5) / bins) * this.most;
+      const kind = middle > limits.reject ? "reject" : middle > limits.review ? "review" : "pass";
+      return s("rect", { class: `bar-${kind}`, x: bin * wide + 0.12 * wide, width: 0.76 * wide, y: FLOOR - tall, height: tall, rx: 2 },
+        s("title", {}, `${count} with a score around ${score(middle)}`));
+    }));
+    this.scale();
+    this.ghosts.replaceChildren(...Object.values(present).map((value) => s("line", { x1: this.x(value), x2: this.x(value), y1: TOP - 8, y2: FLOOR })));
+    this.place(limits);
+  }
+
+  place(limits) {
+    for (const [name, group] of Object.entries(this.lines)) {
+      group.setAttribute("transform", `translate(${this.x(limits[name]).toFixed(1)} 0)`);
+      group.setAttribute("aria-valuenow", String(limits[name]));
+      group.setAttribute("aria-valuetext", score(limits[name]));
+      group.setAttribute("aria-valuemin", "0");
+      group.setAttribute("aria-valuemax", String(this.most));
+    }
+    // The two heads stand side by side where their lines are close.
+    const apart = this.x(limits.reject) - this.x(limits.review);
+    const aside = Math.max(0, (108 - apart) / 2);
+    for (const [name, sign] of [["review", -1], ["reject", 1]]) {
+      this.lines[name].querySelector(".line-head").setAttribute("x", String(-50 + sign * aside));
+      this.lines[name].querySelector("text").setAttribute("x", String(sign * aside));
+    }
+  }
+
+  scale() {
+    const units = this.units ?? WIDTH;
+    const steps = Math.max(4, Math.round(units / 160));
+    const rough = this.most / steps;
+    const power = 10 ** Math.floor(Math.log10(rough));
+    const step = [1, 2, 5, 10].map((factor) => factor * power).find((candidate) => candidate >= rough);
+    const marks = [];
+    for (let value = 0; value <= this.most; value += step) marks.push(value);
+    this.axis.replaceChildren(
+      s("line", { x1: 0, x2: units, y1: FLOOR, y2: FLOOR }),
+      ...marks.map((value) => s("text", { x: Math.min(units - 4, Math.max(4, this.x(value))), y: FLOOR + 26, "text-anchor": value === 0 ? "start" : "middle" }, String(Number(value.toPrecision(3))))));
+  }
+}

@@ -1,0 +1,79 @@
+// The large field: what it says of the present moment, in colour, word and shape.
+
+import { ago, byId, shape, text } from "./dom.js";
+import { sentence } from "./drawing.js";
+
+export function connecting() {
+  return { look: "none", kind: "none", word: "WAIT", eyebrow: "Connecting", why: "Asking the station how it is." };
+}
+
+// What the large field says. `look`: "live" is filled; "past" is hollow, for a verdict that is true of a part that went
+// by; "none" is grey, where there is no verdict at all.
+export function judge(page, camera) {
+  const { last, missed } = camera;
+  const since = page.age();
+  if (page.lost) {
+    return { look: "none", kind: "fault", word: "NO CONNECTION", eyebrow: `for ${Math.round(since)} s`, why: before(last, since, "The station does not answer.") };
+  }
+  if (camera.health === "fault") {
+    return { look: "none", kind: "fault", word: last ? "CAMERA LOST" : "NO CAMERA", why: before(last, since, camera.detail) };
+  }
+  if (missed && (!last || missed.at >= last.captured)) {
+    const age = missed.age_s + since;
+    const past = age > page.state.fresh_s;
+    const verdict = missed.verdict ?? "REJECT";
+    return {
+      look: past ? "past" : "live", kind: verdict, word: verdict, missed: true, age,
+      eyebrow: `Not inspected${past ? ` · ${ago(age)}` : ""}`, why: ended(missed.reason),
+      part: missed.part, captured: missed.at,
+    };
+  }
+  if (!last) {
+    return { look: "none", kind: "none", word: "NO PART YET", why: camera.ready ? "Ready for the first part." : camera.detail };
+  }
+  const age = last.age_s + since;
+  const past = age > page.state.fresh_s;
+  return {
+    look: past ? "past" : "live", kind: last.verdict, word: last.verdict, found: last, age,
+    eyebrow: past ? `Last part · ${ago(age)}` : "", why: null,
+  };
+}
+
+function before(last, since, sentence) {
+  return last ? `${ended(sentence)} Last part: ${last.verdict}, ${ago(last.age_s + since)}.` : ended(sentence);
+}
+
+// The station's words begin small and end open, as its log lines do.
+function ended(words) {
+  return `${words[0]?.toUpperCase() ?? ""}${words.slice(1)}${words.endsWith(".") ? "" : "."}`;
+}
+
+let shown = "";
+
+export function showVerdict(look) {
+  const field = byId("verdict");
+  const now = `${look.look} ${look.kind} ${look.missed ?? ""}`;
+  if (now !== shown) {
+    shown = now;
+    field.dataset.look = look.look;
+    field.dataset.kind = look.kind;
+    field.dataset.missed = look.missed ? "yes" : "no";
+    field.querySelector(".verdict-shape").replaceChildren(shape(look.kind));
+  }
+  text(field.querySelector(".verdict-word"), look.word);
+  field.dataset.long = look.word.length > 8 ? "yes" : "no";
+  text(field.querySelector(".verdict-eyebrow"), look.eyebrow ?? "");
+  const why = look.why ?? sentence(look.found, frameSize(look.found));
+  field.dataset.crowded = why.length > 44 ? "very" : look.eyebrow ? "some" : "no";
+  text(field.querySelector(".verdict-why"), why);
+}
+
+const sizes = new Map(); // camera to picture size, so that the sentence can say where
+
+export function rememberSize(camera, size) {
+  sizes.set(camera, size);
+}
+
+function frameSize(found) {
+  return sizes.get(found.source) ?? null;
+}

@@ -1,0 +1,54 @@
+"""Setting numbers in a person's YAML file without touching anything else in it: comments, order and spacing stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from runtime.errors import CallError
+from runtime.strict_yaml import parse_yaml
+
+
+def with_numbers(text: str, place: Sequence[str], numbers: Mapping[str, float]) -> str:
+    """``text`` with ``numbers`` in the mapping at ``place``, added where they are missing.
+
+    Raises CallError where there is no such mapping, or where the result would not say exactly what was asked.
+    """
+    where = ".".join(place)
+    wanted = _at(parse_yaml(text), place)
+    if wanted is None:
+        raise CallError(f"there is no {where} in the file; name one that is there")
+    for key, number in numbers.items():
+        text = _with_number(text, place, key, number)
+        wanted[key] = number
+    if _at(parse_yaml(text), place) != wanted:
+        raise CallError(f"{where}: cannot be edited in place; write {dict(numbers)} there yourself")
+    return text
+
+
+def _at(data: object, place: Sequence[str]) -> dict[str, object] | None:
+    for step in place:
+        data = data.get(step) if isinstance(data, dict) else None
+    return dict(data) if isinstance(data, dict) else None
+
+
+def _with_number(text: str, place: Sequence[str], key: str, number: float) -> str:
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    for step in place:
+        node = _child(node, step)
+    assert isinstance(node, yaml.MappingNode)
+    old = _child(node, key)
+    if old is not None:
+        return f"{text[: old.start_mark.index]}{number!r}{text[old.end_mark.index :]}"
+    if node.flow_style:
+        start = node.start_mark.index + 1
+        return f"{text[:start]}{key}: {number!r}{', ' if node.value else ''}{text[start:]}"
+    first = node.value[0][0].start_mark
+    return f"{text[: first.index]}{key}: {number!r}\n{' ' * first.column}{text[first.index :]}"
+
+
+def _child(node: yaml.Node | None, name: str) -> yaml.Node | None:
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    return next((value for key, value in node.value if key.value == name), None)

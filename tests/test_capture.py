@@ -1,0 +1,321 @@
+"""The capture thread: every frame accounted for, the newest one handed out, a lost camera opened anew."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rtsp_camera import RtspCamera, number_of
+
+from runtime.backoff import Backoff
+from runtime.capture import MOST_PENDING, Capture, CaptureStatus
+from runtime.errors import DskdError
+from runtime.frame_health import FrameHealth
+from runtime.frame_queue import FrameQueue
+from runtime.result import Dropped, Frame
+from runtime.sources import Source, open_source
+from runtime.sources.gstreamer import has_elements
+from runtime.sources.rtsp import ffmpeg_source
+
+RTSP: list[Any] = [
+    pytest.param(ffmpeg_source, id="ffmpeg"),
+    pytest.param(
+        open_source,
+        id="gstreamer",
+        marks=pytest.mark.skipif(
+            not has_elements("rtspsrc", "openh264dec", "jpegdec"),
+            reason="needs apt install python3-gi gir1.2-gstreamer-1.0 gstreamer1.0-plugins-good and -bad",
+        ),
+    ),
+]
+
+
+@contextmanager
+def running(make: Callable[[], Source], **options: Any) -> Iterator[Capture]:
+    capture = Capture("cam", make, backoff=Backoff(0.05, 0.2), **options)
+    capture.start()
+    try:
+        yield capture
+    finally:
+        assert capture.stop()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> float:
+    """Seconds until ``condition`` held."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "never came"
+        time.sleep(0.01)
+    return time.monotonic() - began
+
+
+def balanced(status: CaptureStatus) -> bool:
+    counts = status.counts
+    return counts.captured == counts.handed_out + counts.dropped + counts.waiting and counts.dropped == sum(
+        counts.drops.values()
+    )
+
+
+def drain(capture: Capture) -> list[Frame | Dropped]:
+    return list(iter(lambda: capture.take(0.0), None))
+
+
+def next_frame(capture: Capture, timeout: float = 5.0) -> Frame:
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        taken = capture.take(0.1)
+        if isinstance(taken, Frame):
+            return taken
+    raise AssertionError("no frame")
+
+
+@pytest.mark.parametrize("policy", ["latest", "every"])
+def test_every_frame_is_counted_once_with_a_slow_consumer(policy: Any) -> None:
+    taken: list[Frame | Dropped] = []
+    with running(lambda: open_source("test://pattern?size=64x64&fps=200"), policy=policy, depth=4) as capture:
+        while len(taken) < 150:
+            taken += [t for t in (capture.take(0.5) for _ in range(5)) if t]
+            assert balanced(capture.status())
+            time.sleep(0.02)
+    taken += drain(capture)
+    counts = capture.status().counts
+    frames = [t for t in taken if isinstance(t, Frame)]
+    assert (len(taken), len(frames)) == (counts.captured, counts.handed_out)
+    assert counts.drops.keys() == {"replaced" if policy == "latest" else "overflow"}
+    assert len({t.id for t in taken}) == len(taken)
+    assert {t.source for t in taken} == {"cam"}
+    numbers = [int(frame.id.rpartition("-")[2]) for frame in frames]
+    assert numbers == sorted(numbers)
+
+
+@given(
+    st.lists(st.sampled_from(["frame", "part", "dropped", "take"]), max_size=80), st.sampled_from(["latest", "every"])
+)
+def test_any_sequence_of_puts_and_takes_adds_up(actions: list[str], policy: Any) -> None:
+    queue = FrameQueue(policy, 3, lambda: None)
+    put, taken = 0, list[Frame | Dropped]()
+    image = np.zeros((16, 16, 3), np.uint8)
+    for number, action in enumerate(actions):
+        if action == "take":
+            one = queue.take(0)
+            taken += [one] if one else []
+            continue
+        put += 1
+        part = f"p{number}" if action == "part" else None
+        frame = Frame("cam", str(number), float(number), image, None, part)
+        queue.put(Dropped("cam", str(number), 0.0, "frozen: still") if action == "dropped" else frame)
+        counts = queue.counts()
+        assert counts.captured == put == counts.handed_out + counts.dropped + counts.waiting
+        assert counts.waiting <= 3
+    while one := queue.take(0):
+        taken.append(one)
+    assert len({t.id for t in taken}) == len(taken) == put
+    assert [t.part for t in taken if isinstance(t, Frame) and t.part] == sorted(
+        (t.part for t in taken if isinstance(t, Frame) and t.part), key=lambda part: int(part[1:])
+    )
+    assert not [t for t in taken if t.part and isinstance(t, Dropped) and t.reason.startswith("replaced")]
+
+
+@pytest.mark.parametrize("make", RTSP)
+def test_a_slow_consumer_sees_what_is_now(make: Callable[[str], Source]) -> None:
+    with RtspCamera(fps=25) as camera, running(lambda: make(camera.uri)) as capture:
+        next_frame(capture)
+        began, first = time.monotonic(), number_of(next_frame(capture).image)
+        for _ in range(12):
+            time.sleep(0.25)  # 4 frames a second of 25
+            drained = [t for t in drain(capture) if isinstance(t, Frame)]
+            shown = (number_of(drained[-1].image) - first) / camera.fps
+            assert abs(time.monotonic() - began - shown) < 0.5  # seconds behind; without the thread it grows to 2.5
+
+
+@pytest.mark.parametrize("make", RTSP)
+def test_a_camera_that_stalls_or_dies_is_told_and_comes_back(make: Callable[[str], Source]) -> None:
+    events: list[str] = []
+    options: dict[str, Any] = {"patience": 1.0, "on_event": lambda state, detail: events.append(state)}
+    with RtspCamera() as camera, running(lambda: make(camera.uri), **options) as capture:
+        wait_until(lambda: capture.status().state == "running")
+        camera.stalled.set()
+        assert wait_until(lambda: capture.status().state == "lost") < 5
+        camera.stalled.clear()
+        wait_until(lambda: capture.status().state == "running")
+        camera.kill()
+        assert wait_until(lambda: capture.status().state == "lost") < 5
+        drain(capture)
+        camera.start()
+        wait_until(lambda: capture.status().state == "running")
+        assert next_frame(capture).image.shape == (240, 320, 3)
+        assert balanced(capture.status())
+    assert capture.status().reconnects == 2
+    assert capture.status().state == "stopped"
+    assert [e for k, e in enumerate(events) if e not in events[k - 1 : k]] == [
+        "running",
+        "lost",
+        "running",
+        "lost",
+        "running",
+        "stopped",
+    ]
+
+
+@pytest.mark.parametrize("make", RTSP)
+def test_frames_of_another_resolution_and_frozen_ones_are_never_handed_out(make: Callable[[str], Source]) -> None:
+    with (
+        RtspCamera() as camera,
+        running(lambda: make(camera.uri), health=FrameHealth(), patience=1.0) as capture,
+    ):
+        next_frame(capture)
+        camera.kill()
+        camera.size = (640, 480)
+        camera.start()
+        wait_until(lambda: capture.status().counts.drops.get("size", 0) > 3)
+        assert capture.status().fault.startswith("size: 640x480 instead of 320x240")
+        assert {t.image.shape for t in drain(capture) if isinstance(t, Frame)} <= {(240, 320, 3)}
+        camera.kill()
+        camera.size = (320, 240)
+        camera.start()
+        next_frame(capture)
+        camera.frozen = True
+        wait_until(lambda: capture.status().counts.drops.get("frozen", 0) > 3)
+        drain(capture)
+        assert not [t for t in (capture.take(0.05) for _ in range(10)) if isinstance(t, Frame)]
+        camera.frozen = False
+        next_frame(capture)
+        assert capture.status().fault == ""
+        assert balanced(capture.status())
+
+
+def test_each_part_gets_one_frame_in_order_from_a_camera_that_is_asked() -> None:
+    options: dict[str, Any] = {"triggered": True, "policy": "every", "health": FrameHealth(), "depth": 30}
+    with running(lambda: open_source("test://pattern?size=64x64", "software"), **options) as capture:
+        wait_until(lambda: capture.status().state == "running")
+        assert capture.take(0.3) is None
+        for number in range(30):
+            capture.trigger(f"p{number}")
+            if number % 3:
+                time.sleep(0.02)
+        taken = [capture.take(2.0) for _ in range(30)]
+        assert capture.take(0.3) is None
+    assert [t and t.part for t in taken] == [f"p{number}" for number in range(30)]
+    assert all(isinstance(t, Frame) for t in taken)
+
+
+@pytest.mark.parametrize("make", RTSP)
+def test_a_part_gets_the_first_frame_after_its_trigger_from_a_camera_that_runs_freely(
+    make: Callable[[str], Source],
+) -> None:
+    with RtspCamera() as camera, running(lambda: make(camera.uri), triggered=True, policy="every") as capture:
+        with pytest.raises(DskdError, match="not ready"):
+            capture.trigger("too early")
+        wait_until(lambda: capture.status().state == "running")
+        numbers = []
+        for part in range(5):
+            triggered = time.time()
+            capture.trigger(str(part))
+            frame = next_frame(capture)
+            assert frame.part == str(part)
+            assert frame.captured >= triggered - 0.01
+            numbers.append(number_of(frame.image))
+            time.sleep(0.2)
+        assert numbers == sorted(set(numbers))
+        assert capture.status().unasked > 5
+        assert capture.status().counts.captured == 5
+        camera.stalled.set()
+        time.sleep(0.3)
+        capture.trigger("lost")
+        camera.kill()
+        told = capture.take(6.0)
+    assert isinstance(told, Dropped)
+    assert (told.part, told.reason.partition(":")[0]) == ("lost", "camera lost")
+
+
+def test_more_parts_than_can_wait_are_refused() -> None:
+    with RtspCamera() as camera, running(lambda: ffmpeg_source(camera.uri), triggered=True, patience=2.0) as capture:
+        wait_until(lambda: capture.status().state == "running")
+        camera.stalled.set()
+        time.sleep(0.2)
+        for number in range(MOST_PENDING):
+            capture.trigger(str(number))
+        with pytest.raises(DskdError, match="busy"):
+            capture.trigger("one more")
+        waiting = capture.status().pending
+        told = [capture.take(5.0) for _ in range(waiting)]
+    assert [t and t.part for t in told] == [str(number) for number in range(waiting)]
+    assert balanced(capture.status())
+
+
+def test_a_camera_that_runs_freely_takes_no_trigger() -> None:
+    with running(lambda: open_source("test://pattern")) as capture, pytest.raises(DskdError, match="runs freely"):
+        capture.trigger("p")
+
+
+def test_files_are_read_no_faster_than_they_are_taken(tmp_path: Any) -> None:
+    for number in range(20):
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.full((32, 32, 3), 5 * number + 20, np.uint8))
+    with running(lambda: open_source(f"folder://{tmp_path}"), depth=3) as capture:
+        time.sleep(0.5)
+        assert capture.status().counts.captured == 3
+        taken = [capture.take(2.0) for _ in range(20)]
+        wait_until(lambda: capture.status().state == "ended")
+    assert [t and t.id for t in taken] == [f"{number:02}.png" for number in range(20)]
+    assert capture.status().counts.dropped == 0
+
+
+def test_a_source_that_raises_anything_is_opened_anew() -> None:
+    calls: list[int] = []
+
+    def make() -> Source:
+        calls.append(1)
+        if len(calls) < 4:
+            raise RuntimeError("driver in a bad state")
+        return open_source("test://pattern?fps=100")
+
+    with running(make) as capture:
+        next_frame(capture)
+        assert capture.alive
+    assert len(calls) == 4
+    assert capture.alive
+
+
+def test_stop_while_the_camera_is_absent_and_before_start() -> None:
+    with running(lambda: ffmpeg_source("rtsp://127.0.0.1:9/none")) as capture:
+        wait_until(lambda: capture.status().state == "lost")
+    assert Capture("never started", lambda: open_source("test://pattern")).stop()
+
+
+def test_what_was_captured_can_be_taken_after_stop() -> None:
+    with running(lambda: open_source("test://pattern?size=64x64&fps=50"), policy="every") as capture:
+        wait_until(lambda: capture.status().counts.waiting >= 3)
+    waiting = capture.status().counts.waiting
+    assert len([t for t in drain(capture) if isinstance(t, Frame)]) == waiting
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", RTSP)
+def test_fifty_reconnects_leak_no_descriptor_and_no_thread(make: Callable[[str], Source]) -> None:
+    def held() -> tuple[int, int]:
+        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+
+    with RtspCamera(fps=50) as camera, running(lambda: make(camera.uri), patience=2.0) as capture:
+        seen = []
+        for _ in range(50):
+            next_frame(capture, 10.0)
+            camera.kill()
+            wait_until(lambda: capture.status().state != "running")
+            camera.start()
+            wait_until(lambda: capture.status().state == "running")
+            drain(capture)
+            seen.append(held())
+        assert capture.status().reconnects == 50
+        assert balanced(capture.status())
+    early, late = np.median(seen[5:15], axis=0), np.median(seen[-10:], axis=0)
+    assert (late <= early + 1).all(), seen
+    assert not [t for t in threading.enumerate() if t.name == "capture cam"]
