@@ -11,13 +11,10 @@ import logging
 import re
 from pathlib import Path
 
+from benchmarks.trained import trained
 from runtime.errors import CallError, Parser, exit_with_code
 from train.config import TrainConfig, load_config
-from train.data import InspectionSet, data_sha256, find_images
-from train.networks.resnet import BACKBONES
-from train.products import split_products
-from train.run import load_run, run
-from train.weights import load_teacher
+from train.data import find_images
 
 VARIANTS = {
     "full": [],
@@ -59,26 +56,9 @@ def main(arguments: list[str]) -> int:
     for name in options.variant or VARIANTS:
         config = load_config(options.config, [*options.set, *VARIANTS[name]])
         folder = options.out / re.sub(r"[^a-z]+", "-", name.lower()).strip("-")
-        record = finished(folder, config, images, options.teacher_weights)
-        record = record or run(config, images, options.teacher_weights, folder, options.device, True)
-        rows += rows_of(name, config, record)
+        rows += rows_of(name, config, trained(folder, config, images, options.teacher_weights, options.device).record)
     print(json.dumps({"rows": rows}) if options.json else table(rows))
     return 0
-
-
-def finished(
-    folder: Path, config: TrainConfig, images: InspectionSet, teacher_weights: str | None
-) -> dict[str, object] | None:
-    """The record of a run of exactly this configuration, these training images and this teacher, if it is complete."""
-    try:
-        done = load_run(folder)
-    except CallError:
-        return None
-    training = [path for part, _ in split_products(images, config, strict=True) for path in part]
-    _, _, teacher = load_teacher(BACKBONES[config.backbone], teacher_weights)
-    same = (config, data_sha256(training), teacher)
-    found = (done.config, done.record["training_data_sha256"], done.record["teacher_weights_sha256"])
-    return done.record if found == same else None
 
 
 def rows_of(name: str, config: TrainConfig, record: dict[str, object]) -> list[dict[str, object]]:

@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.graph_parts import TRUNK, constants_of, feature_names, remove_unused_constants
+from calibration.graph_parts import TRUNK, constants_of, remove_unused_constants
 
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = np.finfo(np.float16).smallest_subnormal
+KEPT = ("/aggregation/",)  # small, and takes differences of large squares too
 _QUANTISING = ("QuantizeLinear", "DequantizeLinear")
 
 
@@ -26,10 +27,10 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     Raises ValueError where a weight does not fit into float16.
     """
     half = copy.deepcopy(model)
-    trunk = {node.name for node in half.graph.node if node.name.startswith(TRUNK)}
-    features = feature_names(half)
+    trunk = {n.name for n in half.graph.node if n.name.startswith(TRUNK) and not any(part in n.name for part in KEPT)}
     _halve_constants(half, trunk)
     made = {output for node in half.graph.node if node.name in trunk for output in node.output}
+    leaving = {name for node in half.graph.node if node.name not in trunk for name in node.input if name in made}
     entering = {
         name: f"{name}_half"
         for node in half.graph.node
@@ -42,10 +43,10 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         if node.name in trunk:
             node.input[:] = [entering.get(name, name) for name in node.input]
         else:
-            node.input[:] = [f"{name}_single" if name in features else name for name in node.input]
+            node.input[:] = [f"{name}_single" if name in leaving else name for name in node.input]
         nodes.append(node)
         nodes += [_cast(name, entering[name], TensorProto.FLOAT16) for name in node.output if name in entering]
-        nodes += [_cast(name, f"{name}_single", TensorProto.FLOAT) for name in node.output if name in features]
+        nodes += [_cast(name, f"{name}_single", TensorProto.FLOAT) for name in node.output if name in leaving]
     del half.graph.node[:]
     half.graph.node.extend(nodes)
     del half.graph.value_info[:]  # of the old types

@@ -152,7 +152,7 @@ def convert(graph: PrunedGraph, probe: torch.Tensor, opset: int, file: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", ".*'instance_norm' is set to train")  # it has no other mode
-        warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean")
         torch.onnx.export(
             graph, (probe,), str(file), input_names=["image"], output_names=["score", "anomaly_map"],
             opset_version=opset, dynamic_axes=axes, dynamo=False,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,18 +72,31 @@ class Member:
     bundle: Bundle
 
 
-@pytest.fixture(scope="session", params=FAMILY)
-def member(request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Member:
+@pytest.fixture(scope="session")
+def members(
+    request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Member]:
+    """Makes the members of the family, each once."""
+
+    @cache
+    def make(name: str) -> Member:
+        if name == "dskd":
+            return Member(name, request.getfixturevalue("trained_run"), request.getfixturevalue("bundle"))
+        folder = tmp_path_factory.mktemp("family") / "run"
+        settings = [*SMALL, "recipe.epochs=1", *FAMILY[name]]
+        run(load_config(None, settings), find_images(small_set), "random", folder, "cpu", strict=True)
+        (folder / "checkpoint.safetensors").unlink()  # some hundred megabytes
+        done = load_run(folder)
+        reading = next(iter(done.method.readings()))
+        return Member(name, done, export(done, reading, folder / "bundle", opset=20, batch=4, licence="test")[0])
+
+    return make
+
+
+@pytest.fixture(params=FAMILY)
+def member(request: pytest.FixtureRequest, members: Callable[[str], Member]) -> Member:
     """Each of the family in turn."""
-    if request.param == "dskd":
-        return Member("dskd", request.getfixturevalue("trained_run"), request.getfixturevalue("bundle"))
-    folder = tmp_path_factory.mktemp("family") / "run"
-    settings = [*SMALL, "recipe.epochs=1", *FAMILY[request.param]]
-    run(load_config(None, settings), find_images(small_set), "random", folder, "cpu", strict=True)
-    (folder / "checkpoint.safetensors").unlink()  # some hundred megabytes
-    done = load_run(folder)
-    reading = next(iter(done.method.readings()))
-    return Member(request.param, done, export(done, reading, folder / "bundle", opset=20, batch=4, licence="test")[0])
+    return members(request.param)
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -24,8 +24,8 @@ from train.augment import augment
 from train.batches import AugmentedImages, Schedule, batches
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.config import TrainConfig, load_config
-from train.loop import Curve, Process, learning_rate_factor, read_curve, train
-from train.methods import Method, build
+from train.loop import Curve, Process, learning_rate_factor, new_optimiser, read_curve, train
+from train.methods import METHODS, Method, build
 from train.networks.resnet import BACKBONES, Encoder
 from train.settings import AugmentConfig
 
@@ -257,6 +257,61 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, precision: str, killed
     kept = [[{k: v for k, v in row.items() if k != "seconds"} for row in curve] for curve in curves]
     assert kept[0] == kept[1]
     assert [row["step"] for row in kept[0]] == [str(step) for step in range(6)]
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "dskd"])
+def test_every_method_goes_on_bit_for_bit(tmp_path: Path, name: str) -> None:
+    """Two optimiser steps of gradients from two parts each; killed between them."""
+    settings = config(
+        f"method={name}", "recipe.checkpoint_every=1", "recipe.epochs=1", "recipe.accumulate=2", "recipe.batch=2",
+        *(["rdpp.transport=pairwise", "rdpp.positions=4"] if name == "rdpp" else []),
+    )  # fmt: skip
+    images = pictures(8, 64, 64)
+    straight = trained(settings, tmp_path / "straight", images)
+    with pytest.raises(KeyboardInterrupt):
+        trained(settings, tmp_path / "killed", Killed(images, 4))
+    resumed = trained(settings, tmp_path / "killed", images)
+    assert differing(state_of(resumed), state_of(straight)) == []
+    assert len(curve_of(tmp_path / "straight")) == 2
+    assert differing(state_of(straight), state_of(fresh(settings)))  # it did train
+
+
+def test_gradients_of_several_parts_add_up(tmp_path: Path) -> None:
+    """Without BatchNorm's view of a batch, two parts of two make the step of one whole, twice as large."""
+    steps = {}
+    for parts in (1, 2):
+        settings = config(
+            "method=stfpm", f"recipe.accumulate={parts}", f"recipe.batch={4 // parts}", "recipe.epochs=1",
+            "recipe.learning_rate=0.001", "recipe.weight_decay=0",
+        )  # fmt: skip
+        method = fresh(settings)
+        for part in method.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.momentum = 0.0
+                part.train = lambda mode=True, part=part: part  # type: ignore[method-assign, misc]
+                part.training = False
+        before = {name: p.detach().clone() for name, p in method.encoder_student.named_parameters()}  # type: ignore[union-attr]
+        train(method, pictures(4), settings, RUN, _made(tmp_path / str(parts)), CPU)
+        after = dict(method.encoder_student.named_parameters())  # type: ignore[union-attr]
+        steps[parts] = torch.cat([(after[name] - before[name]).flatten() for name in before]).detach()
+        assert len(curve_of(tmp_path / str(parts))) == 1
+    torch.testing.assert_close(steps[2], 2 * steps[1], rtol=1e-2, atol=1e-6)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_constant_rate_stays_and_sgd_has_momentum_and_decay() -> None:
+    factors = [learning_rate_factor(step, 100, 0.1, falls=False) for step in range(100)]
+    assert factors[10:] == [1.0] * 90
+    assert factors[0] == 0.1
+    settings = config("method=stfpm")
+    optimiser = new_optimiser(fresh(settings), settings.recipe)
+    group = optimiser.param_groups[0]
+    assert isinstance(optimiser, torch.optim.SGD)
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.4, 0.9, 1e-4)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

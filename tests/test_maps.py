@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -137,3 +138,34 @@ def test_half_precision_stays_out_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         found = cosine_distance(t, s)
     assert torch.equal(found, cosine_distance(t, s))
+
+
+def test_a_product_ranks_pixels_as_the_published_one() -> None:
+    """Scales to the finest grid, multiplied, resized as OpenCV does: STFPM's map, under a root."""
+    torch.manual_seed(3)
+    pairs = [(torch.rand(2, 4, n, m), torch.rand(2, 4, n, m)) for n, m in ((16, 24), (8, 12), (4, 6))]
+    teacher, student = ([pair[k] for pair in pairs] for k in range(2))
+    score, found = AnomalyMap(64, 96, sigma=0, fusion="product")(tuple(teacher), tuple(student))
+    expected = torch.ones(2, 16, 24)
+    for t, s in pairs:
+        distance = 1 - torch.cosine_similarity(t, s, dim=1)
+        expected *= torch.nn.functional.interpolate(distance[:, None], (16, 24), mode="bilinear")[:, 0]
+    resized = np.stack([cv2.resize(one, (96, 64), interpolation=cv2.INTER_LINEAR) for one in expected.numpy()])
+    np.testing.assert_allclose(found.numpy() ** 3, resized, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(score, found.amax((1, 2)))
+
+
+def test_a_product_leaves_out_a_scale_without_weight_and_survives_equal_features() -> None:
+    torch.manual_seed(3)
+    features = tuple(torch.rand(1, 4, 64 // s, 64 // s) for s in (4, 8, 16))
+    others = tuple(torch.rand_like(f) for f in features)
+    chosen = AnomalyMap(64, 64, 0, (0.0, 1.0, 1.0), fusion="product")
+    assert torch.equal(chosen(features, others)[1], chosen((others[0], *features[1:]), others)[1])
+    assert torch.isfinite(AnomalyMap(64, 64, 0, fusion="product")(features, features)[1]).all()
+
+
+def test_the_mean_may_be_the_score() -> None:
+    torch.manual_seed(3)
+    features, others = (tuple(torch.rand(2, 4, 64 // s, 64 // s) for s in (4, 8, 16)) for _ in range(2))
+    score, found = AnomalyMap(64, 64, score="mean")(features, others)
+    torch.testing.assert_close(score, found.mean((1, 2)))

@@ -202,3 +202,45 @@ def test_figures_without_masks_are_none_in_json() -> None:
     assert fields["image_auroc"] == 1.0
     assert fields["pixel_auroc"] is fields["pro"] is fields["pro_rd"] is None
     assert fields["per_defect"]["crack"]["pro"] is None  # type: ignore[index]
+
+
+def test_inside_recall_and_halo_by_hand() -> None:
+    """Twenty good pixels in a hundred are over 0.5; a square of 4 pixels a side has a defect half found, half around it."""
+    maps, masks = np.zeros((2, 40, 50), np.float32), np.zeros((2, 40, 50), np.bool_)
+    maps[0].ravel()[:400] = 1.0  # 20 % of the good image
+    masks[1, 10:14, 20:24] = True
+    maps[1, 10:14, 20:22] = 2.0  # half of the defect
+    maps[1, 10:14, 24] = 2.0  # a column just outside
+    maps[1, 39, 49] = 2.0  # far away
+    inside, halo = metrics.fill_and_halo(masks, maps, np.array([True, False]), share=0.2, reach=3)
+    assert inside == pytest.approx(0.5)
+    ring = ndimage.distance_transform_edt(~masks[1])
+    assert halo == pytest.approx(4 / ((ring > 0) & (ring <= 3)).sum())
+    # With a rate that lets no good pixel pass, the same map value is the threshold; with a lower one nothing is over it.
+    assert metrics.fill_and_halo(masks, maps - (maps > 1), np.array([True, False]), share=0.1, reach=3) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_inside_recall_and_halo_are_the_definitions(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    masks = ndimage.binary_dilation(rng.random((6, 48, 64)) < 0.002, iterations=3)
+    good = np.array([True, True, False, False, False, False])
+    masks[good] = False
+    masks[5] = False  # labelled defective, nothing marked: left out
+    maps = (rng.random(masks.shape) + 0.4 * ndimage.gaussian_filter(masks.astype(float), (0, 3, 3))).astype(np.float32)
+    values = np.sort(maps[good].ravel())[::-1]
+    threshold = values[int(0.05 * len(values))]
+    inside, halo = [], []
+    for mask, found in zip(masks, maps, strict=True):
+        if mask.any():
+            distance = ndimage.distance_transform_edt(~mask)
+            inside.append((found > threshold)[mask].mean())
+            halo.append((found > threshold)[(distance > 0) & (distance <= 16)].mean())
+    result = metrics.fill_and_halo(masks, maps, good)
+    assert result == pytest.approx((np.mean(inside), np.mean(halo)), abs=1e-3)
+
+
+def test_inside_recall_needs_good_images_and_masks() -> None:
+    maps = np.zeros((2, 8, 8), np.float32)
+    for masks, good in ((np.zeros((2, 8, 8), bool), [True, False]), (np.ones((2, 8, 8), bool), [False, False])):
+        assert np.isnan(metrics.fill_and_halo(masks, maps, np.array(good))).all()

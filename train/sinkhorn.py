@@ -31,9 +31,8 @@ def _transport(x: Tensor, y: Tensor, temperatures: list[float]) -> Tensor:
         f, g = fixed.new_zeros(fixed.shape[:2]), fixed.new_zeros(fixed.shape[0], fixed.shape[2])
         for temperature in temperatures:
             f, g = (f + _soft_minimum(fixed, g, temperature)) / 2, (g + _soft_minimum(fixed.mT, f, temperature)) / 2
-    last = temperatures[-1]
-    f, g = _soft_minimum(cost, g, last), _soft_minimum(cost.mT, f, last)
-    return f.mean(1) + g.mean(1)
+        g = _soft_minimum(fixed.mT, f, temperatures[-1])
+    return _soft_minimum(cost, g, temperatures[-1]).mean(1) + g.mean(1)
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 SPREAD = 0.02  # standard deviation of the centres before training
 SHARPNESS = 10.0  # of the assignment before training, per mean squared difference
-FLOOR = 1e-4  # added to a centre's share of a picture; half precision can still say it
+FLOOR = 1e-4  # added to a centre's share of a picture
 
 
 class ResidualAggregation(nn.Module):
@@ -42,7 +42,6 @@ class ResidualAggregation(nn.Module):
 
     def assign(self, positions: Tensor) -> Tensor:
         """[B, D, P] -> [B, K, P]: how much of each position belongs to each centre."""
-        # Divided before the sums: the square of a vector's length would leave the range of half precision.
         channels = self.centres.shape[1]
         lengths = (positions * channels**-0.5).square().sum(1, keepdim=True)
         distance = lengths - 2 * (self.centres @ (positions / channels)) + self.centres.square().mean(1, keepdim=True)

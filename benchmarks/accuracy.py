@@ -1,0 +1,245 @@
+"""``python -m benchmarks.accuracy``: every method on one set, from one budget of images, as it is exported.
+
+Each row is an ordinary training run, bundle and calibration in a folder of their own; what is finished is read back,
+what was killed goes on. The last step of a run is what is judged: nothing here, and nothing in training, looks at a
+test image to choose. Figures are of the exported graphs, run by onnxruntime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.comparison import overlays, table
+from benchmarks.trained import trained
+from calibration.__main__ import main as calibrate
+from calibration.compare import answer
+from export.onnx import export
+from runtime import atomic
+from runtime.backends.onnx_runtime import GRAPHS, OnnxRuntimeBackend
+from runtime.bundle import Bundle, is_bundle, load_bundle
+from runtime.errors import CallError, DskdError, Parser, exit_with_code
+from runtime.manifest import PRECISIONS, Precision
+from runtime.preprocess import Image
+from train import data
+from train.config import TrainConfig, load_config
+from train.data import InspectionSet
+from train.evaluate import Scored, figures
+from train.methods import METHODS
+from train.products import figures_by_product, find_products, split_products
+from train.run import TrainedRun, versions
+
+CONTESTANTS: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in METHODS} | {
+    "urd-plain": ("method=urd", "urd.injection=plain"),
+    "dskd-decoder": ("method=dskd", "dskd.students=decoder"),
+    "dskd-slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5"),
+}
+TIMED = 30  # pictures, after WARM_UP others
+WARM_UP = 3
+EXAMPLES = """examples:
+  python -m benchmarks.accuracy --data tiles --methods dskd,rd --seeds 3 --precisions fp32,int8 --images 7680
+  python -m benchmarks.accuracy --data tiles --data cloth --data label --methods snl,rd    one model for three products
+  python -m benchmarks.accuracy --data tiles --variant wide method=rd backbone=wide_resnet50_2"""
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Test:
+    """Labelled test images: inputs [N, H, W, 3], masks [N, H, W]."""
+
+    paths: list[Path]
+    defects: list[str]
+    inputs: Image
+    masks: NDArray[np.bool_]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = Parser(
+        prog="python -m benchmarks.accuracy", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = options.add_argument
+    add("--data", type=Path, action="append", required=True, help="MVTec layout; once for each product of one model")
+    add("--category", action="append", default=[], help="which product of --data; may be repeated, all takes all")
+    add("--methods", default="", help=f"separated by commas: {', '.join(CONTESTANTS)} (default: the methods)")
+    add("--variant", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"), help="a row of your own")
+    add("--seeds", type=int, default=1, help="runs of each row, seeds from 0 on (default: %(default)s)")
+    add("--precisions", default="fp32", help="separated by commas: fp32, fp16, int8 (default: %(default)s)")
+    add("--images", type=int, help="images shown to each run in whole epochs (default: each method's own epochs)")
+    add("--config", type=Path, help="settings that all rows share (default: each method's own)")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting for all rows")
+    add("--out", type=Path, default=Path("runs/accuracy"), help="folder of the runs (default: %(default)s)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one")
+    add("--teacher-weights", help="file of ImageNet weights")
+    add("--json", action="store_true", help="print one JSON object instead of the table")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    contestants, precisions = asked(options)
+    images = find_products(options.data, options.category)
+    labels = {item.defect for item in images.test}
+    if "good" not in labels or len(labels) < 2:
+        raise CallError(f"--data {images.folder}: needs good and defective test images, and has not both")
+    rows: list[Row] = []
+    shown: dict[str, Bundle] = {}
+    for name, settings in contestants.items():
+        for seed in range(options.seeds):
+            config = load_config(options.config, [*options.set, *settings, f"recipe.seed={seed}"])
+            config = within_budget(config, images, options.images)
+            folder = options.out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") / f"seed-{seed}"
+            done = trained(folder, config, images, options.teacher_weights, options.device)
+            bundle = bundled(done, "int8" in precisions)
+            rows += judged(name, done, bundle, images, precisions)
+            shown.setdefault(name, bundle)
+            write(options.out, images, rows, precisions)  # what is known so far
+    spec = next(iter(shown.values())).manifest.input
+    if all(bundle.manifest.input == spec for bundle in shown.values()):
+        overlays(shown, GRAPHS[precisions[0]], first_of_each(images), spec, options.out / "overlays")
+    report = write(options.out, images, rows, precisions)
+    print(json.dumps(report) if options.json else table(rows))
+    return 0
+
+
+def asked(options: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], list[Precision]]:
+    """Rows and precisions. Raises CallError for what is not known."""
+    names = [name for name in options.methods.split(",") if name] or ([] if options.variant else list(METHODS))
+    unknown = next((name for name in names if name not in CONTESTANTS), None)
+    if unknown is not None:
+        raise CallError(f"--methods {unknown}: is not known; known are {', '.join(CONTESTANTS)}, or define a --variant")
+    precisions = [precision for precision in PRECISIONS if precision in options.precisions.split(",")]
+    wrong = set(options.precisions.split(",")) - set(PRECISIONS)
+    if wrong or options.seeds < 1 or (options.images is not None and options.images < 1):
+        raise CallError(f"--precisions takes {', '.join(PRECISIONS)}; --seeds and --images are at least 1")
+    own = {name: tuple(settings) for name, *settings in options.variant}
+    return {name: CONTESTANTS[name] for name in names} | own, precisions
+
+
+def within_budget(config: TrainConfig, images: InspectionSet, budget: int | None) -> TrainConfig:
+    """As many whole epochs as come nearest to ``budget`` images shown; None leaves the recipe's own."""
+    if budget is None:
+        return config
+    training = sum(len(part) for part, _ in split_products(images, config, strict=True))
+    recipe = config.recipe.model_copy(update={"epochs": max(1, round(budget / training))})
+    return config.model_copy(update={"recipe": recipe})
+
+
+def bundled(done: TrainedRun, quantised: bool) -> Bundle:
+    """The bundle of a run, exported and calibrated where that is not done yet."""
+    folder = done.folder / "bundle"
+    bundle = load_bundle(folder) if is_bundle(folder) else None
+    if bundle is None or bundle.manifest.provenance.checkpoint_sha256 != done.record["model_sha256"]:
+        bundle, _ = export(done, next(iter(done.method.readings())), folder, opset=20, batch=1, licence="benchmark")
+    if quantised and GRAPHS["int8"] not in bundle.manifest.graphs:
+        with contextlib.redirect_stdout(sys.stderr):
+            calibrate(["--bundle", str(folder)])
+        bundle = load_bundle(folder)
+    return bundle
+
+
+def judged(
+    name: str, done: TrainedRun, bundle: Bundle, images: InspectionSet, precisions: Sequence[Precision]
+) -> list[Row]:
+    """A row for each precision; figures already known of the same graph and test images are read back."""
+    file = done.folder / "accuracy.json"
+    known: dict[str, Row] = {}
+    if file.is_file():
+        with contextlib.suppress(ValueError):
+            known = json.loads(file.read_text())
+    test_sha256 = data.data_sha256([path for item in images.test for path in (item.path, item.mask) if path])
+    rows, test = [], None
+    for precision in precisions:
+        key = f"{bundle.manifest.files[GRAPHS[precision]]} {test_sha256}"
+        if key not in known:
+            test = test or read_test(images, done.config)
+            known[key] = measured(bundle, precision, images, test)
+            atomic.write_text(file, json.dumps(known, indent=1))
+        recipe, record = done.config.recipe, done.record
+        told = {"method": name, "seed": recipe.seed, "precision": precision, **known[key]}
+        shown = recipe.epochs * int(str(record["training_images"]))
+        rows.append({**told, "images_shown": shown, "minutes": record["minutes"], "painted": record["painted"]})
+    return rows
+
+
+def read_test(images: InspectionSet, config: TrainConfig) -> Test:
+    """The test images at network size."""
+    spec = config.input
+    return Test(
+        [item.path for item in images.test],
+        [item.defect for item in images.test],
+        data.load_inputs([item.path for item in images.test], spec),
+        np.stack([data.load_mask(item, spec) for item in images.test]),
+    )
+
+
+def measured(bundle: Bundle, precision: Precision, images: InspectionSet, test: Test) -> Row:
+    """Figures of one graph; of several products the mean over them, and each one's own."""
+    graph = GRAPHS[precision]
+    answers = answer(bundle, graph, test.inputs, f"test images, {graph}")
+    scored = Scored(answers.scores, answers.maps)
+    if images.products:
+        each = figures_by_product(images, test.paths, test.defects, scored, test.masks)
+        if not each:
+            raise DskdError("no product has good and defective test images")
+        own = {product: found.as_dict() for product, found in each.items()}
+        names = [name for name, value in next(iter(own.values())).items() if not isinstance(value, dict)]
+        found: Row = {name: _mean([fields[name] for fields in own.values()]) for name in names}
+        found["products"] = own
+    else:
+        found = figures(scored, test.defects, test.masks).as_dict()
+    entry = bundle.manifest.graphs[graph]
+    cost = {"parameters": entry.parameters, "macs": entry.macs, "megabytes": bundle.file(graph).stat().st_size / 1e6}
+    return {**found, **cost, "latency_ms": latency(bundle, graph, test.inputs)}
+
+
+def _mean(values: Sequence[object]) -> float | None:
+    known = [float(value) for value in values if isinstance(value, (int, float))]
+    return float(np.mean(known)) if known else None
+
+
+def latency(bundle: Bundle, graph: str, inputs: Image) -> float:
+    """Median milliseconds of one picture on one thread, as a rule of thumb; benchmarks of speed are elsewhere."""
+    backend, times = OnnxRuntimeBackend(bundle, graph, threads=1), []
+    for k in range(WARM_UP + TIMED):
+        image, start = inputs[k % len(inputs)][None], time.perf_counter()
+        backend.infer(image).maps()
+        times.append(1000 * (time.perf_counter() - start))
+    backend.close()
+    return float(np.median(times[WARM_UP:]))
+
+
+def first_of_each(images: InspectionSet) -> list[data.TestImage]:
+    """The first test image of each kind by its name: examples that no score has chosen."""
+    firsts: dict[str, data.TestImage] = {}
+    for item in images.test:
+        firsts.setdefault(item.defect, item)
+    return list(firsts.values())
+
+
+def write(out: Path, images: InspectionSet, rows: list[Row], precisions: Sequence[str]) -> Mapping[str, object]:
+    """Writes ``accuracy.json`` and ``accuracy.md``; returns what the first holds."""
+    report = {"environment": versions(), "data": images.name, "precisions": list(precisions), "rows": rows}
+    out.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(out / "accuracy.json", json.dumps(report, indent=1))
+    atomic.write_text(out / "accuracy.md", table(rows) + "\n")
+    return report
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
