@@ -99,7 +99,6 @@ function showFacts(camera, look) {
   gauge(byId("gauge"), { score: found?.score ?? null, review: camera.review, reject: camera.reject, kind: found?.verdict });
   const rows = [
     ["Score", score(found?.score)],
-    ["Reject over", score(camera.reject)],
     ["Part", (found ?? look).part ?? found?.frame ?? "–"],
     ["Time", (found ?? look).captured ? moment((found ?? look).captured) : "–"],
     ["Recipe", camera.recipe],
