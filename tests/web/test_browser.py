@@ -203,11 +203,11 @@ def test_a_reject_is_opened_zoomed_and_labelled(page: Any, line: Line) -> None:
     find(page, "#strip .tile[data-kind=REJECT]").click()
     wait(lambda: find(page, "#part").is_displayed() and page.find_elements("css selector", "#part .region"))
     drawing = find(page, "#part .drawing")
-    whole = drawing.get_attribute("viewBox")
+    whole = drawing.get_dom_attribute("viewBox")
     find(page, "#part [aria-label='Zoom in']").click()
-    assert drawing.get_attribute("viewBox") != whole
+    assert drawing.get_dom_attribute("viewBox") != whole
     find(page, "#part [aria-label='Whole picture']").click()
-    assert drawing.get_attribute("viewBox") == whole
+    assert drawing.get_dom_attribute("viewBox") == whole
     page.execute_script("document.querySelector('#part input[value=\"heat map\"]').click()")
     wait(lambda: find(page, "#part .layer-picture").get_attribute("href").endswith("/overlay"))
     find(page, "#label-defect").click()
@@ -277,9 +277,9 @@ def test_every_view_fits_and_is_readable(page: Any, line: Line, size: str, dark:
     for view in ("live", "parts", "parts/1", "settings", "health", "log"):
         open_view(page, line, view)
         time.sleep(0.7)
+        wait(lambda: page.execute_script(CONTRAST) == [], 5, lambda: f"{view}: {page.execute_script(CONTRAST)}")  # noqa: B023
         wide = page.execute_script("return document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{view} is {wide} pixels too wide"
-        assert page.execute_script(CONTRAST) == [], view
 
 
 CONTRAST = r"""
