@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -85,6 +85,7 @@ class Capture:
         self._reconnects = self._unasked = 0
         self._stopping = False
         self._beat = time.monotonic()
+        self.failure: Exception | None = None  # what the camera was lost by last
         self._thread = threading.Thread(target=self._run, name=f"capture {name}", daemon=True)
 
     def start(self) -> None:
@@ -198,6 +199,7 @@ class Capture:
             source.close()
 
     def _lose(self, error: Exception) -> None:
+        self.failure = error
         reason = one_line(str(error) if isinstance(error, DskdError) else f"{type(error).__name__}: {error}")
         self._enter("lost", reason)
         self._give_up_parts(f"camera lost: {reason}")
@@ -260,3 +262,24 @@ class Capture:
                 self._reconnects += (self._state, state) == ("lost", "running")
             self._state, self._detail = state, detail
         self._on_event(state, detail)
+
+
+def newest_frames(source: Source) -> Generator[Frame | Dropped, None, None]:
+    """Opens a camera, gives its newest frame again and again, and closes it. Raises what it was lost by.
+
+    For a program with one camera and a person beside it; a station opens a lost camera anew.
+    """
+    capture = Capture(source.uri, lambda: source, health=FrameHealth())
+    capture.start()
+    try:
+        while True:
+            ended, failure = capture.status().state == "ended", capture.failure
+            captured = capture.take(_POLL)
+            if captured is not None:
+                yield captured
+            elif failure is not None:
+                raise failure
+            elif ended:
+                return
+    finally:
+        capture.stop()

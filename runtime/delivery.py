@@ -151,7 +151,7 @@ class Delivery:
                 self._failed(error, delay)
                 self._stopping.wait(delay)
         self._keep(now=True)
-        self._enter("warning", "stopped")
+        self._enter(self._health, "stopped")
 
     def _connection(self) -> None:
         """Delivers until something fails or ``stop`` is called."""

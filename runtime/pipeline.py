@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 
+from runtime.capture import newest_frames
 from runtime.errors import DskdError
+from runtime.frame_queue import REPLACED
 from runtime.inspector import Inspector
 from runtime.result import Dropped, Frame, Inspection, Verdict
 from runtime.sinks import Sink
@@ -19,6 +21,7 @@ class Tally:
     def __init__(self) -> None:
         self.verdicts: Counter[Verdict] = Counter()
         self.dropped = 0
+        self.replaced = 0  # of ``dropped``: a live camera's frames that a newer one overtook
 
     @property
     def inspected(self) -> int:
@@ -40,15 +43,17 @@ def run(
     source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tally
 ) -> Iterator[tuple[Frame, Inspection] | Dropped]:
     """Inspects every frame; yields each result once all sinks have it, so what was reported is stored."""
+    captured_frames = newest_frames(source) if source.live else frames(source)
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(closing(sink))
-        for captured in stack.enter_context(closing(frames(source))):
+        for captured in stack.enter_context(closing(captured_frames)):
             result = captured if isinstance(captured, Dropped) else _inspect(inspector, captured)
             if isinstance(result, Dropped):
                 for sink in sinks:
                     sink.drop(result)
                 tally.dropped += 1
+                tally.replaced += result.reason == REPLACED
                 yield result
             else:
                 frame, inspection = result

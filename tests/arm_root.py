@@ -1,6 +1,6 @@
-"""A bare aarch64 Debian below a folder, run under emulation in name spaces of its own: the host is not changed.
+"""A bare Debian below a folder, run in name spaces of its own: aarch64 under emulation, amd64 natively.
 
-Packages come from Debian's mirror by a private apt; nothing is installed on the host but qemu-user-static.
+Packages come from Debian's mirror by a private apt; the host is not changed, and needs no more than qemu-user-static.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ REGISTER = (
 )
 ENTER = f"""
 read -r mapped
-mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc
-printf '%s' '{REGISTER}' > /proc/sys/fs/binfmt_misc/register
+if [ -e {QEMU} ] && mount -t binfmt_misc binfmt_misc /proc/sys/fs/binfmt_misc; then
+    printf '%s' '{REGISTER}' > /proc/sys/fs/binfmt_misc/register
+fi
 mount --rbind /proc "$1/proc" && mount --rbind /dev "$1/dev"
 root=$1; shift
 exec chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root LC_ALL=C "$@"
@@ -36,12 +37,12 @@ exec chroot "$root" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbi
 _MERGED = ("bin", "sbin", "lib")
 
 
-def make_root(folder: Path) -> Path:
+def make_root(folder: Path, architecture: str = "arm64") -> Path:
     """Downloads and unpacks; skips the test where qemu, apt or the mirror are missing."""
-    if not Path(QEMU).exists():
+    if architecture == "arm64" and not Path(QEMU).exists():
         pytest.skip("qemu-user-static is not installed: nothing ran on aarch64")
     if shutil.which("apt-get") is None:
-        pytest.skip("no apt here to fetch Debian's aarch64 packages")
+        pytest.skip("no apt here to fetch Debian's packages")
     root, apt = folder / "root", folder / "apt"
     for name in ("state/lists/partial", "cache/archives/partial", "debs"):
         (apt / name).mkdir(parents=True)
@@ -50,7 +51,7 @@ def make_root(folder: Path) -> Path:
         f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_mirror()} bookworm main\n"
     )
     options = {
-        "APT::Architecture": "arm64", "APT::Architectures": "arm64", "Dir::State": apt / "state",
+        "APT::Architecture": architecture, "APT::Architectures": architecture, "Dir::State": apt / "state",
         "Dir::State::status": apt / "state/status", "Dir::Cache": apt / "cache",
         "Dir::Etc::sourcelist": apt / "sources.list", "Dir::Etc::sourceparts": "-", "Dir::Etc::preferencesparts": "-",
         "APT::Sandbox::User": "root",
@@ -59,7 +60,7 @@ def make_root(folder: Path) -> Path:
     for call in (["update"], ["download", *PACKAGES]):
         done = subprocess.run([*words, *call], cwd=apt / "debs", capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"Debian's aarch64 packages cannot be fetched: {done.stderr.strip()[-200:]}")
+            pytest.skip(f"Debian's packages cannot be fetched: {done.stderr.strip()[-200:]}")
     root.mkdir()
     for package in sorted((apt / "debs").glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", package, root], check=True)
@@ -101,6 +102,13 @@ def _fill(root: Path) -> None:
     (root / "usr/bin/python3").symlink_to("python3.11")
     cpu = root / "sys/devices/system/cpu"
     cpu.mkdir(parents=True)
+    for name in (
+        "opt",
+        "etc/systemd/system",
+        "etc/logrotate.d",
+        "usr/local/bin",
+    ):  # base-files', systemd's, logrotate's
+        (root / name).mkdir(parents=True, exist_ok=True)
     for name in ("possible", "present"):  # onnxruntime's cpuinfo reads them
         (cpu / name).write_text("0\n")
 

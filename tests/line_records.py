@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.result import Answer, Dropped, Inspection, Region, Verdict
+import numpy as np
+
+from runtime.result import Answer, Dropped, Frame, Inspection, Region, Verdict
 
 
 def inspection(
@@ -41,3 +43,8 @@ def answer(number: int, found: Inspection | None = None) -> Answer:
     return Answer(
         "top", f"p{number}", verdict, "" if found else "no verdict before the deadline", moment, moment + 0.1, found
     )
+
+
+def frame_of(found: Inspection, side: int = 32) -> Frame:
+    picture = np.random.default_rng(0).integers(0, 255, (side, side, 3), np.uint8)
+    return Frame(found.source, found.frame, found.captured, picture)

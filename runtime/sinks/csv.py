@@ -77,7 +77,8 @@ class CsvTarget:
             raise self._cannot(error) from error
         for record in records:
             done(record)
-        self._last = split_key(records[-1].key)
+        if not self._has(records[-1]):  # after a crash the file may be ahead of the cursor
+            self._last = split_key(records[-1].key)
 
     def check(self) -> None:
         """Raises where the file is no longer the one at its path: somebody took it away, and a new one is begun."""

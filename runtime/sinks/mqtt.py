@@ -29,6 +29,7 @@ CONNECT_PATIENCE = 5.0  # seconds
 LARGEST_PACKET = 65_536  # bytes that the broker may send us: commands are small
 FAREWELL = 1.0  # seconds for the broker to take the last status
 _REFUSED_FOR_GOOD = {0x90, 0x95, 0x99}  # topic name invalid, packet too large, payload format invalid
+_UNSPECIFIED = 0x80  # also what paho says where the connection just ended
 _HOPELESS = {0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x9D}  # version, client id, password, rights, ban, method, moved
 
 
@@ -87,6 +88,7 @@ class MqttTarget:
         self._name = config.client_id or f"dskd-{identity}"
         self._client: Any = None
         self._stopping = False
+        self._window = ON_THE_WAY  # or fewer, where the broker says so
         self._changed = threading.Condition()  # guards what paho's thread tells
         self._connected: Any = None  # the broker's answer to our connecting, None before it
         self._lost = ""
@@ -127,11 +129,11 @@ class MqttTarget:
         return record.verdict is None or record.verdict in self._config.on
 
     def deliver(self, records: Sequence[Record], done: Done) -> None:
-        """Publishes up to ``ON_THE_WAY`` records at once and waits for their acknowledgements in order."""
-        for start in range(0, len(records), ON_THE_WAY):
+        """Publishes as many records at once as the broker takes, and waits for their acknowledgements in order."""
+        for start in range(0, len(records), self._window):
             with self._changed:
                 self._acknowledged.clear()  # replies to commands, which nobody waits for
-            sent = [(record, self._send(record)) for record in records[start : start + ON_THE_WAY]]
+            sent = [(record, self._send(record)) for record in records[start : start + self._window]]
             for record, message in sent:
                 code = self._await(message, self._config.acknowledge_s)
                 if not code.is_failure:
@@ -210,16 +212,16 @@ class MqttTarget:
 
     # -------------------------------------------------------------------------------------------- from paho's thread
 
-    def _on_connect(self, client: Any, _userdata: Any, _flags: Any, code: Any, properties: Any) -> None:
+    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: Any, properties: Any) -> None:
         most = getattr(properties, "ReceiveMaximum", ON_THE_WAY) or ON_THE_WAY
-        client.max_inflight_messages_set(min(ON_THE_WAY, most))
         with self._changed:
+            self._window = min(ON_THE_WAY, most)
             self._connected = code
             self._changed.notify_all()
 
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, code: Any, _properties: Any) -> None:
         with self._changed:
-            self._lost = str(code)
+            self._lost = "the broker went away" if code.value == _UNSPECIFIED else str(code)
             self._changed.notify_all()
 
     def _on_publish(self, _client: Any, _userdata: Any, message: int, code: Any, _properties: Any) -> None:

@@ -132,15 +132,16 @@ class WebhookTarget:
 
     def _exchange(self, record: Record, body: bytes) -> tuple[int, str]:
         connection = self._connected()
-        watch = threading.Timer(
-            self._config.timeout_s, self._cut
-        )  # bounds the whole, a socket's timeout each wait only
+        self._late = False
+        watch = threading.Timer(self._config.timeout_s, self._give_up)  # of the whole; a socket's timeout is per wait
         watch.name, watch.daemon = "webhook deadline", True
         watch.start()
         try:
             connection.request("POST", self._path, body, self._signed(record, body))
             answer = connection.getresponse()
             text = answer.read(LARGEST_ANSWER + 1)
+            if self._late:  # an answer that was cut looks whole to http.client
+                raise TimeoutError
             if len(text) > LARGEST_ANSWER or answer.will_close:
                 self.close()
             said = text[:200].decode(errors="replace")

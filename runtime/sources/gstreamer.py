@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import CallError, MissingPart, one_line
+from runtime.errors import CallError, DskdError, MissingPart, one_line
 from runtime.preprocess import Image
 from runtime.result import Frame
 from runtime.sources.base import SourceEnded, SourceLost
@@ -61,7 +61,8 @@ class GStreamerSource:
         self.close()
         self._gst = gst = gstreamer()
         try:
-            self._pipeline = gst.parse_launch(self._write())
+            # Without this flag a text with a fault gives a half-built pipeline beside the error, and nobody frees it.
+            self._pipeline = gst.parse_launch_full(self._write(), None, gst.ParseFlags.FATAL_ERRORS)
         except typelib("GLib", "2.0", PACKAGES).Error as error:
             raise self._unbuilt(error) from None
         try:
@@ -82,6 +83,8 @@ class GStreamerSource:
         sample = self._sink.emit("try-pull-sample", int(timeout * self._gst.SECOND))
         if sample is None:
             self._look_at_bus()
+            if self._sink.get_property("eos"):  # the sink knows a moment before the bus
+                raise self._ended()
             return None
         buffer = sample.get_buffer()
         now, age = time.time(), self._age(buffer)
@@ -105,10 +108,7 @@ class GStreamerSource:
         self._pipeline.set_state(state)
         reached = self._pipeline.get_state(int(_START * gst.SECOND))[0]
         if reached == gst.StateChangeReturn.FAILURE:
-            try:
-                self._look_at_bus()
-            except SourceLost as error:
-                raise MissingPart(str(error)) from None
+            self._look_at_bus()
             raise MissingPart(f"source {self.uri}: the pipeline does not start; check the device")
         if state == gst.State.PAUSED:
             self.live = not self._finite or reached != gst.StateChangeReturn.SUCCESS
@@ -136,7 +136,7 @@ class GStreamerSource:
         width, height = format_.get_value("width"), format_.get_value("height")
         data = np.frombuffer(buffer.extract_dup(0, buffer.get_size()), np.uint8)
         if format_.get_value("format") != "BGR" or not height or data.size % height or data.size < 3 * width * height:
-            raise SourceLost(f"source {self.uri}: gives {one_line(format_.to_string())[:120]} instead of BGR pictures")
+            raise CallError(f"source {self.uri}: gives {one_line(format_.to_string())[:120]} instead of BGR pictures")
         return data.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)  # rows are padded to 4 bytes
 
     def _look_at_bus(self) -> None:
@@ -146,16 +146,20 @@ class GStreamerSource:
         if message is None:
             return
         if message.type == gst.MessageType.EOS:
-            if self._finite:
-                raise SourceEnded(f"source {self.uri}: the pipeline has ended")
-            raise SourceLost(f"source {self.uri}: the camera closed the stream after {self._number} frames")
+            raise self._ended()
         error, _ = message.parse_error()
         said = f"{message.src.get_name()}: {without_password(error.message)}"
         if error.matches(gst.core_error_quark(), gst.CoreError.MISSING_PLUGIN):
             raise MissingPart(f"source {self.uri}: {said} apt install {PACKAGES}")
-        raise SourceLost(f"source {self.uri}: {said} Check address, login, cable and whether another program has it")
+        kind = SourceLost if self._number else MissingPart  # what never delivered is not there
+        raise kind(f"source {self.uri}: {said} Check address, login, cable and whether another program has it")
 
-    def _unbuilt(self, error: Any) -> Exception:
+    def _ended(self) -> DskdError:
+        if self._finite:
+            return SourceEnded(f"source {self.uri}: the pipeline has ended")
+        return SourceLost(f"source {self.uri}: the camera closed the stream after {self._number} frames")
+
+    def _unbuilt(self, error: Any) -> DskdError:
         text = without_password(error.message)
         if error.matches(self._gst.parse_error_quark(), self._gst.ParseError.NO_SUCH_ELEMENT):
             hint = "only a Jetson has it" if '"nv' in text else f"apt install {PACKAGES}"

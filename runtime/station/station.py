@@ -13,14 +13,17 @@ from runtime.atomic import sole_writer
 from runtime.backends import open_backend
 from runtime.bundle import load_bundle
 from runtime.errors import CallError, DskdError, one_line
-from runtime.fields import reveal
+from runtime.fields import reveal, split_address
+from runtime.metrics import CameraNumbers, Metrics, Snapshot
+from runtime.metrics_listener import MetricsListener
 from runtime.preprocess import Image
-from runtime.result import Answer, Frame, Inspection
+from runtime.result import Answer, Dropped, Frame, Inspection
 from runtime.sources import Trigger, open_source
 from runtime.station.batching import InspectionThread
 from runtime.station.camera import StationCamera
 from runtime.station.config import GpioOutput, ModbusOutput, StationConfig
 from runtime.station.control import Health, Live, PartStatus, StationStatus
+from runtime.station.drift_watches import DriftWatches
 from runtime.station.outputs.base import Output
 from runtime.station.outputs.gpio import GpioPulses
 from runtime.station.outputs.handshake import Handshake
@@ -68,6 +71,9 @@ class Station:
         self.cameras: dict[str, StationCamera] = {}
         self.outputs: list[Output] = []
         self.sinks: StationSinks | None = None
+        self.drift = DriftWatches(self.store)
+        self._metrics: Metrics | None = None
+        self._listener: MetricsListener | None = None
         self._triggers: list[EdgeTrigger] = []
         self._keeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
 
@@ -82,6 +88,9 @@ class Station:
                 self.outputs.append(self._open_output(name, output))
             for camera in self.cameras.values():
                 camera.tell = any(output.hears(camera.name) for output in self.outputs)
+            if self.config.metrics is not None:
+                self._metrics = Metrics(list(self.cameras), self._numbers)
+                self._listener = self._metrics.listen(*split_address(self.config.metrics.listen))
             self.sinks.start()
             for camera in self.cameras.values():
                 camera.capture.start()
@@ -118,6 +127,8 @@ class Station:
             output.close()
         if self.sinks is not None:
             self.sinks.stop()
+        if self._listener is not None:
+            self._listener.stop()
         if self._keeper.ident is not None:
             self._keeper.join()
         self.store.close()
@@ -131,7 +142,7 @@ class Station:
         cameras = tuple(camera.status() for camera in self.cameras.values())
         sinks = [] if self.sinks is None else [part_status(sink) for sink in self.sinks.statuses()]
         lines = [*(output.status() for output in self.outputs), *(trigger.status() for trigger in self._triggers)]
-        parts = (self._store_status(), self._disk_status(), *lines, *sinks)
+        parts = (self._store_status(), self._disk_status(), *lines, *sinks, *self.drift.statuses())
         worst = [camera.status.health for camera in cameras] + [part.health for part in parts]
         health: Health = "fault" if "fault" in worst else "warning" if "warning" in worst else "ok"
         return StationStatus(
@@ -244,6 +255,7 @@ class Station:
                 self.store.prune(limits.max_count, before)
             except DskdError as error:
                 log.warning("old records stay: %s", one_line(str(error)))
+            self.drift.refresh()
 
     def _load(self, name: str) -> tuple[Recipe, InspectionThread]:
         """A recipe and the thread that runs its bundle, started where no camera uses it yet."""
@@ -283,11 +295,31 @@ class Station:
                 for output in self.outputs:
                     if output.hears(record.camera):
                         output.answer(record)
-            elif isinstance(record, Inspection) and entry.frame is not None:
-                camera = self.cameras[record.source]
-                camera.show(entry.frame, record)
-                if self.sinks is not None:
-                    self.sinks.offer(entry.frame, record, camera.recipe.bundle.manifest.input.crop)
+        for entry in entries:  # the line first, then those who only look
+            record = entry.record
+            if isinstance(record, Inspection) and entry.frame is not None:
+                self._look_at(record, entry.frame)
+            elif isinstance(record, Dropped) and self._metrics is not None:
+                self._metrics.dropped(record)
+
+    def _look_at(self, inspection: Inspection, frame: Frame) -> None:
+        camera = self.cameras[inspection.source]
+        camera.show(frame, inspection)
+        if self.sinks is not None:
+            self.sinks.offer(frame, inspection, camera.recipe.bundle.manifest.input.crop)
+        if self._metrics is not None:
+            self._metrics.inspected(inspection, time.time() - inspection.captured)
+        self.drift.feed(inspection, camera.recipe.settings.review)
+
+    def _numbers(self) -> Snapshot:
+        """For Prometheus, at each scrape."""
+        states = [camera.status() for camera in self.cameras.values()]
+        cameras = {
+            state.status.name: CameraNumbers(state.ready, state.waiting, state.missed_triggers, state.reconnects)
+            for state in states
+        }
+        sinks = [] if self.sinks is None else self.sinks.statuses()
+        return Snapshot(cameras, sinks, self.recorder.spooled, shutil.disk_usage(self.config.data).free)
 
     def _audit(self, who: str, action: str, detail: str) -> None:
         log.info("%s: %s by %s", action, detail, one_line(who))

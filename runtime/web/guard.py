@@ -76,7 +76,7 @@ class Guard:
         if self._names is not None and _name_of(host) not in self._names:
             raise _Refused(421, "this page answers to localhost and to the address it listens on")
         origin = headers.get("origin")
-        if scope["method"] not in ("GET", "HEAD") and origin is not None and urlsplit(origin).netloc != host:
+        if scope["method"] not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
             raise _Refused(403, "the request comes from another site's page")
 
 

@@ -61,7 +61,8 @@ class WebServer:
             self._socket.close()
             raise
         config = uvicorn.Config(
-            app, http=WatchedConnection, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
+            app, http=WatchedConnection, ws="none", lifespan="off", loop="asyncio", log_config=None, log_level="error",
+            access_log=False,
             server_header=False, proxy_headers=False, timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=2, h11_max_incomplete_event_size=LONGEST_HEAD,
         )  # fmt: skip
@@ -100,7 +101,7 @@ class WebServer:
 def _split(listen: str) -> tuple[str, int]:
     """An IP address and a port. Names are not taken: what they mean may change."""
     host, _, port = listen.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     try:
         ipaddress.ip_address(host)
         number = int(port)

@@ -44,7 +44,7 @@ class PictureStation:
         self.dropped: Counter[str] = Counter()
         self.lost: dict[str, str] = {}  # camera to sentence
         self.sinks: dict[str, tuple[Health, str]] = {"archive": ("ok", "keeps rejects and 1 in 100 passes")}
-        self.stuck = threading.Event()
+        self.stuck, self.released = threading.Event(), threading.Event()
         self._stop, self._lock = threading.Event(), threading.RLock()
         self._thread: threading.Thread | None = None
 
@@ -62,7 +62,7 @@ class PictureStation:
 
     def close(self) -> None:
         self._stop.set()
-        self.stuck.set()
+        self.released.set()
         if self._thread is not None:
             self._thread.join()
         self.pictures.stop()
@@ -93,8 +93,8 @@ class PictureStation:
             self.dropped[camera] += 1
 
     def status(self) -> StationStatus:
-        if self.stuck.is_set() and not self._stop.is_set():
-            self._stop.wait(60)
+        if self.stuck.is_set():
+            self.released.wait(60)
         now = time.time()
         cameras = tuple(self._camera(name) for name in self.inspectors)
         parts = tuple(

@@ -86,7 +86,7 @@ function showPictureState(page, camera, look, live) {
   let caption = "No picture yet";
   if (mine) {
     const age = ago(Math.max(0, page.state.now - live.found.captured) + page.age());
-    const part = live.found.part ? `part ${live.found.part} · ` : "";
+    const part = `${live.found.part ? `part ${live.found.part}` : live.found.frame} · `;
     caption = `${camera.name} · ${part}${clock(live.found.captured)}`;
     if (look.missed) caption = `The part before: ${caption}`;
     else if (look.look !== "live") caption = `Old picture, ${age}: ${caption}`;
@@ -99,8 +99,7 @@ function showFacts(camera, look) {
   gauge(byId("gauge"), { score: found?.score ?? null, review: camera.review, reject: camera.reject, kind: found?.verdict });
   const rows = [
     ["Score", score(found?.score)],
-    ["Reject over", score(camera.reject)],
-    ["Part", (found ?? look).part ?? "–"],
+    ["Part", (found ?? look).part ?? found?.frame ?? "–"],
     ["Time", (found ?? look).captured ? moment((found ?? look).captured) : "–"],
     ["Recipe", camera.recipe],
   ];

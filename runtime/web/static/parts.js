@@ -16,7 +16,7 @@ export function tile(row) {
     h("span", { class: "tile-picture" }, image, h("span", { class: "tile-badge" }, shape(row.verdict), row.verdict)),
     h("span", { class: "tile-text" },
       h("strong", {}, score(row.score)), h("span", {}, moment(row.captured)),
-      h("span", { class: "tile-part" }, row.label ? (LABELS[row.label] ?? row.label) : (row.part ?? ""))));
+      h("span", { class: "tile-part" }, row.label ? (LABELS[row.label] ?? row.label) : (row.part ?? row.frame))));
 }
 
 export function startParts(page) {

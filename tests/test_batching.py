@@ -1,0 +1,199 @@
+"""One inspection thread: fair to its cameras, each by its own settings, and a backend that may fail."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from station_files import wait_for
+from tiny_bundle import tiny_bundle
+
+from runtime.backends import Backend, Output, open_backend
+from runtime.bundle import Bundle
+from runtime.decision import Settings
+from runtime.errors import DskdError
+from runtime.preprocess import Image
+from runtime.result import Dropped, Frame, Inspection, Verdict
+from runtime.station.batching import FAILURES, InspectionThread
+
+
+class Feed:
+    """A camera with frames ready."""
+
+    def __init__(self, name: str, settings: Settings, order: list[str] | None = None) -> None:
+        self.name, self.settings = name, settings
+        self.order = [] if order is None else order
+        self.frames: deque[Frame] = deque()
+        self.results: list[Inspection | Dropped] = []
+
+    def add(self, number: int) -> None:
+        for _ in range(number):
+            picture = np.random.default_rng(0).integers(90, 160, (40, 40, 3), dtype=np.uint8)
+            self.frames.append(Frame(self.name, str(len(self.results) + len(self.frames)), time.time(), picture))
+
+    def take(self) -> tuple[Frame, Settings] | None:
+        return (self.frames.popleft(), self.settings) if self.frames else None
+
+    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
+        self.results.append(result)
+        self.order.append(self.name)
+
+
+class Flaky:
+    """A real backend with a switch."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.real: Backend = open_backend(bundle, threads=1)
+        self.name, self.graph = self.real.name, self.real.graph
+        self.broken: Exception | None = None
+        self.batches: list[int] = []
+        self.closed = False
+
+    def infer(self, batch: Image) -> Output:
+        if self.broken is not None:
+            raise self.broken
+        self.batches.append(len(batch))
+        return self.real.infer(batch)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny")
+
+
+class Bench:
+    def __init__(self, bundle: Bundle, budget: float = 0.0) -> None:
+        self.bundle, self.opened = bundle, list[Flaky]()
+        self.cannot_open: Exception | None = None
+        self.thread = InspectionThread(bundle, self.open, budget, keep_maps=False)
+
+    def open(self) -> Backend:
+        if self.cannot_open is not None:
+            raise self.cannot_open
+        self.opened.append(Flaky(self.bundle))
+        return self.opened[-1]
+
+
+@pytest.fixture
+def bench(small: Bundle) -> Iterator[Bench]:
+    made = Bench(small)
+    yield made
+    made.thread.stop()
+
+
+def test_cameras_take_turns_and_each_has_its_own_thresholds(bench: Bench) -> None:
+    order: list[str] = []
+    lax, strict = Feed("lax", Settings(9, 9), order), Feed("strict", Settings(0, 0), order)
+    lax.add(200)
+    strict.add(8)
+    bench.thread.attach(lax)
+    bench.thread.attach(strict)
+    bench.thread.start()
+    wait_for(lambda: len(lax.results) == 200)
+    assert order[:16].count("strict") == 8  # turns, though the other one has a queue
+    assert Counter(r.verdict for r in lax.results if isinstance(r, Inspection)) == {Verdict.PASS: 200}
+    assert Counter(r.verdict for r in strict.results if isinstance(r, Inspection)) == {Verdict.REJECT: 8}
+    assert max(bench.opened[0].batches) == bench.bundle.manifest.max_batch
+    assert [r.frame for r in lax.results if isinstance(r, Inspection)] == [str(k) for k in range(200)]
+
+
+def test_a_batch_is_judged_like_its_frames_alone(bench: Bench) -> None:
+    feed = Feed("top", Settings(0.1, 0.2))
+    bench.thread.attach(feed)
+    bench.thread.start()
+    feed.add(1)
+    bench.thread.wake()
+    wait_for(lambda: len(feed.results) == 1)
+    feed.add(7)
+    bench.thread.wake()
+    wait_for(lambda: len(feed.results) == 8)
+    assert len({(r.score, r.verdict, r.regions) for r in feed.results if isinstance(r, Inspection)}) == 1
+
+
+def test_frames_of_a_failing_backend_are_dropped_and_it_is_opened_again(bench: Bench) -> None:
+    feed = Feed("top", Settings(9, 9))
+    bench.thread.attach(feed)
+    bench.thread.start()
+    bench.opened[0].broken = RuntimeError("CUDA error: device lost")
+    for number in range(FAILURES):
+        feed.add(1)
+        bench.thread.wake()
+        wait_for(lambda number=number: len(feed.results) == number + 1)  # type: ignore[misc]
+    assert all(isinstance(r, Dropped) and "CUDA error: device lost" in r.reason for r in feed.results)
+    wait_for(lambda: len(bench.opened) == 2)
+    assert bench.opened[0].closed
+    feed.add(1)
+    bench.thread.wake()
+    wait_for(lambda: len(feed.results) == FAILURES + 1)
+    assert isinstance(feed.results[-1], Inspection)
+    assert not bench.thread.fault
+
+
+def test_a_backend_that_cannot_be_opened_is_tried_again_with_pauses(bench: Bench) -> None:
+    feed = Feed("top", Settings(9, 9))
+    bench.thread.attach(feed)
+    bench.thread.start()
+    bench.cannot_open = DskdError("no GPU")
+    bench.opened[0].broken = RuntimeError("gone")
+    feed.add(FAILURES * bench.bundle.manifest.max_batch)
+    bench.thread.wake()
+    wait_for(lambda: not bench.thread.ready)
+    feed.add(1)
+    bench.thread.wake()
+    wait_for(lambda: not feed.frames)
+    assert "no GPU" in bench.thread.fault
+    bench.cannot_open = None
+    wait_for(lambda: bench.thread.ready)
+    feed.add(1)
+    bench.thread.wake()
+    wait_for(lambda: isinstance(feed.results[-1], Inspection))
+
+
+def test_a_backend_whose_answers_are_wrong_is_refused_at_the_start(tmp_path: Path) -> None:
+    bench = Bench(tiny_bundle(tmp_path / "tiny", golden_error=1.0))
+    with pytest.raises(DskdError, match="golden frames"):
+        bench.thread.start()
+    bench.thread.stop()
+
+
+def test_a_blank_frame_costs_only_itself(bench: Bench) -> None:
+    feed = Feed("top", Settings(9, 9))
+    feed.add(3)
+    feed.frames[1] = Frame("top", "1", time.time(), np.full((40, 40, 3), 77, np.uint8))
+    bench.thread.attach(feed)
+    bench.thread.start()
+    wait_for(lambda: len(feed.results) == 3)
+    kinds = [type(result) for result in feed.results]
+    assert kinds == [Inspection, Dropped, Inspection]
+
+
+def test_somebody_else_may_ask_between_two_batches(bench: Bench) -> None:
+    bench.thread.start()
+    picture = np.random.default_rng(0).integers(90, 160, (40, 40, 3), dtype=np.uint8)
+    found = bench.thread.judge(Frame("x", "x", time.time(), picture), Settings(0, 0))
+    assert found.verdict is Verdict.REJECT
+    with pytest.raises(DskdError, match="blank"):
+        bench.thread.judge(Frame("x", "x", time.time(), picture * 0), Settings(0, 0))
+    bench.thread.stop()
+    with pytest.raises(DskdError, match="stops"):
+        bench.thread.judge(Frame("x", "x", time.time(), picture), Settings(0, 0))
+
+
+def test_detached_means_no_frame_is_under_way(bench: Bench) -> None:
+    feed = Feed("top", Settings(9, 9))
+    bench.thread.attach(feed)
+    bench.thread.start()
+    feed.add(50)
+    bench.thread.wake()
+    bench.thread.detach(feed)
+    judged = len(feed.results)
+    time.sleep(0.1)
+    assert len(feed.results) == judged
+    assert judged + len(feed.frames) == 50

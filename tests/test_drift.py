@@ -1,0 +1,109 @@
+"""Drift: the exact test against SciPy's, its stated false alarms by simulation, and what it finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from line_records import inspection
+from scipy.stats import ks_2samp
+
+from runtime.drift import YEAR, Drift, DriftWatch, first_passes, ks_distance, ks_probability
+from runtime.store import Store
+
+HOUR = 3600.0
+
+
+@settings(max_examples=80)
+@given(
+    a=st.lists(st.floats(-5, 5), min_size=1, max_size=40, unique=True),
+    b=st.lists(st.floats(-5, 5), min_size=1, max_size=60, unique=True),
+)
+def test_the_test_is_scipys_exact_one(a: list[float], b: list[float]) -> None:
+    first, second = np.sort(a), np.sort(b)
+    known = ks_2samp(first, second, method="exact")
+    distance = ks_distance(first, second)
+    assert distance == pytest.approx(known.statistic, abs=1e-12)
+    assert ks_probability(distance, len(a), len(b)) == pytest.approx(known.pvalue, abs=1e-9)
+
+
+def test_small_probabilities_are_right_too() -> None:
+    rng = np.random.default_rng(3)
+    a, b = np.sort(rng.normal(size=60)), np.sort(rng.normal(1.2, 1, size=200))
+    known = ks_2samp(a, b, method="exact").pvalue
+    assert 1e-15 < known < 1e-9
+    assert ks_probability(ks_distance(a, b), 60, 200) == pytest.approx(known, abs=1e-12)
+
+
+def watch(reference: np.ndarray, **options: float) -> DriftWatch:
+    return DriftWatch(list(reference), "held-out good images", now=0.0, **options)  # type: ignore[arg-type]
+
+
+def run(watched: DriftWatch, scores: np.ndarray, step: float, review: float = 1e9, start: float = 0.0) -> list[Drift]:
+    found = [watched.feed(score, review, start + (k + 1) * step) for k, score in enumerate(scores) if score <= review]
+    return [one for one in found if one is not None]
+
+
+def test_false_alarms_are_as_rare_as_stated() -> None:
+    """Forty stations that each check twenty times, at a level of 1 in 20 per check: one alarm per station on average."""
+    size, alarms, stations = 25, 0, 40
+    rng = np.random.default_rng(size)
+    for _ in range(stations):
+        watched = watch(rng.gamma(4, size=size), block=40, per_year=YEAR / HOUR / 20)
+        checks = run(watched, rng.gamma(4, size=20 * 40), HOUR / 40)
+        assert len(checks) == 20
+        assert checks[0].level == pytest.approx(1 / 20)
+        alarms += sum(check.drifted for check in checks)
+    assert alarms / stations <= 1.0 + 3 * np.sqrt(20 / stations)  # alarms of one station share its reference
+
+
+@pytest.mark.parametrize(("shift", "review"), [(0.8, 1e9), (-0.8, 1e9), (0.8, 2.5)])
+def test_drift_is_found_within_hours_at_one_false_alarm_a_year(shift: float, review: float) -> None:
+    rng = np.random.default_rng(1)
+    watched = watch(rng.normal(1, 1, size=100))
+    before = run(watched, rng.normal(1, 1, size=5000), HOUR / 1000, review)
+    assert len(before) >= 4
+    assert not any(check.drifted for check in before)
+    after = run(watched, rng.normal(1 + shift, 1, size=5000), HOUR / 1000, review, start=5 * HOUR)
+    assert after[-1].drifted
+    assert "drift: passes score" in after[-1].sentence
+    assert ("higher" if shift > 0 else "lower") in after[-1].sentence
+    assert "held-out good images" in after[-1].sentence
+
+
+def test_passes_cut_at_the_review_threshold_are_no_drift() -> None:
+    """Half of all parts are over it: without the same cut of the reference that would look like drift."""
+    rng = np.random.default_rng(2)
+    watched = watch(rng.normal(0, 1, size=400), per_year=100)
+    checks = run(watched, rng.normal(0, 1, size=10_000), HOUR / 1000, review=0.0)
+    assert len(checks) > 5
+    assert not any(check.drifted for check in checks)
+
+
+def test_a_level_follows_the_time_and_is_bounded_after_a_standstill() -> None:
+    watched = watch(np.arange(50.0))
+    assert run(watched, np.arange(200.0), 1.0) == []  # a block, but no hour yet
+    (check,) = run(watched, np.array([1.0]), 1.0, start=100 * 86400.0)
+    assert check.level == pytest.approx(86400 / YEAR)
+
+
+def test_too_few_reference_scores_say_so() -> None:
+    (check,) = run(watch(np.arange(10.0)), np.arange(200.0) + 100, HOUR / 199)
+    assert not check.drifted
+    assert "too few" in check.sentence
+
+
+def test_the_first_passes_are_kept_when_records_go(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.db")
+    store.add([inspection(k, bundle="old") for k in range(5)])
+    store.add([inspection(k) for k in range(5, 40)])
+    assert first_passes(store, "top", "b1", "onnxruntime-cpu", 50) is None
+    first = first_passes(store, "top", "b1", "onnxruntime-cpu", 30)
+    assert first == [k / 100 for k in range(5, 35)]
+    store.prune(keep=0)
+    store.add([inspection(k) for k in range(100, 200)])
+    assert first_passes(store, "top", "b1", "onnxruntime-cpu", 30) == first
+    store.close()

@@ -1,0 +1,136 @@
+"""The files that an installation is made of, judged by the tools that know them; no installation is made here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from jetson.wheels import EXTRAS, TARGETS, pip_words, platforms
+from runtime.station import __name__ as station
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomli")
+
+JETSON = ROOT / "jetson"
+UNITS = sorted(path.name for path in (JETSON / "systemd").glob("dskd-*"))
+MOST_EXPOSED = {"dskd-station.service": 2.5, "dskd-agent.service": 2.5, "dskd-switch.service": 2.0}  # of 10
+
+
+def tool(name: str) -> str:
+    found = shutil.which(name) or shutil.which(name, path=str(Path(sys.executable).parent))
+    if found is None:
+        pytest.skip(f"{name} is not installed")
+    return found
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_shellcheck_finds_nothing_in_the_installer() -> None:
+    done = run(tool("shellcheck"), JETSON / "install.sh")
+    assert done.returncode == 0, done.stdout
+
+
+def test_hadolint_finds_nothing_in_the_container() -> None:
+    done = run(tool("hadolint"), JETSON / "Dockerfile")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_compose_gives_no_rights_and_bounds_its_logs() -> None:
+    service = yaml.safe_load((JETSON / "compose.yaml").read_text())["services"]["station"]
+    assert service["user"] == re.search(r"USER (\d+)", (JETSON / "Dockerfile").read_text())[1]  # type: ignore[index]
+    assert service["user"] != "0"
+    assert (service["cap_drop"], service["read_only"]) == (["ALL"], True)
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
+    """As it stands, but for the Python of the installation, which is not here."""
+    for name in UNITS:
+        text = (JETSON / "systemd" / name).read_text().replace("/opt/dskd/venv/bin/python", "/bin/true")
+        (tmp_path / name).write_text(text)
+    done = run(tool("systemd-analyze"), "verify", "--man=no", "--recursive-errors=no", tmp_path / unit)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", MOST_EXPOSED)
+def test_the_unit_is_hardened(unit: str) -> None:
+    done = run(tool("systemd-analyze"), "security", "--offline=yes", "--no-pager", JETSON / "systemd" / unit)
+    score = re.search(r"exposure level for \S+: ([\d.]+)", done.stdout)
+    assert score, done.stderr
+    assert float(score[1]) <= MOST_EXPOSED[unit]
+
+
+def test_the_station_is_watched_and_never_given_up() -> None:
+    text = (JETSON / "systemd/dskd-station.service").read_text()
+    for line in ("Type=notify", "WatchdogSec=30", "Restart=always", "StartLimitIntervalSec=0", "User=dskd"):
+        assert f"\n{line}\n" in text
+    assert station == "runtime.station"
+
+
+def test_logs_are_rotated(tmp_path: Path) -> None:
+    """The real logrotate, forced, on a folder of ours."""
+    rotate = shutil.which("logrotate") or shutil.which("logrotate", path="/usr/sbin")
+    if rotate is None:
+        pytest.skip("logrotate is not installed")
+    logs = tmp_path / "logs"
+    logs.mkdir(mode=0o755)
+    (logs / "line.jsonl").write_text("{}\n")
+    text = (JETSON / "systemd/logrotate").read_text().replace("/var/log/dskd", str(logs)).replace("su dskd dskd", "su")
+    settings = tmp_path / "settings"
+    settings.write_text(text.replace("    su\n", ""))
+    settings.chmod(0o644)
+    done = run(rotate, "--force", "--state", tmp_path / "state", settings)
+    assert done.returncode == 0, done.stderr
+    assert (logs / "line.jsonl").read_text() == ""
+    assert (logs / "line.jsonl.1").read_text() == "{}\n"
+
+
+def test_the_wheel_holds_what_the_installer_takes_from_it() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["jetson"]
+    kept = {path.relative_to(JETSON).as_posix() for pattern in data for path in JETSON.glob(pattern)}
+    script = (JETSON / "install.sh").read_text()
+    units = re.search(r"UNIT_FILES=\((.*)\)", script)
+    assert units
+    assert {f"systemd/{name}" for name in [*units[1].split(), "journald@dskd.conf", "logrotate"]} <= kept
+    assert {"constraints-jp6.txt", "constraints-jp7.txt", "install.sh"} <= kept
+    assert f"EXTRAS={EXTRAS}\n" in script
+
+
+def requirements() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [r for extra in EXTRAS.split(",") for r in project["optional-dependencies"][extra]]
+    return [*project["dependencies"], *extras]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_requirement_has_a_wheel_for_the_device(target: str, tmp_path: Path) -> None:
+    """The resolver alone, for aarch64 and the JetPack's Python and glibc, under its constraints."""
+    python, glibc = TARGETS[target]
+    limits = JETSON / f"constraints-{target}.txt"
+    done = run(
+        sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--disable-pip-version-check", "--target", tmp_path,
+        "--ignore-installed", "--report", tmp_path / "report.json", "--constraint", limits, *pip_words(python, glibc),
+        *requirements(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    chosen = (tmp_path / "report.json").read_text()
+    assert ".tar.gz" not in re.findall(r'"url": "[^"]*/([^/"]+)"', chosen)
+    if target == "jp6":
+        assert re.search(r"numpy-1\.[\d.]+-cp310", chosen)
+
+
+def test_platform_tags_reach_from_the_device_down() -> None:
+    assert platforms(18) == ["manylinux_2_18_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64"]

@@ -1,0 +1,395 @@
+"""What an operator does, in a real browser on a real station: look, open a reject, sign in, change a threshold."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.backends import open_backend
+from runtime.bundle import Bundle
+from runtime.decision import Settings
+from runtime.images import list_images, read_image
+from runtime.inspector import Inspector
+from runtime.result import Frame
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(
+    not (CHROMIUM and DRIVER), reason="chromium and chromedriver are not installed (apt: chromium chromium-driver)"
+)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --disable-dev-shm-usage"
+)
+FRESH = 5.0  # seconds that a verdict counts as live
+SIZES = {"phone": (390, 844), "desktop": (1920, 1080), "4K": (3840, 2160)}
+
+
+@dataclass
+class Line:
+    """A station in a process of its own that inspects what is put into a folder."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    token: str
+    feed: Path
+    good: Path
+    bad: Path
+    parts: int = 0
+
+    def inspect(self, picture: Path) -> None:
+        self.parts += 1
+        waiting = self.feed / f".{self.parts}"
+        shutil.copy(picture, waiting)
+        waiting.rename(self.feed / f"part-{self.parts:03}.png")
+
+
+@pytest.fixture(scope="module")
+def line(bundle: Bundle, small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    folder = tmp_path_factory.mktemp("line")
+    settings = Settings.of(bundle.manifest.graphs["model.onnx"].thresholds)
+    inspector = Inspector(bundle, open_backend(bundle, threads=1), settings)
+    paths = list_images(small_set / "test")
+    scores = {path: inspector.inspect(Frame("x", "x", 0.0, read_image(path))).score for path in paths}
+    good, bad = min(scores, key=scores.__getitem__), max(scores, key=scores.__getitem__)
+    low, high = scores[good], scores[bad]
+    (folder / "feed").mkdir()
+    (folder / "station.yaml").write_text(
+        f"""
+name: line-3
+data: {folder}/data
+cameras:
+  top: {{source: "watch://{folder}/feed", recipe: plate}}
+recipes:
+  plate: {{bundle: {bundle.path}, review: {low + 0.5 * (high - low)}, reject: {low + 0.7 * (high - low)}}}
+  strict: {{bundle: {bundle.path}, review: {low + 0.1 * (high - low)}, reject: {low + 0.2 * (high - low)}}}
+sinks:
+  pictures: {{kind: archive, keep: all, min_free_gb: 0}}
+web: {{listen: "127.0.0.1:{free_port()}"}}
+"""
+    )
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "runtime.station", folder / "station.yaml"], stderr=log)
+    url = re.search(r"127\.0\.0\.1:\d+", (folder / "station.yaml").read_text())
+    assert url
+    token = folder / "data" / "token"
+    wait(lambda: token.exists() and process.poll() is None, 60, lambda: (folder / "log").read_text())
+    yield Line(process, f"http://{url[0]}/", token.read_text().strip(), folder / "feed", good, bad)
+    process.kill()
+    process.wait()
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tempfile.mkdtemp(prefix="chromium-")
+    for flag in [*FLAGS.split(), f"--user-data-dir={profile}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_script_timeout(20)
+    yield driver
+    driver.quit()
+    shutil.rmtree(profile, ignore_errors=True)
+
+
+@pytest.fixture
+def page(browser: Any, line: Line) -> Any:
+    screen(browser, "desktop")
+    open_view(browser, line, "live")
+    return browser
+
+
+def screen(browser: Any, name: str, dark: bool = False) -> None:
+    width, height = SIZES[name]
+    scale = 2 if name == "phone" else 1
+    size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": name == "phone"}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
+
+
+def open_view(browser: Any, line: Line, view: str) -> None:
+    browser.get("about:blank")
+    browser.get(f"{line.url}#{view}")
+    wait(lambda: text(browser, "#station") == "line-3", 20)
+
+
+def wait(true: Callable[[], object], seconds: float = 15, told: Callable[[], str] = lambda: "") -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, told()
+        time.sleep(0.05)
+
+
+def find(browser: Any, selector: str) -> Any:
+    return browser.find_element("css selector", selector)
+
+
+def text(browser: Any, selector: str) -> str:
+    return str(browser.execute_script("return document.querySelector(arguments[0])?.textContent ?? ''", selector))
+
+
+def verdict(browser: Any) -> tuple[str, str]:
+    """The word and its look: live, past or none."""
+    return text(browser, ".verdict-word"), find(browser, "#verdict").get_attribute("data-look")
+
+
+def sign_in(browser: Any, token: str) -> None:
+    wait(lambda: find(browser, "#sign-in").is_displayed())
+    for selector, value in (("#sign-in-name", "Ada Lovelace"), ("#sign-in-token", token)):
+        find(browser, selector).clear()
+        find(browser, selector).send_keys(value)
+    find(browser, "#sign-in-form button[type=submit]").click()
+
+
+# -------------------------------------------------------------------------------------------------- an operator's day
+
+
+def test_the_verdict_is_seen_from_afar(page: Any, line: Line) -> None:
+    wait(lambda: verdict(page)[0] == "NO PART YET")
+    line.inspect(line.good)
+    wait(lambda: verdict(page) == ("PASS", "live"))
+    line.inspect(line.bad)
+    wait(lambda: verdict(page) == ("REJECT", "live"))
+    pixels = float(find(page, ".verdict-word").value_of_css_property("font-size").removesuffix("px"))
+    assert pixels >= 96  # 26 mm on a 24 inch screen: letters of 19 mm, read from 3 m with ease
+    wait(lambda: page.execute_script("return document.querySelectorAll('#picture .region').length") > 0)
+    assert find(page, "#picture .layer-picture").get_attribute("href").startswith("data:image/jpeg")
+    assert text(page, ".verdict-why")
+    find(page, "#show-regions").click()
+    assert not find(page, "#picture .layer-regions").is_displayed()
+    find(page, "#show-regions").click()
+
+
+def test_counters_and_last_rejects(page: Any, line: Line) -> None:
+    wait(lambda: "Reject" in text(page, "#counters") and page.find_elements("css selector", "#strip .tile"))
+    wait(lambda: page.execute_script("return document.querySelector('#strip img').naturalWidth") > 0)
+
+
+def test_an_old_verdict_never_looks_live(page: Any, line: Line) -> None:
+    line.inspect(line.good)
+    wait(lambda: verdict(page) == ("PASS", "live"))
+    wait(lambda: verdict(page) == ("PASS", "past"), FRESH + 3)
+    assert "ago" in text(page, ".verdict-eyebrow")
+    wait(lambda: "old" in find(page, "#picture").get_attribute("class"))
+
+
+def test_a_reject_is_opened_zoomed_and_labelled(page: Any, line: Line) -> None:
+    wait(lambda: page.find_elements("css selector", "#strip .tile[data-kind=REJECT]"))
+    find(page, "#strip .tile[data-kind=REJECT]").click()
+    wait(lambda: find(page, "#part").is_displayed() and page.find_elements("css selector", "#part .region"))
+    drawing = find(page, "#part .drawing")
+    whole = drawing.get_dom_attribute("viewBox")
+    find(page, "#part [aria-label='Zoom in']").click()
+    assert drawing.get_dom_attribute("viewBox") != whole
+    find(page, "#part [aria-label='Whole picture']").click()
+    assert drawing.get_dom_attribute("viewBox") == whole
+    page.execute_script("document.querySelector('#part input[value=\"heat map\"]').click()")
+    wait(lambda: find(page, "#part .layer-picture").get_attribute("href").endswith("/overlay"))
+    find(page, "#label-defect").click()
+    sign_in(page, "not the token at all")
+    wait(lambda: text(page, "#sign-in-told") == "that is not this station's token")
+    sign_in(page, line.token)
+    wait(lambda: text(page, ".label-now") == "Real defect")
+    find(page, "#rejudge").click()
+    wait(lambda: "recipe says REJECT" in text(page, ".again-told"))
+    find(page, "#part [aria-label=Close]").click()
+    wait(lambda: not find(page, "#part").is_displayed())
+
+
+def test_a_threshold_is_previewed_changed_and_logged(page: Any, line: Line) -> None:
+    open_view(page, line, "settings")
+    wait(lambda: "would reject" in text(page, "#preview"))
+    before = text(page, "#preview")
+    assert not find(page, "#apply").is_enabled()
+    slider = find(page, ".line-reject")
+    page.execute_script("arguments[0].focus()", slider)
+    for _ in range(40):
+        slider.send_keys("\ue00f")  # page down
+    wait(lambda: "instead of" in text(page, "#preview"))
+    assert text(page, "#preview") != before
+    assert float(find(page, "#reject").get_attribute("value")) <= 1e-3
+    assert find(page, ".changed .tile").is_displayed()
+    find(page, "#reset").click()
+    find(page, "#reject").clear()
+    find(page, "#reject").send_keys("77.5")
+    find(page, "#apply").click()
+    wait(lambda: "written to the log" in text(page, "#applied"))
+    open_view(page, line, "log")
+    wait(lambda: "77.5" in text(page, "tbody tr"))
+    assert "Ada Lovelace" in text(page, "tbody tr")
+
+
+def test_dragging_a_line_moves_it(page: Any, line: Line) -> None:
+    open_view(page, line, "settings")
+    wait(lambda: "would reject" in text(page, "#preview"))
+    value = float(find(page, "#review").get_attribute("value"))
+    handle = find(page, ".line-review .line-head")
+    webdriver.ActionChains(page).click_and_hold(handle).move_by_offset(-60, 0).release().perform()
+    assert float(find(page, "#review").get_attribute("value")) < value
+
+
+def test_another_recipe_and_health(page: Any, line: Line) -> None:
+    open_view(page, line, "settings")
+    wait(lambda: page.find_elements("css selector", "#recipe option"))
+    page.execute_script(
+        "const s = document.querySelector('#recipe'); s.value = 'strict'; s.dispatchEvent(new Event('change'))"
+    )
+    wait(lambda: find(page, "#use-recipe").is_enabled())
+    find(page, "#use-recipe").click()
+    wait(lambda: "uses strict" in text(page, "#view-settings"), 30)
+    open_view(page, line, "health")
+    wait(lambda: "top" in text(page, ".health-row"))
+    assert "pictures" in text(page, "#view-health")
+
+
+# ----------------------------------------------------------------------------------------------------------- looks
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_view_fits_and_is_readable(page: Any, line: Line, size: str, dark: bool) -> None:
+    screen(page, size, dark)
+    for view in ("live", "parts", "parts/1", "settings", "health", "log"):
+        open_view(page, line, view)
+        time.sleep(0.7)
+        wait(lambda: page.execute_script(CONTRAST) == [], 5, lambda: f"{view}: {page.execute_script(CONTRAST)}")  # noqa: B023
+        wide = page.execute_script("return document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, f"{view} is {wide} pixels too wide"
+
+
+CONTRAST = r"""
+const parse = (value) => { const [r, g, b, a = 1] = value.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };
+const light = ([r, g, b]) => { const [x, y, z] = [r, g, b].map((c) => ((c /= 255) <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)); return 0.2126 * x + 0.7152 * y + 0.0722 * z; };
+const bad = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+for (let node; (node = walker.nextNode());) {
+  const element = node.parentElement;
+  if (!node.textContent.trim() || !element.checkVisibility({ opacityProperty: true, visibilityProperty: true })) continue;
+  if (element.closest("svg, option, .deadman, .skip, :disabled, noscript, script")) continue;
+  const style = getComputedStyle(element);
+  if (style.clipPath !== "none") continue;
+  let behind = [255, 255, 255];
+  for (let e = element; e; e = e.parentElement) {
+    const back = parse(getComputedStyle(e).backgroundColor);
+    if (back[3] > 0.5) { behind = back; break; }
+  }
+  const [a, b] = [light(parse(style.color)), light(behind)].sort((x, y) => y - x);
+  const ratio = (a + 0.05) / (b + 0.05);
+  const large = parseFloat(style.fontSize) >= 24 || (parseFloat(style.fontSize) >= 18.7 && style.fontWeight >= 700);
+  if (ratio < (large ? 3 : 4.5)) bad.push(`${node.textContent.trim().slice(0, 30)}: ${ratio.toFixed(2)}`);
+}
+return bad;
+"""
+
+
+def test_nothing_moves_while_the_page_fills(page: Any, line: Line) -> None:
+    open_view(page, line, "live")
+    time.sleep(2)
+    moved = page.execute_async_script(
+        "const done = arguments[0]; let sum = 0;"
+        "new PerformanceObserver((list) => { for (const e of list.getEntries()) sum += e.value; })"
+        ".observe({ type: 'layout-shift', buffered: true }); setTimeout(() => done(sum), 500);"
+    )
+    assert moved < 0.02  # cumulative layout shift; 0.1 counts as good
+
+
+def test_the_page_asks_its_own_station_only_and_breaks_no_rule(page: Any, line: Line) -> None:
+    page.get_log("browser")
+    for view in ("live", "parts/1", "settings"):
+        open_view(page, line, view)
+        time.sleep(1)
+        asked = page.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+        assert asked
+        assert all(name.startswith((line.url, "data:")) for name in asked)
+    assert [entry["message"] for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_verdict_colours_stay_apart_for_every_eye(page: Any, line: Line) -> None:
+    names = ("--pass", "--review", "--reject", "--none")
+    script = "return getComputedStyle(document.documentElement).getPropertyValue(arguments[0]).trim()"
+    colours = [[int(page.execute_script(script, name)[k : k + 2], 16) / 255 for k in (1, 3, 5)] for name in names]
+    for matrix in EYES.values():
+        seen = [
+            lab([sum(m * linear(c) for m, c in zip(row, colour, strict=True)) for row in matrix]) for colour in colours
+        ]
+        for k, one in enumerate(seen):
+            for other in seen[k + 1 :]:
+                assert math.dist(one, other) > 20
+
+
+# Linear RGB as seen with each kind of cones, from Machado, Oliveira and Fernandes 2009 (severity 1)
+EYES = {
+    "all": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "no red": ((0.152, 1.053, -0.205), (0.115, 0.786, 0.099), (-0.004, -0.048, 1.052)),
+    "no green": ((0.367, 0.861, -0.228), (0.280, 0.673, 0.047), (-0.012, 0.043, 0.969)),
+    "no blue": ((1.256, -0.077, -0.179), (-0.078, 0.931, 0.148), (0.005, 0.691, 0.304)),
+}
+
+
+def linear(channel: float) -> float:
+    return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+
+
+def lab(rgb: list[float]) -> tuple[float, float, float]:
+    r, g, b = (min(max(c, 0), 1) for c in rgb)
+    xyz = (
+        (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505,
+        0.2126 * r + 0.7152 * g + 0.0722 * b,
+        (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089,
+    )
+    x, y, z = (c ** (1 / 3) if c > 0.008856 else 7.787 * c + 16 / 116 for c in xyz)
+    return 116 * y - 16, 500 * (x - y), 200 * (y - z)
+
+
+# --------------------------------------------------------------------------------- when the page or the station stops
+
+
+def test_a_page_whose_script_stopped_shows_no_verdict(page: Any, line: Line) -> None:
+    line.inspect(line.bad)
+    wait(lambda: verdict(page)[1] == "live")
+    shown = "return Number(getComputedStyle(document.querySelector('.deadman')).opacity)"
+    assert page.execute_script(shown) == 0
+    page.execute_script(
+        "window.setTimeout = () => 0; for (let k = 0; k < 100000; k++) { clearTimeout(k); clearInterval(k); }"
+    )
+    wait(lambda: page.execute_script(shown) == 1, 12)
+
+
+def test_a_station_that_hangs_and_one_that_died(page: Any, line: Line) -> None:
+    line.inspect(line.bad)
+    wait(lambda: verdict(page)[1] == "live")
+    os.kill(line.process.pid, signal.SIGSTOP)
+    wait(lambda: verdict(page) == ("NO CONNECTION", "none"), 12)
+    assert "Nothing below is live" in text(page, "#banner")
+    os.kill(line.process.pid, signal.SIGCONT)
+    wait(lambda: verdict(page)[0] != "NO CONNECTION", 12)
+    line.inspect(line.bad)
+    wait(lambda: verdict(page)[1] == "live")
+    line.process.kill()
+    wait(lambda: verdict(page) == ("NO CONNECTION", "none"), 12)
+    assert page.title.startswith("No connection")
