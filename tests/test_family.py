@@ -24,7 +24,7 @@ from train.config import TrainConfig, load_config
 from train.evaluate import EagerGraph
 from train.local_statistics import build_map
 from train.methods import METHODS, Method, build
-from train.networks.maps import AnomalyMap
+from train.networks.maps import AnomalyMap, CosineDistances
 from train.networks.resnet import BACKBONES, Encoder
 
 SIZE = 64
@@ -186,7 +186,7 @@ def test_the_pruned_graph_says_what_the_eager_one_says(settings: tuple[str, ...]
     stir_batch_norms(method)
     method.eval()
     weights = (1.0, 1.0, 1.0) if finest else (0.0, 1.0, 1.0)
-    graph = EagerGraph(default_path(method), AnomalyMap(SIZE, SIZE, weights=weights)).eval()
+    graph = EagerGraph(default_path(method), AnomalyMap(SIZE, SIZE, distances=CosineDistances(weights))).eval()
     frames = torch.randint(0, 256, (2, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
     pruned = prune(graph)
     with torch.no_grad():

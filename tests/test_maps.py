@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.networks.maps import AnomalyMap, cosine_distance
+from train.networks.maps import AnomalyMap, CosineDistances, cosine_distance
 
 SIZES = [(256, 256), (64, 96), (96, 32), (32, 32)]
 
@@ -56,7 +56,7 @@ def test_map_is_resize_sum_and_gaussian(size: tuple[int, int], sigma: float) -> 
 @pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 2.0, 0.5), (0.25, 0.25, 3.0)], ids=str)
 def test_scales_count_by_their_weights(weights: tuple[float, float, float]) -> None:
     teacher, student = features(64, 96, seed=1), features(64, 96, seed=2)
-    _, anomaly_map = AnomalyMap(64, 96, 4.0, weights)(teacher, student)
+    _, anomaly_map = AnomalyMap(64, 96, 4.0, CosineDistances(weights))(teacher, student)
     expected = reference_map(teacher, student, (64, 96), 4.0, weights)
     np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=0, atol=1e-5)
 
@@ -159,7 +159,7 @@ def test_a_product_leaves_out_a_scale_without_weight_and_survives_equal_features
     torch.manual_seed(3)
     features = tuple(torch.rand(1, 4, 64 // s, 64 // s) for s in (4, 8, 16))
     others = tuple(torch.rand_like(f) for f in features)
-    chosen = AnomalyMap(64, 64, 0, (0.0, 1.0, 1.0), fusion="product")
+    chosen = AnomalyMap(64, 64, 0, CosineDistances((0.0, 1.0, 1.0)), "product")
     assert torch.equal(chosen(features, others)[1], chosen((others[0], *features[1:]), others)[1])
     assert torch.isfinite(AnomalyMap(64, 64, 0, fusion="product")(features, features)[1]).all()
 

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-STRIDES = (4, 8, 16)  # image pixels per position of the three feature maps
-NORM_FLOOR = 1e-8  # of each vector, as torch's cosine_similarity has it: a dead position gives distance 1, gradient 0
+from train.networks.local_distance import LocalDistance
+from train.networks.scales import NORM_FLOOR, STRIDES
 
 
 def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:
@@ -59,28 +59,40 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> NDArray[n
     return matrix
 
 
-class CosineDistance(nn.Module):
-    """``cosine_distance`` as a part of a map."""
+class CosineDistances(nn.Module):
+    """The published distance: cosine at each position of each scale, alike everywhere in the picture."""
 
-    def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
+    def __init__(self, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+        super().__init__()
+        self.weights = weights
+        self.strides = tuple(stride for stride, weight in zip(STRIDES, weights, strict=True) if weight)
+
+    def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Features of three scales -> weighted distance [B, H, W] of each scale that has a weight, fine to coarse."""
+        scales = zip(self.weights, teacher, student, strict=True)
+        return tuple(weight * self.measure(t, s) for weight, t, s in scales if weight)
+
+    @staticmethod
+    def measure(teacher: Tensor, student: Tensor) -> Tensor:
         """Two [B, C, H, W] -> [B, H, W]."""
         return cosine_distance(teacher, student)
 
 
-class SquaredDistance(nn.Module):
-    """Mean squared difference of raw features."""
+class SquaredDistances(CosineDistances):
+    """Mean squared difference of raw features instead."""
 
-    def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
+    @staticmethod
+    def measure(teacher: Tensor, student: Tensor) -> Tensor:
         """Two [B, C, H, W] -> [B, H, W]."""
         return (teacher.float() - student.float()).square().mean(1)
 
 
 class AnomalyMap(nn.Module):
-    """Distance per scale, fused and smoothed map, and its maximum (or mean) as score.
+    """Distances, fused and smoothed to one map, and its maximum (or mean) as score.
 
-    ``distances`` compares the features of each scale, fine to coarse; a scale of weight 0 is not looked at.
-    ``fusion`` is a sum, or STFPM's product: scales are brought to the finest grid, multiplied, and resized as OpenCV
-    does. The root at the end changes no order and keeps the size of a distance.
+    ``distances`` compares the features of three scales and gives one [B, H, W] for each of its ``strides``; a scale that
+    has no weight in its ``weights`` is not looked at. ``fusion`` is a sum, or STFPM's product: scales are brought to the
+    finest grid, multiplied, and resized as OpenCV does. The root at the end changes no order and keeps a distance's size.
     """
 
     def __init__(
@@ -88,39 +100,41 @@ class AnomalyMap(nn.Module):
         height: int,
         width: int,
         sigma: float = 4.0,
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        distances: Sequence[nn.Module] | None = None,
+        distances: CosineDistances | LocalDistance | None = None,
         fusion: Literal["sum", "product"] = "sum",
         score: Literal["max", "mean"] = "max",
     ) -> None:
         super().__init__()
-        self.weights, self.fusion, self.score = weights, fusion, score
-        self.distances = nn.ModuleList(distances or [CosineDistance() for _ in STRIDES])
-        full = height, width
-        smooth = gaussian_matrix(height, sigma), gaussian_matrix(width, sigma)
+        self.distances = CosineDistances() if distances is None else distances
+        self.fusion, self.score = fusion, score
+        sides = [(height, gaussian_matrix(height, sigma)), (width, gaussian_matrix(width, sigma))]
         if fusion == "product":
-            height, width = height // STRIDES[0], width // STRIDES[0]
-            self._keep("", *(g @ bilinear_matrix(n, n // STRIDES[0], False) for g, n in zip(smooth, full, strict=True)))
-            smooth = np.eye(height), np.eye(width)
-        for k, (stride, weight) in enumerate(zip(STRIDES, weights, strict=True)):
-            vertical = weight * smooth[0] @ bilinear_matrix(height, full[0] // stride, fusion == "sum")
-            horizontal = smooth[1] @ bilinear_matrix(width, full[1] // stride, fusion == "sum")
-            self._keep(str(k), vertical, horizontal)
+            self._keep("", *(smooth @ bilinear_matrix(side, side // STRIDES[0], False) for side, smooth in sides))
+        for stride in self.distances.strides:
+            if fusion == "product":
+                self._keep(stride, *(bilinear_matrix(side // STRIDES[0], side // stride, False) for side, _ in sides))
+            else:
+                self._keep(stride, *(smooth @ bilinear_matrix(side, side // stride) for side, smooth in sides))
 
-    def _keep(self, name: str, vertical: NDArray[np.float64], horizontal: NDArray[np.float64]) -> None:
+    def _keep(self, name: object, vertical: NDArray[np.float64], horizontal: NDArray[np.float64]) -> None:
         self.register_buffer(f"rows{name}", torch.from_numpy(vertical).float(), persistent=False)
         self.register_buffer(f"columns{name}", torch.from_numpy(horizontal.T.copy()).float(), persistent=False)
 
+    @property
+    def uses_finest(self) -> bool:
+        """Whether the features of the finest scale are looked at."""
+        return bool(self.distances.weights[0])
+
     def forward(self, teacher: tuple[Tensor, ...], student: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Features of three scales -> (score [B], anomaly map [B, H, W]), both float32."""
-        fused: Tensor | None = None
-        for k, (t, s, distance) in enumerate(zip(teacher, student, self.distances, strict=True)):
-            if self.weights[k] == 0:
-                continue
-            part = self.get_buffer(f"rows{k}") @ distance(t, s) @ self.get_buffer(f"columns{k}")
-            fused = part if fused is None else fused + part if self.fusion == "sum" else fused * part
-        assert fused is not None
+        parts = [
+            self.get_buffer(f"rows{stride}") @ distance @ self.get_buffer(f"columns{stride}")
+            for stride, distance in zip(self.distances.strides, self.distances(teacher, student), strict=True)
+        ]
+        fused = parts[0]
+        for part in parts[1:]:
+            fused = fused * part if self.fusion == "product" else fused + part
         if self.fusion == "product":
             fused = self.get_buffer("rows") @ fused @ self.get_buffer("columns")
-            fused = fused.clamp_min(0) ** (1 / sum(weight > 0 for weight in self.weights))
+            fused = fused.clamp_min(0) ** (1 / len(parts))
         return fused.amax(dim=(1, 2)) if self.score == "max" else fused.mean(dim=(1, 2)), fused
