@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -125,6 +126,7 @@ def train(
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
             group["lr"] = peak * factor
         inputs = [to_input(x.to(device)).contiguous(memory_format=torch.channels_last) for x in (clean, seen)]
+        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, step, process.rank]).generate_state(1)[0]))
         terms: dict[str, Tensor] = {}
         for phase in range(method.phases):
             more = (phase,) if method.phases > 1 else ()

@@ -1,0 +1,116 @@
+"""The accuracy benchmark: rows, budget, resume, table and overlays."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+from conftest import SMALL
+
+from benchmarks import __main__ as benchmarks
+from benchmarks.accuracy import CONTESTANTS, first_of_each, main, within_budget
+from benchmarks.comparison import COLUMNS, table
+from runtime.errors import CallError
+from train.config import load_config
+from train.products import find_products
+from train.synthetic import write_set
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Enough good parts for a calibration."""
+    return write_set(tmp_path_factory.mktemp("plates"), train=20, test_good=3, per_defect=1)
+
+
+SETTINGS = [part for setting in SMALL for part in ("--set", setting)]
+
+
+def words(plates: Path, out: Path, *more: str) -> list[str]:
+    return ["--data", str(plates), "--out", str(out), "--teacher-weights", "random", "--json", *SETTINGS, *more]
+
+
+@pytest.mark.slow
+def test_rows_are_trained_exported_and_calibrated_once(
+    plates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = words(plates, tmp_path, "--methods", "stfpm", "--seeds", "2", "--precisions", "fp32,int8", "--images", "17")
+    assert main(asked) == 0
+    report = json.loads(capsys.readouterr().out)
+    rows = report["rows"]
+    assert [(row["method"], row["seed"], row["precision"]) for row in rows] == [
+        ("stfpm", seed, precision) for seed in range(2) for precision in ("fp32", "int8")
+    ]
+    assert all({*COLUMNS, "parameters", "macs", "latency_ms", "images_shown", "painted"} <= set(row) for row in rows)
+    assert {row["images_shown"] for row in rows} == {17}
+    assert rows[0]["image_auroc"] is not None
+    lines = table(rows).splitlines()
+    assert len(lines) == 2 + 2  # a line for each precision
+    assert lines[2].count("±") == len(COLUMNS) + 1
+    assert (tmp_path / "accuracy.md").read_text().splitlines() == lines
+    assert json.loads((tmp_path / "accuracy.json").read_text()) == report
+    pictures = sorted((tmp_path / "overlays").iterdir())
+    assert [picture.name for picture in pictures] == sorted(
+        f"{kind}-000.png" for kind in ("good", "blob", "colour_shift", "crack", "missing_piece", "scratch")
+    )
+    assert cv2.imread(str(pictures[0])).shape[1] == 3 * 96  # picture, mask, one method
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("seed-*/**/*") if path.is_file()}
+    assert main(asked) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == rows
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps  # nothing was made again
+
+
+def test_every_contestant_has_a_valid_configuration() -> None:
+    for settings in CONTESTANTS.values():
+        load_config(None, list(settings))
+
+
+def test_a_budget_is_met_in_whole_epochs(plates: Path) -> None:
+    images, config = find_products([plates]), load_config(None, SMALL)
+    assert within_budget(config, images, None) == config
+    for budget, epochs in ((1, 1), (17, 1), (170, 10), (175, 10), (180, 11)):
+        assert within_budget(config, images, budget).recipe.epochs == epochs
+
+
+def test_examples_are_the_first_of_each_kind_by_name(plates: Path) -> None:
+    chosen = first_of_each(find_products([plates]))
+    assert [item.defect for item in chosen] == sorted({item.defect for item in find_products([plates]).test})
+    assert {item.path.name for item in chosen} == {"000.png"}
+
+
+def test_the_table_says_how_many_seeds_and_leaves_blank_what_is_not_known() -> None:
+    row = {"method": "rd", "precision": "fp32", "images_shown": 640, "parameters": 18_166_000, "macs": 4_323_000_000}
+    rows = [{**row, "image_auroc": value, "pro": None, "latency_ms": 50} for value in (0.9, 0.94)]
+    head, _, line = table(rows).splitlines()
+    cells = dict(zip(head.split("|"), line.split("|"), strict=True))
+    found = {name.strip(): cell.strip() for name, cell in cells.items()}
+    assert (found["seeds"], found["image AUROC"], found["PRO"]) == ("2", "0.920 ± 0.028", "")
+    assert (found["M parameters"], found["GMAC"]) == ("18.17", "4.32")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--methods", "patchcore"], "patchcore: is not known; known are dskd"),
+        (["--precisions", "fp64"], "--precisions takes fp32"),
+        (["--seeds", "0"], "at least 1"),
+    ],
+)
+def test_a_wrong_call_is_refused(plates: Path, tmp_path: Path, more: list[str], message: str) -> None:
+    with pytest.raises(CallError, match=message):
+        main(words(plates, tmp_path, *more))
+
+
+def test_a_set_without_labels_is_refused(plates: Path, tmp_path: Path) -> None:
+    with pytest.raises(CallError, match="needs good and defective test images"):
+        main(words(plates / "train" / "good", tmp_path))
+
+
+def test_benchmarks_are_called_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert benchmarks.main([]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    with pytest.raises(CallError, match="no benchmark 'speed'"):
+        benchmarks.main(["speed"])
+    with pytest.raises(SystemExit):
+        benchmarks.main(["accuracy", "--help"])
