@@ -48,7 +48,7 @@ class Cost:
 def prune(graph: EagerGraph) -> PrunedGraph:
     """A folded copy of an inference path and its map; ``graph`` itself is not changed."""
     path = copy.deepcopy(graph.path).cpu().eval()
-    if not graph.anomaly_map.weights[0]:
+    if not graph.anomaly_map.uses_finest:
         path.drop_finest()
     fold_batch_norms(path)
     for entry in path.modules():

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.networks.maps import AnomalyMap, cosine_distance
+from train.networks.maps import AnomalyMap, CosineDistances, cosine_distance
 
 SIZES = [(256, 256), (64, 96), (96, 32), (32, 32)]
 
@@ -55,7 +55,7 @@ def test_map_is_resize_sum_and_gaussian(size: tuple[int, int], sigma: float) -> 
 @pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 2.0, 0.5), (0.25, 0.25, 3.0)], ids=str)
 def test_scales_count_by_their_weights(weights: tuple[float, float, float]) -> None:
     teacher, student = features(64, 96, seed=1), features(64, 96, seed=2)
-    _, anomaly_map = AnomalyMap(64, 96, 4.0, weights)(teacher, student)
+    _, anomaly_map = AnomalyMap(64, 96, 4.0, CosineDistances(weights))(teacher, student)
     expected = reference_map(teacher, student, (64, 96), 4.0, weights)
     np.testing.assert_allclose(anomaly_map.numpy(), expected, rtol=0, atol=1e-5)
 

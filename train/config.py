@@ -85,8 +85,9 @@ class MapConfig(Strict):
         "local",
         description="local: measured in what is usual at each position of the picture; cosine: the same everywhere",
     )
-    rank: int = Field(32, gt=0, le=1024, description="directions of usual error that local distances know by name")
-    ridge: float = Field(0.5, gt=0, le=1000, description="share of the mean variance added to all directions")
+    components: int = Field(384, gt=1, le=4096, description="principal components that a local distance looks at")
+    rank: int = Field(96, gt=0, le=1024, description="directions of usual error that it knows by name at each position")
+    ridge: float = Field(0.1, gt=0, le=1000, description="share of the mean variance added to all directions")
     sigma: float = Field(4.0, ge=0, le=1000, description="Gaussian smoothing in network pixels")
     scale_weights: tuple[Weight, Weight, Weight] = Field(
         (0.0, 1.0, 1.0),

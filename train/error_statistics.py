@@ -27,8 +27,30 @@ class UsualErrors:
     scale: Floats
 
 
+class PrincipalComponents:
+    """The strongest directions of vectors over all positions together, batch by batch."""
+
+    def __init__(self, size: int) -> None:
+        self._count = 0
+        self._sum = np.zeros(size)
+        self._products = np.zeros((size, size))
+
+    def add(self, vectors: Floats) -> None:
+        """Vectors [HW, B, C] of a batch of good images."""
+        flat = vectors.reshape(-1, vectors.shape[2]).astype(np.float64)
+        self._count += len(flat)
+        self._sum += flat.sum(0)
+        self._products += flat.T @ flat
+
+    def strongest(self, count: int) -> Floats:
+        """Orthonormal directions [C, count] of the largest variance."""
+        mean = self._sum / self._count
+        _, directions = np.linalg.eigh(self._products / self._count - np.outer(mean, mean))
+        return np.ascontiguousarray(directions[:, -count:], np.float32)
+
+
 class ErrorStatistics:
-    """Mean and covariance of errors, batch by batch."""
+    """Mean and covariance of errors at each position, batch by batch."""
 
     def __init__(self, positions: int, channels: int) -> None:
         self._count = 0
@@ -39,17 +61,20 @@ class ErrorStatistics:
         """Errors [HW, B, C] of a batch of good images."""
         self._count += errors.shape[1]
         self._sum += errors.sum(1)
-        self._products += errors.transpose(0, 2, 1) @ errors
+        for products, error in zip(self._products, errors, strict=True):
+            products += error.T @ error
 
     def usual_errors(self, rank: int, ridge: float) -> UsualErrors:
         """The model. ``ridge`` of the mean variance is added to every direction, so that few images suffice."""
         mean = self._sum / self._count
-        covariance = self._products / self._count - mean[:, :, None] * mean[:, None, :]
-        variances, directions = np.linalg.eigh(covariance)  # [HW, C] rising, [HW, C, C]
-        variances = np.maximum(variances, 0)
-        variances += ridge * max(float(variances.mean()), SMALLEST_VARIANCE)
-        rest = variances[:, :-rank].mean(1, keepdims=True)
-        share = np.maximum(1 - rest / variances[:, -rank:], 0)
-        usual = directions[:, :, -rank:] * np.sqrt(share)[:, None]
-        scale = 1 / (rest * mean.shape[1])
-        return UsualErrors(*(part.astype(np.float32) for part in (mean[:, None], usual, scale)))
+        channels = mean.shape[1]
+        total = np.einsum("pcc->", self._products) / self._count - np.square(mean).sum()
+        added = ridge * max(float(total) / mean.size, SMALLEST_VARIANCE)
+        usual, scale = np.empty((*mean.shape, rank), np.float32), np.empty((len(mean), 1), np.float32)
+        for position, (products, centre) in enumerate(zip(self._products, mean, strict=True)):
+            variances, directions = np.linalg.eigh(products / self._count - np.outer(centre, centre))  # rising
+            variances = np.maximum(variances, 0) + added
+            rest = variances[:-rank].mean()
+            share = np.maximum(1 - rest / variances[-rank:], 0)
+            usual[position], scale[position] = directions[:, -rank:] * np.sqrt(share), 1 / (rest * channels)
+        return UsualErrors(mean[:, None].astype(np.float32), usual, scale)

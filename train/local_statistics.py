@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 from tqdm import tqdm
 
 from runtime.preprocess import Image
 from train.config import TrainConfig
-from train.error_statistics import ErrorStatistics
+from train.error_statistics import ErrorStatistics, PrincipalComponents
 from train.evaluate import BATCH, EagerGraph
+from train.methods.base import Features
 from train.networks.local_distance import LocalDistance
-from train.networks.maps import STRIDES, AnomalyMap, CosineDistance
+from train.networks.maps import AnomalyMap, CosineDistances
 from train.networks.resnet import BACKBONES
+
+ENOUGH = 96  # images, each with hundreds of positions, from which principal components are known well
 
 
 def build_map(config: TrainConfig) -> AnomalyMap:
-    """The map that ``config.map`` asks for; local distances have no statistics yet."""
+    """The map that ``config.map`` asks for; a local distance has no statistics yet."""
     height, width, chosen = config.input.height, config.input.width, config.map
-    distances: list[nn.Module] = [CosineDistance() for _ in STRIDES]
+    distances: CosineDistances | LocalDistance = CosineDistances(chosen.scale_weights)
     if chosen.distance == "local":
-        for k, (stride, channels) in enumerate(zip(STRIDES, BACKBONES[config.backbone].channels, strict=True)):
-            if chosen.scale_weights[k]:
-                distances[k] = LocalDistance(channels, height // stride, width // stride, chosen.rank)
-    return AnomalyMap(height, width, chosen.sigma, chosen.scale_weights, distances)
+        channels = BACKBONES[config.backbone].channels
+        distances = LocalDistance(channels, height, width, chosen.scale_weights, chosen.components, chosen.rank)
+    return AnomalyMap(height, width, chosen.sigma, distances)
 
 
 @torch.no_grad()
 def fit_map(graph: EagerGraph, images: Image, ridge: float, device: torch.device) -> None:
-    """Sets the statistics of every local distance in ``graph``'s map from good images [N, H, W, 3]."""
+    """Sets the statistics of a local distance in ``graph``'s map from good images [N, H, W, 3]."""
     graph.to(device).eval()
-    local = {k: d for k, d in enumerate(graph.anomaly_map.distances) if isinstance(d, LocalDistance)}
-    if not local:
+    distance = graph.anomaly_map.distances
+    if not isinstance(distance, LocalDistance):
         return
-    gathered = {k: ErrorStatistics(distance.mean.shape[0], distance.mean.shape[2]) for k, distance in local.items()}
-    for start in tqdm(range(0, len(images), BATCH), desc="usual errors", unit="batch", leave=False, disable=None):
-        batch = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
-        teacher, student = graph.path(graph.to_input(batch))
-        for k, distance in local.items():
-            gathered[k].add(distance.error(teacher[k], student[k]).cpu().numpy())
-    for k, distance in local.items():
-        distance.learn(gathered[k].usual_errors(distance.usual.shape[2], ridge))
+    principal = PrincipalComponents(distance.project.shape[0])
+    for features in _features(graph, images[:: -(-len(images) // ENOUGH)], device, "principal components"):
+        principal.add(distance.vectors(*features).cpu().numpy())
+    distance.learn_components(principal.strongest(distance.project.shape[1]))
+    statistics = ErrorStatistics(distance.mean.shape[0], distance.mean.shape[2])
+    for features in _features(graph, images, device, "usual errors"):
+        statistics.add(distance.components(*features).cpu().numpy())
+    distance.learn(statistics.usual_errors(distance.usual.shape[2], ridge))
+
+
+def _features(
+    graph: EagerGraph, images: Image, device: torch.device, label: str
+) -> Iterator[tuple[Features, Features]]:
+    for start in tqdm(range(0, len(images), BATCH), desc=label, unit="batch", leave=False, disable=None):
+        batch: Tensor = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
+        yield graph.path(graph.to_input(batch))

@@ -1,51 +1,86 @@
-"""Distance of one scale, measured in what is usual at each position: a Mahalanobis distance of the student's error.
+"""One distance of all scales, measured in what is usual at each position: a Mahalanobis distance.
 
-The error (the difference of the two feature directions, whose squared length is twice the cosine distance) is large on
-natural marks at some places and small at others, and its channels vary together. Mean and covariance of the error on
-good images at each position say what is usual there, as PaDiM (Defard et al. 2021, section 3) does with the features
-themselves. The covariance is kept as a probabilistic principal component model (Tipping & Bishop 1999): the ``rank``
-strongest directions and one variance for all others, a few per cent of the full matrix. So the distance is the
-squared error less what is usual of it, in units of the rest. Parts must lie at the same place in every picture.
+At each position of the coarsest scale stand the directions of the teacher's features and their difference from the
+student's, of every scale that counts, finer ones averaged. What marks a good part carries differs from place to place,
+and channels and scales vary together. So the mean and covariance of that vector on good images say what is usual there,
+as PaDiM (Defard et al. 2021, section 3) has it of the teacher's features alone. The vector is first brought to its
+principal components over all positions. The covariance is kept as a probabilistic principal component model (Tipping &
+Bishop 1999): the ``rank`` strongest directions and one variance for all others. So the distance is the squared vector
+less what is usual of it, in units of the rest. Parts must lie at the same place in every picture.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from train.error_statistics import UsualErrors
-from train.networks.maps import NORM_FLOOR
+from train.error_statistics import Floats, UsualErrors
+from train.networks.scales import NORM_FLOOR, STRIDES
 
 
 class LocalDistance(nn.Module):
-    """Two [B, C, H, W] -> [B, H, W], about 1 on good images. Void until ``learn`` is called."""
+    """Features of three scales -> [B, H, W] at the coarsest, about 1 on good images. Void until ``learn`` is called.
 
+    ``channels`` of the three scales, ``height`` and ``width`` of the input, ``weights`` of the scales (0 leaves one
+    out), number of principal ``components``.
+    """
+
+    strides = STRIDES[-1:]
+    project: Tensor
     mean: Tensor
     usual: Tensor
     scale: Tensor
 
-    def __init__(self, channels: int, height: int, width: int, rank: int) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        height: int,
+        width: int,
+        weights: tuple[float, float, float],
+        components: int,
+        rank: int,
+    ) -> None:
         super().__init__()
-        positions = height * width
-        self.register_buffer("mean", torch.zeros(positions, 1, channels))
-        self.register_buffer("usual", torch.zeros(positions, channels, min(rank, channels - 1)))
+        self.weights = weights
+        self.rows, self.columns = height // STRIDES[-1], width // STRIDES[-1]
+        size = 2 * sum(count for count, weight in zip(channels, weights, strict=True) if weight)
+        kept, positions = min(components, size), self.rows * self.columns
+        self.register_buffer("project", torch.zeros(size, kept))
+        self.register_buffer("mean", torch.zeros(positions, 1, kept))
+        self.register_buffer("usual", torch.zeros(positions, kept, min(rank, kept - 1)))
         self.register_buffer("scale", torch.zeros(positions, 1))
 
-    def error(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Difference of the two directions: [B, C, H, W] each -> [HW, B, C], float32."""
-        return (_direction(teacher) - _direction(student)).flatten(2).permute(2, 0, 1)
+    def vectors(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+        """[HW, B, C]: the student's errors and the teacher's directions, float32."""
+        errors, directions = [], []
+        for weight, stride, t, s in zip(self.weights, STRIDES, teacher, student, strict=True):
+            if weight:
+                own = weight * _direction(t)
+                errors.append(F.avg_pool2d(own - weight * _direction(s), STRIDES[-1] // stride))
+                directions.append(F.avg_pool2d(own, STRIDES[-1] // stride))
+        return torch.cat((*errors, *directions), 1).flatten(2).permute(2, 0, 1)
+
+    def components(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
+        """[HW, B, components]: ``vectors`` in their principal components."""
+        return self.vectors(teacher, student) @ self.project
+
+    def learn_components(self, project: Floats) -> None:
+        """Takes over the principal components."""
+        self.project.copy_(torch.from_numpy(project))
 
     def learn(self, errors: UsualErrors) -> None:
         """Takes over what is usual."""
         for name in ("mean", "usual", "scale"):
             self.get_buffer(name).copy_(torch.from_numpy(getattr(errors, name)))
 
-    def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
+    def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor]:
         """Squared Mahalanobis distance over its dimension, [B, H, W]."""
-        batch, _, height, width = teacher.shape
-        error = self.error(teacher, student) - self.mean
-        rest = error.square().sum(2) - (error @ self.usual).square().sum(2)
-        return (rest * self.scale).transpose(0, 1).reshape(batch, height, width)
+        unusual = self.components(teacher, student) - self.mean
+        rest = unusual.square().sum(2) - (unusual @ self.usual).square().sum(2)
+        return ((rest * self.scale).transpose(0, 1).reshape(-1, self.rows, self.columns),)
 
 
 def _direction(features: Tensor) -> Tensor:

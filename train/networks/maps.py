@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-STRIDES = (4, 8, 16)  # image pixels per position of the three feature maps
-NORM_FLOOR = 1e-8  # of each vector, as torch's cosine_similarity has it: a dead position gives distance 1, gradient 0
+from train.networks.local_distance import LocalDistance
+from train.networks.scales import NORM_FLOOR, STRIDES
 
 
 def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:
@@ -56,45 +56,49 @@ def gaussian_matrix(size: int, sigma: float, truncate: float = 4.0) -> NDArray[n
     return matrix
 
 
-class CosineDistance(nn.Module):
-    """``cosine_distance`` as a part of a map."""
+class CosineDistances(nn.Module):
+    """The published distance: cosine at each position of each scale, alike everywhere in the picture."""
 
-    def forward(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Two [B, C, H, W] -> [B, H, W]."""
-        return cosine_distance(teacher, student)
+    def __init__(self, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
+        super().__init__()
+        self.weights = weights
+        self.strides = tuple(stride for stride, weight in zip(STRIDES, weights, strict=True) if weight)
+
+    def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Features of three scales -> weighted distance [B, H, W] of each scale that has a weight, fine to coarse."""
+        scales = zip(self.weights, teacher, student, strict=True)
+        return tuple(weight * cosine_distance(t, s) for weight, t, s in scales if weight)
 
 
 class AnomalyMap(nn.Module):
-    """Distance per scale, fused and smoothed map, and its maximum as score.
+    """Distances, fused and smoothed to one map, and its maximum as score.
 
-    ``distances`` compares the features of each scale, fine to coarse; a scale of weight 0 is not looked at.
+    ``distances`` compares the features of three scales and gives one [B, H, W] for each of its ``strides``; a scale that
+    has no weight in its ``weights`` is not looked at.
     """
 
     def __init__(
-        self,
-        height: int,
-        width: int,
-        sigma: float = 4.0,
-        weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
-        distances: Sequence[nn.Module] | None = None,
+        self, height: int, width: int, sigma: float = 4.0, distances: CosineDistances | LocalDistance | None = None
     ) -> None:
         super().__init__()
-        self.weights = weights
-        self.distances = nn.ModuleList(distances or [CosineDistance() for _ in STRIDES])
+        self.distances = CosineDistances() if distances is None else distances
         rows, columns = gaussian_matrix(height, sigma), gaussian_matrix(width, sigma)
-        for k, (stride, weight) in enumerate(zip(STRIDES, weights, strict=True)):
-            vertical = weight * rows @ bilinear_matrix(height, height // stride)
+        for stride in self.distances.strides:
+            vertical = rows @ bilinear_matrix(height, height // stride)
             horizontal = columns @ bilinear_matrix(width, width // stride)
-            self.register_buffer(f"rows{k}", torch.from_numpy(vertical).float(), persistent=False)
-            self.register_buffer(f"columns{k}", torch.from_numpy(horizontal.T.copy()).float(), persistent=False)
+            self.register_buffer(f"rows{stride}", torch.from_numpy(vertical).float(), persistent=False)
+            self.register_buffer(f"columns{stride}", torch.from_numpy(horizontal.T.copy()).float(), persistent=False)
+
+    @property
+    def uses_finest(self) -> bool:
+        """Whether the features of the finest scale are looked at."""
+        return bool(self.distances.weights[0])
 
     def forward(self, teacher: tuple[Tensor, ...], student: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Features of three scales -> (score [B], anomaly map [B, H, W]), both float32."""
-        fused: Tensor | None = None
-        for k, (t, s, distance) in enumerate(zip(teacher, student, self.distances, strict=True)):
-            if self.weights[k] == 0:
-                continue
-            part = self.get_buffer(f"rows{k}") @ distance(t, s) @ self.get_buffer(f"columns{k}")
-            fused = part if fused is None else fused + part
-        assert fused is not None
+        parts = [
+            self.get_buffer(f"rows{stride}") @ distance @ self.get_buffer(f"columns{stride}")
+            for stride, distance in zip(self.distances.strides, self.distances(teacher, student), strict=True)
+        ]
+        fused = sum(parts[1:], parts[0])
         return fused.amax(dim=(1, 2)), fused
