@@ -320,7 +320,7 @@ def test_no_connection_leaves_the_machine(tmp_path: Path) -> None:
         pytest.skip("strace is not installed")
     trace = tmp_path / "trace"
     with subprocess.Popen(
-        ["strace", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace), sys.executable, "-m", "runtime.station", str(write_station(tmp_path))],
+        ["strace", "-D", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace), sys.executable, "-m", "runtime.station", str(write_station(tmp_path))],
         stderr=subprocess.PIPE, cwd=ROOT, env={k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"},
     ) as process:  # fmt: skip
         wait_for(lambda: (tmp_path / "data" / "store.db").exists() and rows_or_none(tmp_path), 90)
