@@ -18,6 +18,7 @@ COMMANDS = {
     "slots": ("jetson.fleet_commands:slots", "what serves, what is on trial; confirm or roll back by hand"),
     "agent": ("jetson.fleet_commands:agent", "take updates, watch them, tell the fleet; runs as a service"),
     "drill": ("jetson.drill:main", "take the power from an update at random points"),
+    "fleet-sim": ("jetson.fleet_sim:main", "many simulated devices take a good, a bad and a good update"),
     "inventory": ("jetson.fleet_commands:show_inventory", "what this device is and runs"),
 }
 

@@ -20,7 +20,7 @@ readonly UNIT_FILES=(dskd-station.service dskd-agent.service dskd-switch.path ds
 readonly EXTRAS=line,fleet
 readonly DEVICE_GROUPS=(video render gpio i2c dialout)
 
-wheels="" online=no service=yes action=install purge=no changed=0 generation="" scratch=""
+wheels="" online=no service=yes action=install purge=no changed=0 generation="" scratch="" made_user=no
 
 say() { printf '%s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
@@ -179,7 +179,7 @@ make_user() {
     if ! getent_user; then
         useradd --system --user-group --home-dir "$DATA" --no-create-home --shell /usr/sbin/nologin "$SERVICE_USER" 2>/dev/null ||
             refuse 1 "the user $SERVICE_USER could not be made"
-        : >"$PREFIX/.made-user"
+        made_user=yes
         did "made the user $SERVICE_USER"
     fi
     local group
@@ -208,6 +208,7 @@ install_service() {
     make_folder "$CONFIG" root 755
     make_folder "$CONFIG/keys" root 755
     make_folder "$DATA" "$SERVICE_USER" 750
+    [ "$made_user" = no ] || : >"$DATA/.made-user" # so that --purge removes a user of ours, and no other
     make_folder "$LOGS" "$SERVICE_USER" 750
     for unit in "${UNIT_FILES[@]}"; do put "$files/$unit" "$UNITS/$unit"; done
     put "$files/journald@dskd.conf" "$JOURNAL"
@@ -246,12 +247,14 @@ uninstall() {
     for file in "$JOURNAL" "$ROTATION" "$COMMAND"; do remove "$file"; done
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
     if [ "$purge" = yes ]; then
-        remove "$CONFIG"; remove "$DATA"; remove "$LOGS"
+        if [ -e "$DATA/.made-user" ] && getent_user; then
+            userdel "$SERVICE_USER" 2>/dev/null && did "removed the user $SERVICE_USER"
+        fi
+        remove "$CONFIG"
+        remove "$DATA"
+        remove "$LOGS"
     elif [ -e "$DATA" ] || [ -e "$CONFIG" ]; then
-        say "kept $DATA, $LOGS and $CONFIG; --uninstall --purge removes them"
-    fi
-    if [ -e "$PREFIX/.made-user" ] && getent_user && { [ "$purge" = yes ] || [ ! -e "$DATA" ]; }; then
-        userdel "$SERVICE_USER" 2>/dev/null && did "removed the user $SERVICE_USER"
+        say "kept $DATA, $LOGS, $CONFIG and the user $SERVICE_USER; --uninstall --purge removes them"
     fi
     remove "$PREFIX"
     find "$UNITS" "$(dirname "$ROTATION")" "$(dirname "$COMMAND")" -maxdepth 1 -name '*.dskd-new' -delete 2>/dev/null || true

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,6 +70,7 @@ class Updater:
                 slots.refuse(statement.version, str(refusal))
                 raise
             except OSError as error:
+                self._give_back(statement)
                 raise NoRoom(
                     f"version {statement.version}: {error.strerror or error}; check the disk's space and rights"
                 ) from error
@@ -97,6 +99,12 @@ class Updater:
         bundle = unpack(archive, statement, slots.bundle_folder(slot), slots.disk)
         slots.disk.write_whole(folder / "update.json", raw)  # last: a slot without it holds nothing
         return slot, bundle
+
+    def _give_back(self, statement: Statement) -> None:
+        """A disk that is full is needed by the station more than by us."""
+        with suppress(OSError):
+            forget(self.downloads, statement.archive_sha256, self.slots.disk)
+            _empty(self.slots, self.slots.folder / self.slots.free_slot())
 
     def _prove(self, bundle: Bundle, statement: Statement) -> None:
         if bundle.id != statement.bundle:

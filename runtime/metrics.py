@@ -53,6 +53,7 @@ class Metrics:
     def __init__(self, cameras: Sequence[str], snapshot: Callable[[], Snapshot]) -> None:
         try:
             import prometheus_client
+            import prometheus_client.core
         except ImportError as error:
             raise MissingPart("metrics: prometheus-client is not installed; pip install 'dskd-edge[line]'") from error
         self._cameras, self._snapshot = frozenset(cameras), snapshot

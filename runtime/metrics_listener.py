@@ -98,7 +98,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != PATH:
             self.send_error(404, "only /metrics is here")
             return
-        data = self.server.page()
+        try:
+            data = self.server.page()
+        except Exception:  # the listener must outlive whatever the station raises
+            _log.exception("metrics: the page cannot be made")
+            self.send_error(500, "see the log")
+            return
         self.send_response(200)
         self.send_header("Content-Type", self.server.content_type)
         self.send_header("Content-Length", str(len(data)))

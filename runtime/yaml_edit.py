@@ -15,22 +15,22 @@ def with_numbers(text: str, place: Sequence[str], numbers: Mapping[str, float]) 
 
     Raises CallError where there is no such mapping, or where the result would not say exactly what was asked.
     """
-    where = ".".join(place)
-    wanted = _at(parse_yaml(text), place)
-    if wanted is None:
+    where, expected = ".".join(place), parse_yaml(text)
+    mapping = expected
+    for step in place:
+        mapping = mapping.get(step) if isinstance(mapping, dict) else None
+    if not isinstance(mapping, dict):
         raise CallError(f"there is no {where} in the file; name one that is there")
     for key, number in numbers.items():
         text = _with_number(text, place, key, number)
-        wanted[key] = number
-    if _at(parse_yaml(text), place) != wanted:
+        mapping[key] = number
+    try:
+        done = parse_yaml(text) == expected
+    except yaml.YAMLError:
+        done = False
+    if not done:
         raise CallError(f"{where}: cannot be edited in place; write {dict(numbers)} there yourself")
     return text
-
-
-def _at(data: object, place: Sequence[str]) -> dict[str, object] | None:
-    for step in place:
-        data = data.get(step) if isinstance(data, dict) else None
-    return dict(data) if isinstance(data, dict) else None
 
 
 def _with_number(text: str, place: Sequence[str], key: str, number: float) -> str:
@@ -38,14 +38,15 @@ def _with_number(text: str, place: Sequence[str], key: str, number: float) -> st
     for step in place:
         node = _child(node, step)
     assert isinstance(node, yaml.MappingNode)
+    written = yaml.safe_dump(number).splitlines()[0]  # 1e-05 without a dot would be text
     old = _child(node, key)
     if old is not None:
-        return f"{text[: old.start_mark.index]}{number!r}{text[old.end_mark.index :]}"
+        return f"{text[: old.start_mark.index]}{written}{text[old.end_mark.index :]}"
     if node.flow_style:
         start = node.start_mark.index + 1
-        return f"{text[:start]}{key}: {number!r}{', ' if node.value else ''}{text[start:]}"
+        return f"{text[:start]}{key}: {written}{', ' if node.value else ''}{text[start:]}"
     first = node.value[0][0].start_mark
-    return f"{text[: first.index]}{key}: {number!r}\n{' ' * first.column}{text[first.index :]}"
+    return f"{text[: first.index]}{key}: {written}\n{' ' * first.column}{text[first.index :]}"
 
 
 def _child(node: yaml.Node | None, name: str) -> yaml.Node | None:

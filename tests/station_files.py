@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -43,7 +44,9 @@ def write_station(folder: Path, **changes: object) -> Path:
     }
     fields.update(changes)
     file = folder / "station.yaml"
-    file.write_text(yaml.safe_dump(fields, sort_keys=False))
+    file.write_text(
+        yaml.safe_dump(json.loads(json.dumps(fields)), sort_keys=False)
+    )  # no two keys share a value: no alias
     return file
 
 

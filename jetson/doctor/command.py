@@ -36,6 +36,7 @@ CHECKS: dict[str, Callable[[Context], Finding]] = {
     "clock": surroundings.clock,
     "service": surroundings.service,
 }
+DATA = Path("/var/lib/dskd")
 EPILOG = "Exit code 0: nothing failed; 1: something did; 2: the call was wrong."
 
 
@@ -58,7 +59,9 @@ def main(arguments: list[str]) -> int:
     options = Parser(prog="python -m jetson doctor", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
-    options.add_argument("--data", type=Path, default=Path.cwd(), help="where the station writes (default: here)")
+    options.add_argument(
+        "--data", type=Path, help=f"where the station writes (default: {DATA} where it exists, else here)"
+    )
     options.add_argument("--user", help="whose rights to look at (default: dskd where it exists, else you)")
     options.add_argument("--power-mode", help="the mode the line needs (default: the module's largest)")
     chosen = options.parse_args(arguments)
@@ -66,9 +69,8 @@ def main(arguments: list[str]) -> int:
         user = find_user(chosen.user)
     except KeyError as error:
         raise CallError(f"--user {chosen.user}: there is no such user") from error
-    context = Context(
-        bundle=chosen.bundle or default_bundle(), data=chosen.data, user=user, power_mode=chosen.power_mode
-    )
+    data = chosen.data or (DATA if DATA.is_dir() else Path.cwd())
+    context = Context(bundle=chosen.bundle or default_bundle(), data=data, user=user, power_mode=chosen.power_mode)
     findings = examine(context)
     if chosen.json:
         fields = [

@@ -6,6 +6,7 @@ import argparse
 import logging
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime.bundle import load_bundle
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
             page = open_page(station)
         systemd.notify("READY=1")
-        watch(station, stop)
+        watch(station, stop, lambda: page is None or page.alive)
     finally:
         systemd.notify("STOPPING=1")
         if page is not None:
@@ -68,12 +69,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def watch(station: Station, stop: threading.Event) -> None:
+def watch(station: Station, stop: threading.Event, page_alive: Callable[[], bool]) -> None:
     """Feeds systemd's watchdog as long as every thread lives; tells it once a second how the station is."""
     interval = min(WATCH, (systemd.watchdog_seconds() or WATCH) / 3)
     told = ""
     while not stop.wait(interval):
-        hanging = station.hanging()
+        hanging = [*station.hanging(), *([] if page_alive() else ["page"])]
         if hanging:
             text = f"hanging: {', '.join(hanging)}"
         else:

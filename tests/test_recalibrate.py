@@ -1,0 +1,177 @@
+"""Thresholds from the line's own scores: the rate they support, what they would change, and how a file is edited."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import Command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from line_records import inspection
+
+from runtime.errors import CallError, DskdError
+from runtime.recalibrate import main, propose
+from runtime.result import Verdict
+from runtime.store import Label, Store
+from runtime.threshold import conformal_threshold
+from runtime.yaml_edit import with_numbers
+
+FILE = """# the line
+name: line-3
+data: data
+cameras:
+  top: {source: "test://pattern", recipe: bracket-a}   # upper
+recipes:
+  bracket-a:
+    bundle: bundles/a   # trained in May
+    reject: 9.5  # by hand
+  bracket-b: {bundle: bundles/b}
+"""
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 passes, 10 rejects of which 6 were false alarms, and scores of an older bundle."""
+    place = tmp_path_factory.mktemp("line") / "line.db"
+    store = Store(place)
+    store.add([inspection(k, bundle="old", score=50.0) for k in range(20)])
+    store.add([inspection(k, score=k / 1000) for k in range(200)])
+    rejected = store.add([inspection(k, Verdict.REJECT, score=2.0 + k / 1000) for k in range(200, 210)])
+    for record in rejected[:6]:
+        store.label(record, Label.FALSE_ALARM, "ann")
+    for record in rejected[6:]:
+        store.label(record, Label.DEFECT, "ann")
+    for record in range(21, 121):
+        store.label(record, Label.GOOD, "ann")
+    store.close()
+    return place
+
+
+def test_confirmed_good_parts_of_the_present_bundle_give_the_thresholds(path: Path) -> None:
+    store = Store(path)
+    found = propose(store, "top", "confirmed good", 1000, 0.05, 0.01)
+    scores = np.array([k / 1000 for k in range(100)] + [2.0 + k / 1000 for k in range(200, 206)])
+    assert found.thresholds.reject == conformal_threshold(scores, 0.01)
+    assert found.thresholds.reject.images == 106
+    assert found.bundle == "b1"
+    assert found.before == {"PASS": 200, "REVIEW": 0, "REJECT": 10}
+    assert found.after == {"PASS": 202, "REVIEW": 4, "REJECT": 4}
+    assert "somebody looked at" in found.caution()
+    store.close()
+
+
+def test_passes_say_what_they_cannot_know(path: Path) -> None:
+    store = Store(path)
+    found = propose(store, "top", "passes", 1000, 0.05, 0.01)
+    assert found.thresholds.reject.score == pytest.approx(0.198)
+    assert found.flagged_share == pytest.approx(6 / 210)  # confirmed defects are not missing
+    assert "rests on passes alone: 2.86% of parts" in found.caution()
+    store.close()
+
+
+def test_too_few_support_only_what_they_support(path: Path) -> None:
+    store = Store(path)
+    found = propose(store, "top", "confirmed good", 10, 0.05, 0.01)
+    assert found.thresholds.reject.supported_rate == pytest.approx(1 / 11)
+    store.close()
+
+
+def test_without_a_basis_it_says_what_to_do(tmp_path: Path) -> None:
+    store = Store(tmp_path / "a.db")
+    with pytest.raises(CallError, match="it holds: none"):
+        propose(store, "top", "passes", 10, 0.05, 0.01)
+    store.add([inspection(1, Verdict.REJECT)])
+    with pytest.raises(CallError, match=r"camera side: .* it holds: top"):
+        propose(store, "side", "passes", 10, 0.05, 0.01)
+    with pytest.raises(DskdError, match="confirm good parts on the page"):
+        propose(store, "top", "confirmed good", 10, 0.05, 0.01)
+    with pytest.raises(CallError, match="last 0"):
+        propose(store, "top", "passes", 0, 0.05, 0.01)
+    store.close()
+
+
+def test_the_command_prints_and_changes_nothing_unless_told(path: Path, tmp_path: Path, command: Command) -> None:
+    done = command("runtime.recalibrate", "--store", path, "--camera", "top")
+    assert done.returncode == 0, done.stderr
+    assert "106 confirmed good from 2026-09-21" in done.stdout
+    assert "1.00% was asked for" not in done.stdout
+    assert "by score: PASS 200 -> 202, REVIEW 0 -> 4, REJECT 10 -> 4" in done.stdout
+    assert "nothing was changed" in done.stdout
+    (tmp_path / "station.yaml").write_text(FILE)
+    done = command("runtime.recalibrate", "--store", path, "--camera", "top", "--json",
+                   "--apply", tmp_path / "station.yaml")  # fmt: skip
+    told = json.loads(done.stdout)
+    assert told["applied_to"] == "bracket-a"
+    text = (tmp_path / "station.yaml").read_text()
+    recipe = yaml.safe_load(text)["recipes"]["bracket-a"]
+    assert (recipe["review"], recipe["reject"]) == (told["review"]["score"], told["reject"]["score"])
+    kept = [line for line in text.splitlines() if "reject" not in line and "review" not in line]
+    assert kept == [line for line in FILE.splitlines() if "reject" not in line]
+    assert "# by hand" in text
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--store", "nowhere.db", "--camera", "top"], 2, "is no file"),
+        (["--store", "{path}", "--camera", "top", "--review-rate", "2"], 2, "between 0 and 1"),
+        (["--store", "{path}", "--camera", "top", "--review-rate", "0.001"], 2, "must not be under"),
+        (["--store", "{path}", "--camera", "top", "--apply", "/nowhere.yaml"], 2, "cannot be read"),
+        (["--store", "{path}", "--camera", "top", "--apply", "{file}", "--recipe", "x"], 2, "there is no recipes.x"),
+        (["--store", "{file}", "--camera", "top"], 1, "SQLite"),
+    ],
+)
+def test_wrong_calls_are_refused(options: list[str], code: int, words: str, path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "station.yaml"
+    file.write_text(FILE)
+    with pytest.raises(DskdError, match=words) as refused:
+        main([text.format(path=path, file=file) for text in options])
+    assert refused.value.exit_code == code
+    assert file.read_text() == FILE
+
+
+# ----------------------------------------------------------------------------------------------------- editing a file
+
+
+def test_numbers_are_set_and_nothing_else_is_touched() -> None:
+    changed = with_numbers(FILE, ("recipes", "bracket-a"), {"review": 1.5, "reject": 2.0})
+    expected = FILE.replace("reject: 9.5", "reject: 2.0").replace(
+        "    bundle: bundles/a", "    review: 1.5\n    bundle: bundles/a"
+    )
+    assert changed == expected
+    changed = with_numbers(FILE, ("recipes", "bracket-b"), {"review": 1.5, "reject": 2.0})
+    assert changed == FILE.replace("{bundle: bundles/b}", "{reject: 2.0, review: 1.5, bundle: bundles/b}")
+    assert with_numbers("a: {}\n", ("a",), {"x": 1.0}) == "a: {x: 1.0}\n"
+
+
+@pytest.mark.parametrize("text", ["a: 1", "a:\n", "[1, 2]", "", "b: {}"])
+def test_a_mapping_that_is_not_there_is_refused(text: str) -> None:
+    with pytest.raises(CallError, match="there is no a"):
+        with_numbers(text, ("a",), {"x": 1.0})
+
+
+leaves = st.none() | st.booleans() | st.floats(-1e6, 1e6) | st.text(st.characters(codec="utf-8"), max_size=12)
+old = st.fixed_dictionaries(
+    {}, optional={"review": leaves, "reject": leaves, "bundle": leaves, "x y": st.lists(leaves, max_size=3)}
+)
+
+
+@settings(max_examples=60)
+@given(
+    data=old,
+    flow=st.booleans(),
+    numbers=st.dictionaries(st.sampled_from(["review", "reject"]), st.floats(-1e12, 1e12), min_size=1),
+)
+def test_any_file_says_what_was_asked(data: dict[str, object], flow: bool, numbers: dict[str, float]) -> None:
+    text = yaml.safe_dump({"recipes": {"a": data, "b": {"review": 7.0}}}, default_flow_style=flow, allow_unicode=True)
+    changed = yaml.safe_load(with_numbers(text, ("recipes", "a"), numbers))
+    assert changed == {"recipes": {"a": {**data, **numbers}, "b": {"review": 7.0}}}
+
+
+def test_what_cannot_be_edited_is_refused() -> None:
+    with pytest.raises(CallError, match=r"write .* there yourself"):
+        with_numbers("a:\n  review:\n  - 1\n  bundle: x\n", ("a",), {"review": 1.0})
