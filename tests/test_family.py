@@ -126,7 +126,9 @@ def test_a_step_moves_every_trained_parameter_and_nothing_else(name: str) -> Non
     moved = {n for n, t in method.state_dict().items() if not torch.equal(t, before[n])}
     idle = {n for n in own if id(own[n]) in trained} - moved
     # A bias before instance normalisation is taken out again; fresh centres are so alike that their sharpness hardly counts.
-    assert all(n.endswith("bias") and n.startswith("projections.") or n == "aggregation.sharpness" for n in idle), idle
+    assert all((n.endswith("bias") and n.startswith("projections.")) or n == "aggregation.sharpness" for n in idle), (
+        idle
+    )
     still = {
         n
         for n, t in before.items()

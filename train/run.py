@@ -33,6 +33,7 @@ from train.local_statistics import build_map, fit_map
 from train.methods import Method, build
 from train.networks.maps import AnomalyMap
 from train.networks.resnet import BACKBONES, Encoder
+from train.networks.rounding import rounding
 from train.products import figures_by_product, held_out_by_product, split_products
 from train.report import Labelled, write_report
 from train.selection import painted_auroc
@@ -107,9 +108,13 @@ def _run(
         "teacher": weights_sha256,
         "number of processes": str(process.world),
     }
+    if config.recipe.start:
+        belongs["start"] = _start_from(Path(config.recipe.start), method)
     prepared = folder / f"prepared-{process.rank}.npy"
     inputs = data.prepare_inputs(training, config.input, prepared)
-    loop.train(method, inputs, config, belongs, folder, process, [len(part) for part, _ in splits])
+    path = method.inference_path(next(iter(method.readings())))
+    with rounding(path) if config.recipe.rounded else nullcontext():
+        loop.train(method, inputs, config, belongs, folder, process, [len(part) for part, _ in splits])
     if process.world > 1:
         dist.destroy_process_group()
     maps = build_maps(config, method)
@@ -137,6 +142,13 @@ def _run(
         }
         _finish(config, method, maps, images, [part for _, part in splits], folder, process.device, record)
     return record
+
+
+def _start_from(folder: Path, method: Method) -> str:
+    """Gives ``method`` the weights of a finished run; returns the sha256 of their file."""
+    started = load_run(folder)
+    load_model(folder / MODEL, method, started.method.state_dict())
+    return str(started.record["model_sha256"])
 
 
 def _finish(

@@ -72,6 +72,10 @@ class RecipeConfig(Strict):
         "auto", description="autocast type; auto: bfloat16 where the CPU or GPU has it, else float32 (GPU: float16)"
     )
     seed: int = Field(0, ge=0, lt=1 << 32, description="everything random follows from it")
+    start: str = Field("", description="folder of a finished run whose weights to start from; empty: from scratch")
+    rounded: bool = Field(
+        False, description="round to eight bits while training, as the INT8 graph will; with start and a low rate"
+    )
     checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
 
 
