@@ -7,9 +7,8 @@ from pathlib import Path
 
 import cv2
 import pytest
-from conftest import SMALL, Command
+from conftest import SMALL
 
-from benchmarks import __main__ as benchmarks
 from benchmarks.accuracy import CONTESTANTS, first_of_each, main, within_budget
 from benchmarks.comparison import COLUMNS, table
 from runtime.errors import CallError
@@ -104,13 +103,3 @@ def test_a_wrong_call_is_refused(plates: Path, tmp_path: Path, more: list[str], 
 def test_a_set_without_labels_is_refused(plates: Path, tmp_path: Path) -> None:
     with pytest.raises(CallError, match="needs good and defective test images"):
         main(words(plates / "train" / "good", tmp_path))
-
-
-def test_benchmarks_are_called_by_name(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    assert benchmarks.main([]) == 0
-    assert "accuracy" in capsys.readouterr().out
-    with pytest.raises(CallError, match="no benchmark 'speed'"):
-        benchmarks.main(["speed"])
-    done = command("benchmarks", "accuracy", "--help")
-    assert done.returncode == 0
-    assert "--precisions" in done.stdout
