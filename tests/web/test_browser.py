@@ -270,6 +270,7 @@ def test_another_recipe_and_health(page: Any, line: Line) -> None:
 # ----------------------------------------------------------------------------------------------------------- looks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_every_view_fits_and_is_readable(page: Any, line: Line, size: str, dark: bool) -> None:
