@@ -58,20 +58,23 @@ class RtspCamera:
     def __init__(self, fps: float = 25.0, port: int = 0) -> None:
         self.fps, self.size, self.frozen = fps, (320, 240), False
         self.stalled = threading.Event()
-        self.clients = 0
+        self.clients = self.sent = 0  # connections so far; number of the newest picture on its way
         self._alive, self._port, self._connections = False, port, list[socket.socket]()
         self.start()
 
     @property
     def uri(self) -> str:
+        """Where to find it."""
         return f"rtsp://127.0.0.1:{self._port}/cam"
 
     def start(self) -> None:
+        """Listens, on the same port as before."""
         self._listener = socket.create_server(("127.0.0.1", self._port), reuse_port=False)
         self._port, self._alive = self._listener.getsockname()[1], True
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def kill(self) -> None:
+        """Gone at once, with all connections."""
         self._alive = False
         for end in (self._listener, *self._connections):
             with suppress(OSError):
@@ -143,6 +146,7 @@ class RtspCamera:
         with suppress(OSError):
             while self._alive and not ended.is_set():
                 if not self.stalled.is_set():
+                    self.sent = number
                     sequence = self._send_picture(connection, sequence, 0 if self.frozen else number, began)
                 number += 1
                 time.sleep(max(0.0, began + number / self.fps - time.monotonic()))

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from rtsp_camera import picture
 
+from benchmarks.rtsp_camera import picture
 from runtime.frame_health import FrameHealth, HealthLimits
 
 Image = NDArray[np.uint8]

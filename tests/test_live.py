@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Command
-from rtsp_camera import RtspCamera
 
+from benchmarks.rtsp_camera import RtspCamera
 from runtime.bundle import Bundle
 from runtime.sources.gstreamer import has_elements
 

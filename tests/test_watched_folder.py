@@ -9,9 +9,9 @@ from pathlib import Path
 
 import cv2
 import pytest
-from rtsp_camera import number_of, picture
 from test_capture import running
 
+from benchmarks.rtsp_camera import number_of, picture
 from runtime.errors import DskdError
 from runtime.result import Dropped, Frame
 from runtime.sources import Source, SourceLost, open_source

@@ -147,8 +147,10 @@ class StoreReader:
         ``confirmed good`` are those that a person labelled so, or called a false alarm.
         """
         order = "ASC" if oldest else "DESC"
+        by = "record" if of == "confirmed good" else "id"
         kind = "+kind" if of == "all" else "kind"  # the plus keeps SQLite from an index by which it would have to sort
-        table = "records JOIN labels ON record = id" if of == "confirmed good" else _WITH_LABELS
+        # labels are few: a cross join makes SQLite begin with them
+        table = "labels CROSS JOIN records ON id = record" if of == "confirmed good" else _WITH_LABELS
         which = {
             "all": "",
             "passes": "AND verdict = 'PASS'",
@@ -156,7 +158,7 @@ class StoreReader:
         }[of]
         question = (
             "SELECT id, captured, score, threshold, verdict, bundle, backend, label "  # noqa: S608 (our own text)
-            f"FROM {table} WHERE {kind} = 'inspection' AND source = ? {which} ORDER BY id {order} LIMIT ?"
+            f"FROM {table} WHERE {kind} = 'inspection' AND source = ? {which} ORDER BY {by} {order} LIMIT ?"
         )
         rows = self._ask(question, (source, limit))
         return [Scored(**{**dict(row), "verdict": Verdict(row["verdict"])}) for row in rows]

@@ -22,7 +22,7 @@ from runtime.store.records import COLUMNS, row_of
 
 OPEN_PATIENCE = 10.0  # seconds to wait for another program at the start
 WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camera to verdict
-CHUNK = 500  # records deleted in one transaction, so that ``add`` never waits long behind it
+CHUNK = 100  # records deleted in one transaction, so that ``add`` never waits long behind it
 
 _INSERT = f"INSERT INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)})"  # noqa: S608
 _COUNT = (
@@ -135,15 +135,18 @@ class Store(StoreReader):
     def prune(self, keep: int | None = None, before: float | None = None) -> int:
         """Deletes old records and returns how many: all but the newest ``keep``, those captured ``before``, or both.
 
-        What a sink has not delivered yet stays, and so does what a person labelled. Counts and audit log stay.
+        What a sink has not delivered yet stays, and so does what a person labelled. Counts and audit log stay. Takes
+        its time, so that inspection does not notice.
         """
         deleted = 0
         while True:
-            with self._transaction(WRITE_PATIENCE) as database:
+            begun = time.monotonic()
+            with self._transaction(WRITE_PATIENCE, durable=False) as database:  # after a power cut they go next time
                 found = _prune_oldest(database, keep, before)
             deleted += found
             if not found:
                 return deleted
+            time.sleep(time.monotonic() - begun)  # a lock is not fair: whoever waits for it gets it now
 
     def close(self) -> None:
         """Folds the log into the file and releases it."""

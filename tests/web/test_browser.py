@@ -270,6 +270,7 @@ def test_another_recipe_and_health(page: Any, line: Line) -> None:
 # ----------------------------------------------------------------------------------------------------------- looks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
 def test_every_view_fits_and_is_readable(page: Any, line: Line, size: str, dark: bool) -> None:
@@ -280,7 +281,22 @@ def test_every_view_fits_and_is_readable(page: Any, line: Line, size: str, dark:
         wait(lambda: page.execute_script(CONTRAST) == [], 5, lambda: f"{view}: {page.execute_script(CONTRAST)}")  # noqa: B023
         wide = page.execute_script("return document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{view} is {wide} pixels too wide"
+        assert page.execute_script(OVERLAPS) == [], view
 
+
+OVERLAPS = r"""
+const seen = [...document.querySelectorAll("button, select, input[type=number], h2, h3, dd, label, .gauge-bar, .tile")]
+  .filter((e) => e.checkVisibility({ opacityProperty: true }) && !e.closest(".tabs") && (!document.querySelector("dialog[open]") || e.closest("dialog")));
+const area = seen.map((e) => e.getBoundingClientRect());
+const bad = [];
+for (let i = 0; i < seen.length; i++) for (let k = i + 1; k < seen.length; k++) {
+  if (seen[i].contains(seen[k]) || seen[k].contains(seen[i])) continue;
+  const [a, b] = [area[i], area[k]];
+  const [x, y] = [Math.min(a.right, b.right) - Math.max(a.left, b.left), Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top)];
+  if (x > 2 && y > 2) bad.push(`${seen[i].textContent.slice(0, 20)} / ${seen[k].textContent.slice(0, 20)}`);
+}
+return bad;
+"""
 
 CONTRAST = r"""
 const parse = (value) => { const [r, g, b, a = 1] = value.match(/[\d.]+/g).map(Number); return [r, g, b, a]; };

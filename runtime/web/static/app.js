@@ -129,7 +129,7 @@ function open() {
     else tab.removeAttribute("aria-current");
   }
   views[page.view].open?.();
-  views.parts.detail(name === "parts" && /^\d+$/.test(id ?? "") ? Number(id) : null);
+  if (page.state) views.parts.detail(name === "parts" && /^\d+$/.test(id ?? "") ? Number(id) : null);
   render();
 }
 
@@ -193,8 +193,10 @@ async function run() {
   for (;;) {
     const started = performance.now();
     if (!document.hidden) {
+      const first = !page.state;
       await look();
-      render();
+      if (first && page.state) open();
+      else render();
     }
     await new Promise((done) => setTimeout(done, Math.max(50, PERIOD - (performance.now() - started))));
   }
