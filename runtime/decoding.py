@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,8 +20,10 @@ import numpy as np
 from runtime.preprocess import Image
 
 # Log lines of OpenCV and FFmpeg would stand between our own one-line errors. Set these variables to see them.
+_opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 4, as JetPack's, has these calls at its top
+_SILENT, _ERROR = 0, 2
 if "OPENCV_LOG_LEVEL" not in os.environ:
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    _opencv_log.setLogLevel(_SILENT)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened; -8 is AV_LOG_QUIET
 
 # Many cheap cameras leave padding before the end marker (0xd9); all other complaints mean that pixels were made up.
@@ -39,14 +42,14 @@ def decode(data: bytes) -> tuple[Image | None, bool]:
     """Pixels as uint8 BGR [H, W, 3] or None, and whether the decoder had to make some of them up."""
     image = None
     with _hear_standard_error() as heard:
-        level = cv2.utils.logging.getLogLevel()
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # libtiff's errors come as OpenCV's
+        level = _opencv_log.getLogLevel()
+        _opencv_log.setLogLevel(_ERROR)  # libtiff's errors come as OpenCV's
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error:
             pass  # the same as None: not decodable
         finally:
-            cv2.utils.logging.setLogLevel(level)
+            _opencv_log.setLogLevel(level)
     return None if image is None else np.asarray(image, np.uint8), bool(_DAMAGE.search("\n".join(heard)))
 
 

@@ -18,6 +18,7 @@ from runtime.station.control import PartStatus, StationControl
 from runtime.store import Store
 
 ARCHIVE = "archive"  # folder in the data folder
+ARCHIVE_STOP = 30.0  # seconds to write the pictures that wait
 log = logging.getLogger(__name__)
 
 
@@ -66,10 +67,11 @@ class StationSinks:
         """Ends all threads; what was not delivered stays in the store."""
         for desk in self._desks:
             desk.stop()
-        for delivery in self.deliveries:
-            delivery.stop()
-        if self.archive is not None:
-            self.archive.stop()
+        late = [delivery.name for delivery in self.deliveries if not delivery.stop()]
+        if self.archive is not None and not self.archive.stop(ARCHIVE_STOP):
+            late.append(self.archive.name)
+        for name in late:
+            log.warning("sink %s did not stop in time", name)
 
 
 def part_status(sink: SinkStatus) -> PartStatus:

@@ -1,0 +1,32 @@
+"""``python -m benchmarks NAME``: what is measured."""
+
+from __future__ import annotations
+
+import importlib
+
+from runtime.errors import CallError, exit_with_code
+
+NAMES = {
+    "accuracy": "every method on one set, as it is exported",
+    "faults": "what a station does when a part of it fails",
+    "soak": "a station under full load for a long time",
+    "demo": "the whole path on a generated set",
+    "ablation": "what each part of the recipe is worth",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Hands over to the benchmark that the first argument names."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print("usage: python -m benchmarks NAME [options]   (NAME --help tells more)\n")
+        print("\n".join(f"  {known:10} {text}" for known, text in NAMES.items()))
+        return 0
+    if name not in NAMES:
+        raise CallError(f"no benchmark {name!r}; one of: {', '.join(NAMES)}")
+    code: int = importlib.import_module(f"benchmarks.{name}").main(arguments[1:])
+    return code
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

@@ -1,0 +1,167 @@
+"""SIGKILL of a whole station at random moments, again and again, while a PLC triggers and takes results."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import socket
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from benchmarks.drill import Fault, count, csv_keys, free_port, scratch, wait_until
+from runtime.errors import DskdError
+from runtime.station.outputs.registers import COILS, INPUT_REGISTERS, INPUTS, address, registers_text, size
+
+
+class Plc:
+    """A Modbus client in thirty lines: one request, one reply."""
+
+    def __init__(self, port: int) -> None:
+        self._link = socket.create_connection(("127.0.0.1", port), 2)
+        self._link.settimeout(2)
+
+    def ask(self, function: int, first: int, second: int) -> bytes:
+        """The reply's data."""
+        self._link.sendall(struct.pack(">HHHBBHH", 1, 0, 6, 1, function, first, second))
+        length = struct.unpack(">H", self._exactly(6)[4:])[0]
+        return self._exactly(length)[2:]
+
+    def coil(self, name: str, value: bool) -> None:
+        """Writes a coil."""
+        self.ask(5, address(COILS, name), 0xFF00 if value else 0)
+
+    def registers(self) -> list[int]:
+        """All input registers."""
+        data = self.ask(4, 0, size(INPUT_REGISTERS))[1:]
+        return list(struct.unpack(f">{len(data) // 2}H", data))
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._link.close()
+
+    def _exactly(self, number: int) -> bytes:
+        data = b""
+        while len(data) < number:
+            more = self._link.recv(number - len(data))
+            if not more:
+                raise OSError("the station hung up")
+            data += more
+        return data
+
+
+def kills(bundle: Path, number: int) -> Fault:
+    """A part that the PLC was told of is in the store, once, after every kill. Detected: when the PLC sees it go."""
+    with scratch() as folder:
+        port = free_port()
+        file = station_file(folder, bundle, port)
+        told: list[str] = []
+        chance = random.Random(number)  # noqa: S311 a drill that can be repeated
+        detected, recovered = 0.0, 0.0
+        for _ in range(number):
+            start = time.monotonic()
+            process = subprocess.Popen([sys.executable, "-m", "runtime.station", str(file)], stderr=subprocess.DEVNULL)  # noqa: S603
+            try:
+                plc = connected(port, process)
+                recovered = max(recovered, time.monotonic() - start)
+                work(plc, told, chance.uniform(0.0, 2.0))
+                killed = time.monotonic()
+                process.send_signal(signal.SIGKILL)
+                detected = max(detected, hung_up(plc, killed))
+            finally:
+                process.kill()
+                process.wait()
+        finish(file)
+        return account(folder, told, detected, recovered)
+
+
+def station_file(folder: Path, bundle: Path, port: int) -> Path:
+    """A triggered camera, a PLC and a CSV sink."""
+    trigger = {"kind": "software", "deadline_ms": 5000}
+    fields = {
+        "name": "drill",
+        "data": "data",
+        "cameras": {"top": {"source": "test://pattern?size=320x240&fps=30", "recipe": "only", "trigger": trigger}},
+        "recipes": {"only": {"bundle": str(bundle.absolute())}},
+        "outputs": {"plc": {"kind": "modbus", "listen": f"127.0.0.1:{port}", "camera": "top"}},
+        "sinks": {"csv": {"kind": "csv", "path": "sink.csv"}},
+    }
+    file = folder / "station.yaml"
+    file.write_text(json.dumps(fields))
+    return file
+
+
+def connected(port: int, process: subprocess.Popen[bytes]) -> Plc:
+    """The PLC's connection, once a trigger would be taken."""
+    found: list[Plc] = []
+
+    def ready() -> bool:
+        if process.poll() is not None:
+            raise DskdError("drill: the station ended by itself")
+        with suppress(OSError):
+            if not found:
+                found.append(Plc(port))
+                found[0].coil("TriggerEnable", True)
+            return bool(found[0].registers()[0] & 1 << address(INPUTS, "TriggerReady"))
+        return False
+
+    wait_until(ready, "the station's start", 60)
+    return found[0]
+
+
+def work(plc: Plc, told: list[str], seconds: float) -> None:
+    """Triggers and takes results as fast as they come."""
+    valid = 1 << address(INPUTS, "ResultsValid")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        plc.coil("Trigger", True)
+        plc.coil("Trigger", False)
+        registers = plc.registers()
+        if registers[0] & valid:
+            told.append(registers_text(registers[address(INPUT_REGISTERS, "PartId") :]))
+            plc.coil("ResultsAck", True)
+            plc.coil("ResultsAck", False)
+
+
+def hung_up(plc: Plc, since: float) -> float:
+    """Seconds until the PLC notices."""
+    with suppress(OSError):
+        while True:
+            plc.registers()
+    plc.close()
+    return time.monotonic() - since
+
+
+def finish(file: Path) -> None:
+    """A last run that delivers what is left, and a clean stop."""
+    process = subprocess.Popen([sys.executable, "-m", "runtime.station", str(file)], stderr=subprocess.DEVNULL)  # noqa: S603
+    store, sink = file.parent / "data" / "store.db", file.parent / "sink.csv"
+    try:
+        wait_until(
+            lambda: len(csv_keys(sink)[0]) >= count(store, "inspections") + count(store, "dropped"), "delivery", 60
+        )
+        process.terminate()
+        process.wait(30)
+    finally:
+        process.kill()
+
+
+def account(folder: Path, told: list[str], detected: float, recovered: float) -> Fault:
+    """What is in the store and at the sink after all kills."""
+    store = folder / "data" / "store.db"
+    with sqlite3.connect(store) as database:
+        if database.execute("PRAGMA integrity_check").fetchone() != ("ok",):
+            raise DskdError("drill: the store is damaged")
+        answered = [str(row[0]) for row in database.execute("SELECT part FROM answers")]
+    if len(answered) != len(set(answered)):
+        raise DskdError("drill: a part was answered twice")
+    inspected, dropped = count(store, "inspections"), count(store, "dropped")
+    lost = len(set(told) - set(answered))
+    return Fault(
+        "SIGKILL", detected, recovered, inspected + dropped, inspected, dropped, lost, csv_keys(folder / "sink.csv")[1]
+    )
