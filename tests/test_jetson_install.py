@@ -270,7 +270,9 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
     here = open_backend(bundle).infer(bundle.golden().inputs[:2])
     score_difference = float(np.abs(np.load(root / "tmp/scores.npy") - here.scores).max())
     map_difference = float(np.abs(np.load(root / "tmp/maps.npy") - here.maps()).max())
-    assert max(score_difference, map_difference) <= 1e-5
+    assert score_difference <= 1e-5
+    largest = float(here.maps().max())  # float32 has seven digits, and these maps reach far beyond 1
+    assert map_difference <= 1e-5 * max(1.0, largest)
 
     state = snapshot(root, times=True)
     again = run_in(root, "/root/release/install.sh")
@@ -285,5 +287,5 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
     with capsys.disabled():
         print(
             f"\naarch64 under emulation: from the bare root to verdicts in {seconds:.0f} s, "
-            f"{megabytes:.0f} MB; against x86-64 score within {score_difference:.1e}, map within {map_difference:.1e}"
+            f"{megabytes:.0f} MB; against x86-64 score within {score_difference:.1e}, map within {map_difference:.1e} of {largest:.1f}"
         )
