@@ -42,7 +42,7 @@ def inventory(device: str, slots: Slots | None, machine: Machine | None = None) 
 def _bundle(slots: Slots) -> dict[str, object]:
     state = slots.read()
     try:
-        confirmed = None if state.active is None else slots.load(state.active)[0].bundle
+        confirmed = None if state.active is None else slots.statement(state.active).bundle
     except DskdError as error:
         confirmed = f"damaged: {error}"
     return {

@@ -119,13 +119,17 @@ class Slots:
         except (OSError, ValidationError, ValueError):
             return self._found()
 
-    def load(self, slot: Slot) -> tuple[Statement, Bundle]:
-        """A slot's statement and bundle, signature and every byte checked. Raises Refused."""
+    def statement(self, slot: Slot) -> Statement:
+        """What a slot's update says of itself, its signature checked. Raises Refused."""
         try:
             raw = (self.folder / slot / "update.json").read_bytes()[: LARGEST_ENVELOPE + 1]
         except OSError as error:
             raise Refused(f"slot {slot} holds no update ({error.strerror})") from error
-        statement = open_envelope(raw, self.trusted, self.product)
+        return open_envelope(raw, self.trusted, self.product)
+
+    def load(self, slot: Slot) -> tuple[Statement, Bundle]:
+        """A slot's statement and bundle, signature and every byte checked. Raises Refused."""
+        statement = self.statement(slot)
         return statement, check(self.bundle_folder(slot), statement)
 
     def free_slot(self) -> Slot:

@@ -89,7 +89,13 @@ class FrameQueue:
             return Counts(captured, self._handed_out, dropped, waiting, self._unreported, dict(self._drops))
 
     def _put_frame(self, frame: Frame, replaceable: bool) -> None:
-        if replaceable and self.policy == "latest" and frame.part is None and self._frames and self._frames[-1].part is None:
+        if (
+            replaceable
+            and self.policy == "latest"
+            and frame.part is None
+            and self._frames
+            and self._frames[-1].part is None
+        ):
             self._drop(dropped(self._frames.pop(), REPLACED))
         if len(self._frames) >= self.depth:
             self._drop(dropped(frame, f"overflow: {self.depth} frames wait already; inspection is too slow"))

@@ -113,7 +113,7 @@ def _fill(root: Path) -> None:
         (cpu / name).write_text("0\n")
 
 
-def run_in(root: Path, *words: object, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+def run_in(root: Path, *words: object, timeout: float = 3600) -> subprocess.CompletedProcess[str]:
     """Runs a command in the root as its user 0, with every user id of the host where the host lets us."""
     with subprocess.Popen(
         ["unshare", "--user", "--mount", "--kill-child", "sh", "-ec", ENTER, "sh", str(root), *map(str, words)],

@@ -204,6 +204,7 @@ def test_install_kill_repeat_and_uninstall_natively(native: Path) -> None:
 
 # ------------------------------------------------------------------------------------------ from box to verdict, aarch64
 
+PICTURES = 4  # each takes its time under emulation
 MAPS = """
 import sys, numpy as np
 from pathlib import Path
@@ -219,7 +220,7 @@ def at_network_size(source: Path, bundle: Bundle, out: Path) -> Path:
     """The pictures as the network gets them: OpenCV's INTER_AREA rounds some pixels by one grey level otherwise on arm."""
     spec = bundle.manifest.input
     out.mkdir()
-    for k, file in enumerate(sorted(source.rglob("*.png"))):
+    for k, file in enumerate(sorted(source.rglob("*.png"))[:PICTURES]):
         cv2.imwrite(str(out / f"{k:02}.png"), preprocess(read_image(file), spec.height, spec.width, spec.crop))
     return out
 
@@ -245,7 +246,7 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
     done = run_in(root, "bash", "-c", f"cd; set -eu; {install}")
     seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr
-    assert "captured 14 inspected 14 dropped 0" in done.stdout
+    assert f"captured {PICTURES} inspected {PICTURES} dropped 0" in done.stdout
 
     done = run_in(root, "bash", "-c", f"cd; set -eu; {serve}")
     assert done.returncode == 0, done.stderr
@@ -269,7 +270,9 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
     here = open_backend(bundle).infer(bundle.golden().inputs[:2])
     score_difference = float(np.abs(np.load(root / "tmp/scores.npy") - here.scores).max())
     map_difference = float(np.abs(np.load(root / "tmp/maps.npy") - here.maps()).max())
-    assert max(score_difference, map_difference) <= 1e-5
+    assert score_difference <= 1e-5
+    largest = float(here.maps().max())  # float32 has seven digits, and these maps reach far beyond 1
+    assert map_difference <= 1e-5 * max(1.0, largest)
 
     state = snapshot(root, times=True)
     again = run_in(root, "/root/release/install.sh")
@@ -284,5 +287,5 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
     with capsys.disabled():
         print(
             f"\naarch64 under emulation: from the bare root to verdicts in {seconds:.0f} s, "
-            f"{megabytes:.0f} MB; against x86-64 score within {score_difference:.1e}, map within {map_difference:.1e}"
+            f"{megabytes:.0f} MB; against x86-64 score within {score_difference:.1e}, map within {map_difference:.1e} of {largest:.1f}"
         )

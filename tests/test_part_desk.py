@@ -30,7 +30,13 @@ class Desk:
         self.asked: list[str] = []
         self.refuses = refuses
         self.desk = PartDesk(
-            "top", deadline, queue, lambda: Verdict.REJECT, self.told.append, lambda: self.hindrance, self.ask
+            "top",
+            deadline,
+            queue,
+            lambda: Verdict.REJECT,
+            lambda answer, due: self.told.append(answer),
+            lambda: self.hindrance,
+            self.ask,
         )
 
     def ask(self, part: str) -> None:

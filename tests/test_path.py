@@ -89,7 +89,11 @@ def test_runtime_inspects_a_folder_into_every_sink(
     done = command("runtime", "--bundle", bundle.path, "--source", small_set / "test", *options)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
-    rows = sqlite3.connect(tmp_path / "line.db").execute("SELECT frame, verdict, score FROM inspections ORDER BY id").fetchall()
+    rows = (
+        sqlite3.connect(tmp_path / "line.db")
+        .execute("SELECT frame, verdict, score FROM inspections ORDER BY id")
+        .fetchall()
+    )
     assert len(lines) == 14
     assert [(line["frame"], line["verdict"], line["score"]) for line in lines] == rows
     assert {v for _, v, _ in rows} <= {v.value for v in Verdict}

@@ -72,7 +72,7 @@ class StationCamera:
                 trigger.deadline_ms / 1000,
                 trigger.queue,
                 lambda: self.recipe.fail_safe,
-                recorder.put,
+                lambda answer, due: recorder.put(answer, due=due),
                 self.hindrance,
                 self.capture.trigger if asks else lambda part: None,
             )

@@ -35,9 +35,9 @@ class _Part:
 
 
 class PartDesk:
-    """Takes triggers, frames and inspections from any thread; ``answer`` is called in order, under the desk's lock.
+    """Takes triggers, frames and inspections from any thread.
 
-    ``fail_safe`` gives the verdict of a part that could not be inspected. ``hindrance`` says why no part can be taken
+    ``answer`` is called in order, under the desk's lock, with when the answer is due (monotonic clock). ``fail_safe`` gives the verdict of a part that could not be inspected. ``hindrance`` says why no part can be taken
     now (camera lost, store full), empty where one can. ``ask`` asks the camera for a part's frame, and raises DskdError
     where it cannot; it is called in the order of the triggers.
     """
@@ -48,7 +48,7 @@ class PartDesk:
         deadline: float,
         queue: int,
         fail_safe: Callable[[], Verdict],
-        answer: Callable[[Answer], None],
+        answer: Callable[[Answer, float], None],
         hindrance: Callable[[], str],
         ask: Callable[[str], None] = lambda part: None,
     ) -> None:
@@ -154,7 +154,7 @@ class PartDesk:
     def _flush(self) -> None:
         """Gives away all answers that no earlier part holds up."""
         while self._parts and self._parts[0].answer is not None:
-            self._answer(replace(self._parts[0].answer, answered=time.time()))
+            self._answer(replace(self._parts[0].answer, answered=time.time()), self._parts[0].due)
             self._parts.popleft()
 
     def _watch_deadlines(self) -> None:

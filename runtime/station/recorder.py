@@ -1,8 +1,9 @@
 """Store first, then tell the line; but the line never waits long for a store that hangs.
 
 What is inspected goes into a spool in memory. One thread commits the spool to the store and tries again for as long as
-it takes; another waits for that, at most ``STORE_WAIT``, and hands on to the outputs in order. When the spool is full
-the station takes no more frames. Only a kill while the store hangs loses what the spool holds.
+it takes; another waits for that and hands on to the outputs in order. It waits as long as a part's deadline allows,
+``STORE_WAIT`` at least, and not at all while the store refuses. When the spool is full the station takes no more
+frames. Only a kill while the store hangs or refuses loses what the spool holds.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from runtime.errors import one_line
 from runtime.result import Answer, Dropped, Frame, Inspection
 from runtime.store import Store, StoreError
 
-STORE_WAIT = 0.05  # seconds an answer may wait for the store
+STORE_WAIT = 0.05  # seconds an answer may wait for the store beyond its deadline
+LONGEST_WAIT = 2.0  # seconds, whatever the deadline: a disk that takes longer to sync is broken
 SPOOL = 20_000  # records, some ten megabytes: minutes at full speed
 MOST_FRAMES = 32  # pictures that wait to be handed on: some hundred megabytes at most
 BATCH = 256  # records of one commit
-STORE_PATIENCE = 1.0  # seconds one attempt waits for others that write
+STORE_PATIENCE = 0.25  # seconds one attempt waits for others that write; then the store counts as refusing
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0  # seconds between attempts while the store refuses
 TICK = 0.5  # seconds after which an idle thread shows that it lives
 log = logging.getLogger(__name__)
@@ -30,10 +32,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """One record and, for an inspection, the frame it is about."""
+    """One record; for an inspection the frame it is about; for an answer when it is due (monotonic clock)."""
 
     record: Inspection | Dropped | Answer
     frame: Frame | None = None
+    due: float = 0.0
 
 
 class Recorder:
@@ -80,14 +83,14 @@ class Recorder:
         with self._change:
             self._change.wait_for(lambda: self._frames < MOST_FRAMES or self._closing)
 
-    def put(self, record: Inspection | Dropped | Answer, frame: Frame | None = None) -> None:
+    def put(self, record: Inspection | Dropped | Answer, frame: Frame | None = None, due: float = 0.0) -> None:
         """Takes a record. Never waits."""
         with self._change:
             self._frames += frame is not None
             if isinstance(record, Dropped) and self.full:
                 self._merge(record)
                 return
-            self._waiting.append(Entry(record, frame))
+            self._waiting.append(Entry(record, frame, due))
             self._spool.append(replace(record, anomaly_map=None) if isinstance(record, Inspection) else record)
             self._put += 1
             self._change.notify_all()
@@ -135,8 +138,9 @@ class Recorder:
                     continue
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
                 last = self._handed + len(batch)
-                wait = 0.0 if self.fault else STORE_WAIT
-                self._change.wait_for(lambda last=last: self._stored >= last, wait)  # type: ignore[misc]
+                due = min((entry.due for entry in batch if isinstance(entry.record, Answer)), default=0.0)
+                wait = max(STORE_WAIT, min(due - time.monotonic(), LONGEST_WAIT))
+                self._change.wait_for(lambda last=last: self._stored >= last or self.fault, wait)  # type: ignore[misc]
             try:
                 self._hand_on(batch)
             except Exception:  # an output's fault must not cost the others their answers
@@ -176,5 +180,7 @@ class Recorder:
 
     def _note(self, fault: str) -> None:
         if fault != self.fault:
-            self.fault, self.since = fault, time.time()
+            with self._change:
+                self.fault, self.since = fault, time.time()
+                self._change.notify_all()
             log.warning("store: %s", fault or f"takes records again; {len(self._spool)} wait")

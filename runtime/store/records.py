@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from dataclasses import dataclass
 from typing import Literal
@@ -89,7 +90,7 @@ def row_of(record: Inspection | Dropped | Answer, inspection_id: int | None) -> 
         if found is not None:
             fields |= {"frame": found.frame, "captured": found.captured, "score": found.score}
             fields |= {"inspection": inspection_id}
-    return [_plain(fields.get(column)) for column in COLUMNS]
+    return [plain(fields.get(column)) for column in COLUMNS]
 
 
 def record_from(row: sqlite3.Row, store: str) -> Record:
@@ -105,9 +106,16 @@ def record_from(row: sqlite3.Row, store: str) -> Record:
     )
 
 
-def _plain(value: object) -> Value:
+def plain_text(text: str) -> str:
     """What SQLite takes: text that is no Unicode (file names may hold anything) is written with escapes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def plain(value: object) -> Value:
+    """A value as SQLite and JSON take it; a number that is none becomes None."""
     if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
+        return plain_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     assert value is None or isinstance(value, int | float)
     return value

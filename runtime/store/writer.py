@@ -18,10 +18,11 @@ from pathlib import Path
 from runtime.result import Answer, Dropped, Inspection
 from runtime.store.file import StoreBroken, StoreLocked, connect, meaning
 from runtime.store.reader import QUARTER, Label, StoreReader
-from runtime.store.records import COLUMNS, row_of
+from runtime.store.records import COLUMNS, plain_text, row_of
 
 OPEN_PATIENCE = 10.0  # seconds to wait for another program at the start
 WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camera to verdict
+LAST_MOMENT = 1e12  # seconds; a broken clock must stop no batch
 CHUNK = 100  # records deleted in one transaction, so that ``add`` never waits long behind it
 
 _INSERT = f"INSERT INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)})"  # noqa: S608
@@ -119,7 +120,9 @@ class Store(StoreReader):
         """Keeps what ``who`` said about an inspection, in the audit log too. A later label takes an earlier one's place."""
         now = time.time()
         with self._transaction(WRITE_PATIENCE) as database:
-            database.execute("INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)", (record, label.value, who, now))
+            database.execute(
+                "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)", (record, label.value, plain_text(who), now)
+            )
             _audit(database, now, who, "label", f"record {record}: {label.value}")
 
     def audit(self, who: str, action: str, detail: str) -> None:
@@ -256,7 +259,8 @@ def _inspection_of(
     if key in fresh:
         return fresh[key]
     question = "SELECT max(id) FROM records WHERE captured = ? AND kind = 'inspection' AND source = ? AND frame = ?"
-    found: int | None = database.execute(question, (key[2], key[0], key[1])).fetchone()[0]
+    values = key[2], plain_text(key[0]), plain_text(key[1])
+    found: int | None = database.execute(question, values).fetchone()[0]
     return found
 
 
@@ -272,9 +276,11 @@ def _counted(records: Sequence[Inspection | Dropped | Answer]) -> Counter[tuple[
             source, moment, outcome = record.camera, record.answered, "fail-safe"
         else:
             continue
-        counts[int(moment // QUARTER) * QUARTER, source, outcome] += 1
+        start = int(moment // QUARTER) * QUARTER if abs(moment) < LAST_MOMENT else 0
+        counts[start, plain_text(source), outcome] += 1
     return counts
 
 
 def _audit(database: sqlite3.Connection, at: float, who: str, action: str, detail: str) -> None:
-    database.execute("INSERT INTO audit (at, who, action, detail) VALUES (?, ?, ?, ?)", (at, who, action, detail))
+    row = at, plain_text(who), plain_text(action), plain_text(detail)
+    database.execute("INSERT INTO audit (at, who, action, detail) VALUES (?, ?, ?, ?)", row)
