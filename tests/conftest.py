@@ -58,7 +58,6 @@ def bundle(trained_run: TrainedRun) -> Bundle:
 # What every method, and what prunes or exports differently, must pass: settings beside SMALL.
 FAMILY = {name: (f"method={name}",) for name in METHODS} | {
     "urd, plain": ("method=urd", "urd.injection=plain"),
-    "rd, local": ("method=rd", "map.distance=local", "map.scale_weights=[0, 1, 1]"),
     "dskd, slim": ("embedding.width=0.5", "decoder.width=0.5"),
 }
 
