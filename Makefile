@@ -6,8 +6,9 @@ BIN := .venv/bin
 demo: .venv/installed   ## train, prune, export, verify and inspect on a small generated set
 	$(BIN)/python -m benchmarks.demo
 
+# Two files at a time, each with one thread for arithmetic: most tests wait for programs, brokers and cameras.
 test: check             ## linters and the whole suite; real pictures too where DSKD_DATA is set
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .
