@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import onnx
@@ -27,30 +28,39 @@ def sensitivity(
     convolutions = [name for name in quantisable(model) if name.endswith("Conv")]
     found = {}
     for name in tqdm(convolutions, desc="sensitivity", unit="layer", leave=False, disable=None):
-        found[name] = float(np.abs(_scores(only_quantised(model, name, histograms, method), inputs) - reference).mean())
+        with only_quantised(model, name, histograms, method):
+            found[name] = float(np.abs(_scores(model, inputs) - reference).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+@contextmanager
 def only_quantised(
     model: onnx.ModelProto, name: str, histograms: dict[str, Histogram], method: Method
-) -> onnx.ModelProto:
-    """A copy in which one convolution's input and weight are rounded as for TensorRT and all else is float."""
-    rounded = copy.deepcopy(model)
-    index, node = next((k, n) for k, n in enumerate(rounded.graph.node) if n.name == name)
-    weight = numpy_helper.to_array(constants_of(rounded)[node.input[1]])
+) -> Iterator[None]:
+    """Inside, one convolution's input and weight are rounded as for TensorRT; afterwards ``model`` is as before."""
+    index, node = next((k, n) for k, n in enumerate(model.graph.node) if n.name == name)
+    inputs, constants = list(node.input), len(model.graph.initializer)
+    weight = numpy_helper.to_array(constants_of(model)[inputs[1]])
     step = np.abs(weight).reshape(len(weight), -1).max(1).reshape(-1, 1, 1, 1) / LARGEST
     step = np.where(step > 0, step, 1)
-    own = f"{name}_weight"
-    set_constant(rounded, own, numpy_helper.from_array((np.rint(weight / step) * step).astype(np.float32)))
-    low, high = range_of(histograms[node.input[0]], method)
-    scale, zero = f"{name}_scale", f"{name}_zero"
-    set_constant(rounded, scale, numpy_helper.from_array(np.float32(max(-low, high, 1e-12) / LARGEST)))
-    set_constant(rounded, zero, numpy_helper.from_array(np.int8(0)))
-    source = node.input[0]
-    node.input[:] = [f"{name}_dq", own, *node.input[2:]]
-    rounded.graph.node.insert(index, helper.make_node("DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_dq"]))
-    rounded.graph.node.insert(index, helper.make_node("QuantizeLinear", [source, scale, zero], [f"{name}_q"]))
-    return rounded
+    own, scale, zero = f"{name}_weight", f"{name}_scale", f"{name}_zero"
+    low, high = range_of(histograms[inputs[0]], method)
+    set_constant(model, own, numpy_helper.from_array((np.rint(weight / step) * step).astype(np.float32)))
+    set_constant(model, scale, numpy_helper.from_array(np.float32(max(-low, high, 1e-12) / LARGEST)))
+    set_constant(model, zero, numpy_helper.from_array(np.int8(0)))
+    node.input[:] = [f"{name}_dq", own, *inputs[2:]]
+    pair = [
+        helper.make_node("QuantizeLinear", [inputs[0], scale, zero], [f"{name}_q"]),
+        helper.make_node("DequantizeLinear", [f"{name}_q", scale, zero], [f"{name}_dq"]),
+    ]
+    for k, made in enumerate(pair):
+        model.graph.node.insert(index + k, made)
+    try:
+        yield
+    finally:
+        del model.graph.node[index : index + len(pair)]
+        del model.graph.initializer[constants:]
+        model.graph.node[index].input[:] = inputs
 
 
 def _scores(model: onnx.ModelProto, inputs: Image) -> NDArray[np.float32]:

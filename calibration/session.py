@@ -14,14 +14,21 @@ from onnx import helper
 
 def open_session(model: onnx.ModelProto, asked: Sequence[str] = (), fused: bool = True) -> onnxruntime.InferenceSession:
     """On the CPU, with the outputs ``asked`` for instead of the graph's own. Not ``fused``: every tensor can be."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    own = list(model.graph.output)
     if asked:
-        del watched.graph.output[:]
-        watched.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in asked)
+        del model.graph.output[:]
+        model.graph.output.extend(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in asked)
+    try:
+        written = model.SerializeToString()
+    finally:  # changed and put back: a copy would take as much memory again as the graph
+        del model.graph.output[:]
+        model.graph.output.extend(own)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = (
+        False  # an arena keeps what a session once needed, and many sessions follow each other
+    )
     if not fused:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_mem_pattern = False
-    return onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])

@@ -352,8 +352,10 @@ def test_sensitivity_ranks_a_layer_that_cannot_be_rounded_first(
     ruined = dict(histograms)
     victim = next(n for n in plain.graph.node if n.name.endswith("layer2.1/conv1/Conv"))
     ruined[victim.input[0]] = histogram_of(np.array([1e6], np.float32))  # everything real falls into one level
+    before = plain.SerializeToString()
     found = sensitivity(plain, ruined, "minmax", inputs[:2])
     assert next(iter(found)) == victim.name
+    assert plain.SerializeToString() == before
     assert list(found.values()) == sorted(found.values(), reverse=True)
 
 

@@ -25,13 +25,28 @@ def _trapezoid(y: Floats, x: Floats) -> float:
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
 
 
+def _area(hits: Floats, weights: Floats, alarms: Floats, limit: float = 1.0) -> float:
+    """Area under the weighted share of ``hits`` over a threshold against that of ``alarms``, from 0 to ``limit``.
+
+    Sorts the scores of ``alarms`` only, so that millions of pixels cost little more memory than they take. Between the
+    thresholds just over and just under a score the curve is straight, as trapezoids have it.
+    """
+    ranked = np.sort(alarms)
+    over = len(ranked) - np.searchsorted(ranked, hits, side="right")
+    reached = len(ranked) - np.searchsorted(ranked, hits, side="left")
+    end = limit * len(ranked)
+    tied = np.maximum(reached - over, 1)
+    cut = np.square(np.maximum(end - over, 0)) / (2 * tied)  # the limit lies within the tie
+    counted = np.where(reached <= end, end - (reached + over) / 2, cut)
+    return float((weights * counted).sum() / len(ranked) / weights.sum())
+
+
 def auroc(labels: Bools, scores: Floats) -> float:
     """Area under the ROC curve; NaN where only one class is present."""
     if labels.all() or not labels.any():
         return float("nan")
-    hits, alarms = _cumulative(scores, labels, ~labels)
-    rate, false_rate = np.append(0, hits / hits[-1]), np.append(0, alarms / alarms[-1])
-    return float(_trapezoid(rate, false_rate))
+    hits = scores[labels]
+    return _area(hits, np.ones(len(hits)), scores[~labels])
 
 
 def average_precision(labels: Bools, scores: Floats) -> float:
@@ -55,33 +70,21 @@ def _components(mask: Bools) -> tuple[int, NDArray[np.int32]]:
     return count - 1, np.asarray(labels, np.int32)
 
 
-def _area_to_limit(fpr: Floats, overlap: Floats, limit: float) -> float:
-    """Trapezoid area of a rising curve from 0 to ``limit``, the last point interpolated."""
-    fpr, overlap = np.append(0, fpr), np.append(0, overlap)
-    inside = fpr <= limit
-    x, y = fpr[inside], overlap[inside]
-    if x[-1] < limit and not inside.all():
-        x, y = np.append(x, limit), np.append(y, np.interp(limit, fpr, overlap))
-    return float(_trapezoid(y, x))
-
-
 def pro(masks: Bools, maps: Floats, limit: float = PRO_FPR_LIMIT) -> float:
     """Per-region overlap by MVTec's definition (Bergmann et al., IJCV 2021).
 
     One threshold sweep over the whole set [N, H, W]: false-positive rate over all pixels outside defects, overlap
     averaged over all connected regions, integrated to ``limit`` and divided by it. NaN without defects.
     """
-    weights = np.zeros(masks.shape, np.float32)
-    regions = 0
-    for k, mask in enumerate(masks):
-        count, labels = _components(mask)
-        regions += count
-        sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        weights[k] = np.where(mask, 1.0 / sizes[labels], 0.0)
-    if not regions or masks.all():
+    hits: list[Floats] = []
+    weights: list[Floats] = []
+    for mask, anomaly_map in zip(masks, maps, strict=True):
+        _, labels = _components(mask)
+        hits.append(anomaly_map[mask])
+        weights.append(1.0 / np.bincount(labels.ravel())[labels[mask]])  # each region counts as one
+    if not masks.any() or masks.all():
         return float("nan")
-    overlap, alarms = _cumulative(maps.ravel(), weights.ravel(), ~masks.ravel())
-    return _area_to_limit(alarms / alarms[-1], overlap / regions, limit) / limit
+    return _area(np.concatenate(hits), np.concatenate(weights), maps[~masks], limit) / limit
 
 
 def pro_rd(masks: Bools, maps: Floats, limit: float = PRO_FPR_LIMIT, steps: int = 200) -> float:
