@@ -57,7 +57,8 @@ def test_every_runtime_module_imports_and_help_needs_no_bundle(device: Path) -> 
     modules = [
         str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in sorted((ROOT / "runtime").rglob("*.py"))
     ]
-    modules = [m.removesuffix(".__init__") for m in modules if not m.endswith("__main__")]
+    # the page alone needs more than the base: its web server comes with .[line]
+    modules = [m.removesuffix(".__init__") for m in modules if not m.endswith("__main__") and ".web" not in m]
     done = run(device, "-c", "; ".join(f"import {m}" for m in modules))
     assert done.returncode == 0, done.stderr
     assert "examples:" in run(device, "-m", "runtime", "--help").stdout

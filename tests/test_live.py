@@ -17,6 +17,11 @@ from runtime.bundle import Bundle
 from runtime.sources.gstreamer import has_elements
 
 
+def listens_to_ctrl_c() -> None:
+    """A shell starts its background jobs, the tests among them, deaf to Ctrl-C, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("camera", ["test://pattern?size=128x128&fps=200", "rtsp"])
 def test_a_live_camera_until_the_user_stops_it(camera: str, bundle: Bundle, tmp_path: Path) -> None:
     with RtspCamera(fps=60) as served:
@@ -24,7 +29,10 @@ def test_a_live_camera_until_the_user_stops_it(camera: str, bundle: Bundle, tmp_
         lines, store = tmp_path / "line.jsonl", tmp_path / "line.db"
         command = [sys.executable, "-m", "runtime", "--bundle", str(bundle.path), "--source", uri, "--threads", "1"]
         command += ["--sink", f"sqlite://{store}", "--sink", f"jsonl://{lines}"]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            preexec_fn=listens_to_ctrl_c,
+        ) as process:  # fmt: skip
             end = time.monotonic() + 60
             while time.monotonic() < end and not (lines.exists() and len(lines.read_text().splitlines()) > 20):
                 time.sleep(0.1)
