@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -62,19 +64,13 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
         database = sqlite3.connect(path, isolation_level=None, timeout=patience, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         raise StoreBroken(f"store {path}: cannot be opened ({error}); check the path and its rights") from error
-    try:
+    with _closed_on_failure(database, path):
         _refuse_foreign(database, path)
         if database.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
             raise StoreBroken(f"store {path}: its file system takes no write-ahead log; name a local disk")
         database.execute("PRAGMA synchronous=FULL")
         database.execute(f"PRAGMA journal_size_limit={LARGEST_LOG}")
         _prepare(database)
-    except sqlite3.Error as error:
-        database.close()
-        raise meaning(error, path, "is no usable SQLite file") from error
-    except BaseException:
-        database.close()
-        raise
     return database
 
 
@@ -90,17 +86,24 @@ def connect_to_read(path: Path, patience: float) -> sqlite3.Connection:
         )
     except sqlite3.Error as error:
         raise StoreBroken(f"store {path}: cannot be opened ({error}); check the path and its rights") from error
-    try:
+    with _closed_on_failure(database, path):
         _refuse_foreign(database, path)
         if _number(database, "PRAGMA application_id") != APPLICATION_ID:
             raise StoreBroken(f"store {path}: holds no records; name the file that a station or --sink sqlite:// wrote")
+    return database
+
+
+@contextmanager
+def _closed_on_failure(database: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """What fails inside closes the connection; SQLite's own complaints become the store's."""
+    try:
+        yield
     except sqlite3.Error as error:
         database.close()
         raise meaning(error, path, "is no usable SQLite file") from error
     except BaseException:
         database.close()
         raise
-    return database
 
 
 def meaning(error: sqlite3.Error, path: Path, what: str) -> StoreError:
