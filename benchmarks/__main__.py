@@ -10,6 +10,7 @@ NAMES = {
     "accuracy": "every method on one set, as it is exported",
     "faults": "what a station does when a part of it fails",
     "soak": "a station under full load for a long time",
+    "triggers": "a PLC that triggers at a steady rate, and every part's answer",
     "demo": "the whole path on a generated set",
     "ablation": "what each part of the recipe is worth",
 }

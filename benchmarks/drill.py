@@ -59,6 +59,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Whether somebody takes connections there."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A folder that is gone afterwards."""
@@ -163,12 +169,7 @@ class Broker:
         self._process = subprocess.Popen(  # noqa: S603
             [str(self._program), "-c", str(self._file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-
-        def listens() -> bool:
-            with socket.socket() as probe:
-                return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-        wait_until(listens, "the broker's start", 10)
+        wait_until(lambda: listens(self.port), "the broker's start", 10)
 
     def kill(self) -> None:
         """SIGKILL."""

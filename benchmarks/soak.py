@@ -1,54 +1,52 @@
-"""``python -m benchmarks soak``: two cameras and all sinks at full speed for a long time, and whether anything grows."""
+"""``python -m benchmarks soak``: two cameras and all sinks at full speed for a long time, and whether anything grows.
+
+The station is a process of its own. Its cameras give a quarter more pictures than the bundle's backend can judge here,
+and what comes too fast is replaced and counted. One camera passes all, the other rejects all. A browser, a scraper, a
+PLC, a broker with a reader and a receiver of POSTs stand outside and share the machine with it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import shutil
-import threading
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
-from benchmarks.drill import Broker, count, free_port, scratch
-from runtime.bundle import default_bundle, load_bundle
+from benchmarks.drill import free_port, scratch, wait_until
+from benchmarks.figures import environment, row
+from benchmarks.soak_station import CAMERAS, Outside, station_file
+from benchmarks.station_process import Counts, StationProcess, running
+from runtime import atomic
+from runtime.backends import open_backend
+from runtime.bundle import Bundle, default_bundle, load_bundle
 from runtime.errors import CallError, DskdError, Parser
-from runtime.station.load import load_station
-from runtime.station.station import Station
 
 WARM_UP = 0.2  # share of the time that is not looked at: caches and pools fill
 BOUNDS = {"memory": 20.0, "threads": 1.0, "descriptors": 2.0}  # an hour: MB, threads, descriptors
 SAMPLE = 2.0  # seconds
 JUDGED = 600.0  # seconds; a thread more or less in a minute says nothing about an hour
+TRIAL = 3.0  # seconds in which the backend's own rate is measured
+SURPLUS = 1.25  # pictures offered for each that the backend can judge
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One look at this process."""
+    """One look at the station: what it holds, what it has done, and the worse camera's latency of the last minutes."""
 
     seconds: float
     memory: float  # MB
-    threads: float
-    descriptors: float
+    threads: int
+    descriptors: int
     inspected: int
+    dropped: int
     latency: dict[str, float]
-
-
-class _Hook(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the parent's name)
-        pass
 
 
 def main(arguments: list[str]) -> int:
@@ -58,108 +56,127 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     parser.add_argument("--minutes", type=float, default=30.0, help="(default: %(default)s)")
-    parser.add_argument("--fps", type=float, default=30.0, help="of each camera (default: %(default)s)")
+    parser.add_argument("--fps", type=float, help=f"of each camera (default: {SURPLUS:g} times what can be judged)")
     parser.add_argument("--size", default="640x480", help="of the pictures (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="file for the JSON object with every sample")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     if not 0.05 <= options.minutes <= 7 * 1440:
         raise CallError(f"--minutes {options.minutes} must lie between 0.05 and a week")
-    bundle = load_bundle(options.bundle or default_bundle()).path
+    bundle = load_bundle(options.bundle or default_bundle())
+    fps = options.fps or round(SURPLUS * rate(bundle) / len(CAMERAS), 2)
+    with scratch() as folder:
+        samples, lost, rows = soak(folder, bundle.path, fps, options.size, 60 * options.minutes)
+    where = {**environment(bundle), "cameras": len(CAMERAS), "fps": fps, "size": options.size}
+    found: dict[str, Any] = {"environment": where, "rows": rows + grown(samples), "ratios": []}
+    found |= {"bounds_per_hour": BOUNDS, "lost": lost}
+    if options.out is not None:
+        atomic.write_text(options.out, json.dumps({**found, "samples": [asdict(sample) for sample in samples]}))
+    print(json.dumps(found) if options.json else table(found, samples))
+    return 1 if any(lost.values()) or exceeded(samples) else 0
+
+
+def rate(bundle: Bundle) -> float:
+    """Pictures a second that the backend judges in batches of two with nothing else to do."""
+    backend = open_backend(bundle, "auto")
+    batch = np.repeat(bundle.golden().inputs[:1], len(CAMERAS), axis=0)
+    backend.infer(batch).maps()
+    start, number = time.monotonic(), 0
+    while (passed := time.monotonic() - start) < TRIAL:
+        backend.infer(batch).maps()
+        number += len(batch)
+    backend.close()
+    return number / passed
+
+
+def soak(
+    folder: Path, bundle: Path, fps: float, size: str, seconds: float
+) -> tuple[list[Sample], dict[str, int], list[dict[str, object]]]:
+    """Samples, what was lost where, and the figures of the whole time."""
     with ExitStack() as stack:
-        folder = stack.enter_context(scratch())
-        station = Station(load_station(station_file(folder, bundle, options.fps, options.size, stack)))
-        station.start()
-        try:
-            samples = watch(station, 60 * options.minutes)
-        finally:
-            station.stop()
-        states = station.status().cameras
-        lost = sum(state.inspected for state in states) - count(folder / "data" / "store.db", "inspections")
-        unaccounted = sum(state.captured - state.inspected - state.dropped for state in states)
-    return report(samples, lost, unaccounted, options.json)
+        outside = stack.enter_context(Outside(folder, [free_port() for _ in range(3)]))
+        process = stack.enter_context(running(station_file(folder, bundle, fps, size, outside)))
+        outside.look()
+        wait_until(lambda: process.lives() and state_of(outside)[0], "a first inspection")
+        samples = watch(process, outside, seconds)
+        outside.look_away()
+        counts = process.stop()
+        outside.settle()
+        lost = outside.lost(counts)
+        return samples, lost, totals(samples, counts, outside)
 
 
-def station_file(folder: Path, bundle: Path, fps: float, size: str, stack: ExitStack) -> Path:
-    """Two free cameras, Modbus, metrics and every sink that can be had here."""
-    hook = ThreadingHTTPServer(("127.0.0.1", 0), _Hook)
-    threading.Thread(target=hook.serve_forever, daemon=True).start()
-    stack.callback(hook.shutdown)
-    sinks: dict[str, object] = {
-        "archive": {"kind": "archive", "keep": "rejects and 1 in 100 passes", "max_count": 500},
-        "csv": {"kind": "csv", "path": str(folder / "sink.csv"), "max_mb": 20, "max_files": 3},
-        "hook": {"kind": "webhook", "url": f"http://127.0.0.1:{hook.server_address[1]}/", "on": ["REJECT"]},
-    }
-    if shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto"):
-        broker = Broker(folder)
-        broker.start()
-        stack.callback(broker.kill)
-        sinks["mes"] = {"kind": "mqtt", "broker": f"mqtt://127.0.0.1:{broker.port}", "topic": "soak"}
-    source = f"test://pattern?size={size}&fps={fps:g}"
-    fields = {
-        "name": "soak",
-        "data": str(folder / "data"),
-        "cameras": {
-            name: {"source": f"{source}&seed={k}", "recipe": "only"} for k, name in enumerate(("left", "right"))
-        },
-        "recipes": {"only": {"bundle": str(bundle.absolute())}},
-        "outputs": {"plc": {"kind": "modbus", "listen": "127.0.0.1:0", "camera": "left"}},
-        "metrics": {"listen": f"127.0.0.1:{free_port()}"},
-        "sinks": sinks,
-    }
-    file = folder / "station.yaml"
-    file.write_text(json.dumps(fields))
-    return file
+def state_of(outside: Outside) -> tuple[int, int, dict[str, float]]:
+    """Inspected, dropped and the worse latency, as the browser was told last."""
+    cameras: Any = outside.browser.state.get("cameras", [])
+    latency = {key: max((c["latency_ms"][key] for c in cameras), default=0.0) for key in ("p50", "p99", "max")}
+    return sum(c["inspected"] for c in cameras), sum(c["dropped"] for c in cameras), latency
 
 
-def watch(station: Station, seconds: float) -> list[Sample]:
-    """Looks at this process now and then. Raises DskdError where a thread of the station died."""
+def watch(process: StationProcess, outside: Outside, seconds: float) -> list[Sample]:
+    """Looks at the station now and then. Raises DskdError where it ended or shows nothing any more."""
     samples, start = list[Sample](), time.monotonic()
-    while (now := time.monotonic() - start) < seconds:
-        if station.hanging():
-            raise DskdError(f"soak: {', '.join(station.hanging())} hangs")
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        cameras = station.status().cameras
-        latency = {key: max(camera.latency_ms[key] for camera in cameras) for key in ("p50", "p99", "max")}
-        memory = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-        descriptors = len(os.listdir("/proc/self/fd"))
-        inspected = sum(camera.inspected for camera in cameras)
-        samples.append(Sample(now, memory, threading.active_count(), descriptors, inspected, latency))
-        time.sleep(min(SAMPLE, max(seconds / 20, 0.1)))
+    pause = min(SAMPLE, max(seconds / 20, 0.1))
+    with tqdm(total=round(seconds), desc="soak", unit="s", disable=None) as bar:
+        while (now := time.monotonic() - start) < seconds:
+            inspected, dropped, latency = state_of(outside)
+            samples.append(Sample(round(now, 3), *process.held(), inspected, dropped, latency))
+            if len(samples) > 60 / pause and samples[-int(60 / pause)].inspected == inspected:
+                raise DskdError("soak: nothing was inspected for a minute")
+            bar.update(round(now) - bar.n)
+            time.sleep(pause)
     return samples
 
 
+def steady(samples: list[Sample]) -> list[Sample]:
+    """Those after the warm-up."""
+    return [sample for sample in samples if sample.seconds >= WARM_UP * samples[-1].seconds] or samples
+
+
 def slope(samples: list[Sample], name: str) -> float:
-    """Growth an hour, by least squares."""
-    values = [getattr(sample, name) for sample in samples]
-    return float(3600 * np.polyfit([sample.seconds for sample in samples], values, 1)[0])
+    """Growth an hour, by least squares over what is steady."""
+    chosen = steady(samples)
+    if len(chosen) < 2:
+        return 0.0
+    return float(3600 * np.polyfit([s.seconds for s in chosen], [getattr(s, name) for s in chosen], 1)[0])
 
 
-def row(name: str, unit: str, values: list[float]) -> dict[str, object]:
-    """As every benchmark tells its figures."""
-    low, middle, high = (round(float(v), 3) for v in np.percentile(values, [10, 50, 90]))
-    return {"name": name, "unit": unit, "median": middle, "p10": low, "p90": high, "n": len(values)}
+def exceeded(samples: list[Sample]) -> bool:
+    """Whether anything grew beyond its bound, in a time that tells."""
+    return samples[-1].seconds >= JUDGED and any(slope(samples, name) > bound for name, bound in BOUNDS.items())
 
 
-def report(samples: list[Sample], lost: int, unaccounted: int, as_json: bool) -> int:
-    """Prints the figures; the exit code says whether all bounds hold."""
-    steady = [sample for sample in samples if sample.seconds >= WARM_UP * samples[-1].seconds] or samples
-    rates = [(b.inspected - a.inspected) / (b.seconds - a.seconds) for a, b in pairwise(steady)] or [0.0]
+def totals(samples: list[Sample], counts: dict[str, Counts], outside: Outside) -> list[dict[str, object]]:
+    """Rates, latencies, and what was captured, inspected, dropped and seen from outside."""
+    chosen = steady(samples)
+    rates = [(b.inspected - a.inspected) / (b.seconds - a.seconds) for a, b in pairwise(chosen)] or [0.0]
     rows = [row("inspections", "1/s", rates)]
-    rows += [row(f"latency {key}", "ms", [sample.latency[key] for sample in steady]) for key in ("p50", "p99", "max")]
-    grown = False
-    for name, bound in BOUNDS.items():
-        growth = slope(steady, name) if len(steady) > 1 else 0.0
+    rows += [row(f"latency {key}", "ms", [sample.latency[key] for sample in chosen]) for key in ("p50", "p99", "max")]
+    rows.append(row("latency max of all time", "ms", [max(sample.latency["max"] for sample in samples)]))
+    for name in ("captured", "inspected", "dropped"):
+        rows.append(row(name, "1", [float(sum(getattr(each, name) for each in counts.values()))]))
+    return rows + [row(name, "1", [float(number)]) for name, number in outside.tally().items()]
+
+
+def grown(samples: list[Sample]) -> list[dict[str, object]]:
+    """What the station held, and how it grew."""
+    rows = []
+    for name in BOUNDS:
         unit = "MB" if name == "memory" else "1"
-        rows += [row(name, unit, [getattr(s, name) for s in steady]), row(f"{name} growth", f"{unit}/h", [growth])]
-        grown |= growth > bound and samples[-1].seconds >= JUDGED
-    rows += [row("inspections lost", "1", [float(lost)]), row("frames unaccounted for", "1", [float(unaccounted)])]
-    if as_json:
-        where = {"machine": platform.machine(), "python": platform.python_version(), "cores": os.cpu_count()}
-        print(json.dumps({"environment": where, "rows": rows, "ratios": [], "bounds_per_hour": BOUNDS}))
-    else:
-        for each in rows:
-            spread = f"(p10 {each['p10']}, p90 {each['p90']}, n {each['n']})"
-            print(f"{each['name']:26} {each['median']:>12} {each['unit']:5} {spread}")
-        judged = "exceeded" if grown else "held" if samples[-1].seconds >= JUDGED else "too short a time to tell"
-        print(f"bounds of growth an hour: {BOUNDS}; {judged}")
-    return 1 if grown or lost or unaccounted else 0
+        rows += [row(name, unit, [float(getattr(sample, name)) for sample in steady(samples)])]
+        rows += [row(f"{name} growth", f"{unit}/h", [slope(samples, name)])]
+    return rows
+
+
+def table(found: dict[str, Any], samples: list[Sample]) -> str:
+    """For people."""
+    lines = [", ".join(f"{name} {value}" for name, value in found["environment"].items())]
+    for each in found["rows"]:
+        spread = f"(p10 {each['p10']}, p90 {each['p90']}, n {each['n']})" if each["n"] > 1 else ""
+        name = each["name"].removesuffix(" growth")
+        bound = f"bound {BOUNDS[name]:g}" if name != each["name"] else ""
+        lines.append(f"{each['name']:26} {each['median']:>12} {each['unit']:5} {spread}{bound}")
+    lines.append("lost: " + ", ".join(f"{name} {number}" for name, number in found["lost"].items()))
+    judged = "exceeded" if exceeded(samples) else "held"
+    told = judged if samples[-1].seconds >= JUDGED else f"not judged: under {JUDGED / 60:.0f} minutes tell nothing"
+    return "\n".join([*lines, f"bounds of growth: {told}"])

@@ -36,14 +36,34 @@ def test_drill(small: Path, command, name: str) -> None:  # type: ignore[no-unty
 
 
 @pytest.mark.slow
-def test_a_short_soak_counts_everything(small: Path, command) -> None:  # type: ignore[no-untyped-def]
-    done = command(
-        "benchmarks", "soak", "--json", "--minutes", "0.1", "--fps", "5", "--size", "128x96", "--bundle", small
-    )
-    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}  # growth in six seconds says nothing: any code
-    assert rows["inspections lost"]["median"] == 0
-    assert rows["frames unaccounted for"]["median"] == 0
-    assert rows["inspections"]["median"] > 0
+def test_a_short_soak_counts_everything(small: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    if not (shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")):
+        pytest.skip("mosquitto is not installed")
+    out = tmp_path / "soak.json"
+    words = ["--minutes", "0.1", "--fps", "5", "--size", "128x96", "--bundle", small, "--out", out]
+    done = command("benchmarks", "soak", "--json", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    rows = {row["name"]: row["median"] for row in found["rows"]}
+    assert set(found["lost"].values()) == {0}
+    assert rows["captured"] == rows["inspected"] + rows["dropped"] > 10
+    for name in ("inspections", "browser answers", "scraper answers", "plc results", "webhook deliveries", "memory"):
+        assert rows[name] > 0, name
+    assert rows["mqtt deliveries"] >= rows["webhook deliveries"]
+    samples = json.loads(out.read_text())["samples"]
+    assert samples[-1]["inspected"] > samples[0]["inspected"]
+    assert {"memory", "threads", "descriptors"} <= set(samples[0])
+
+
+@pytest.mark.slow
+def test_ten_triggers_a_second_over_modbus(small: Path, command) -> None:  # type: ignore[no-untyped-def]
+    """Every part is answered once, in order, none is missed."""
+    done = command("benchmarks", "triggers", "--json", "--minutes", "0.1", "--deadline", "5000", "--bundle", small)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    rows = {row["name"]: row["median"] for row in found["rows"]}
+    assert set(found["faults"].values()) == {0}
+    assert rows["parts triggered"] == rows["parts answered"] == rows["answered: inspected"] == 60
 
 
 def test_an_unknown_benchmark_is_one_line(command) -> None:  # type: ignore[no-untyped-def]

@@ -24,7 +24,7 @@ from station_files import PATTERN, STRICT, Process, rows, wait_for, write_statio
 from runtime.errors import CallError, DskdError
 from runtime.station.control import CameraStatus
 from runtime.station.load import load_station
-from runtime.station.outputs.registers import COILS, INPUT_REGISTERS, INPUTS, address, registers_text, size
+from runtime.station.outputs.registers import INPUT_REGISTERS, registers_text, size
 from runtime.station.station import Station
 
 TRIGGERED = {"source": PATTERN, "recipe": "good", "trigger": {"kind": "software", "deadline_ms": 5000, "queue": 4}}
@@ -205,54 +205,6 @@ def test_metrics_on_loopback(tmp_path: Path) -> None:
         wait_for(lambda: camera(station).inspected > 3)
         page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
         assert 'dskd_parts_total{camera="top",verdict="PASS"}' in page
-
-
-@pytest.mark.slow
-def test_ten_triggers_a_second_over_modbus(tmp_path: Path) -> None:
-    """Every part is answered once, in order, none is missed."""
-    outputs = {"plc": {"kind": "modbus", "listen": "127.0.0.1:0", "camera": "top"}}
-    with running(write_station(tmp_path, cameras={"top": TRIGGERED}, outputs=outputs)) as station:
-        wait_for(lambda: camera(station).ready)
-        client = ModbusTcpClient("127.0.0.1", port=station.outputs[0].address[1], timeout=5)  # type: ignore[attr-defined]
-        client.connect()
-        parts = count_parts(client, seconds=8)
-        client.close()
-    answered = [row[0] for row in rows(tmp_path, "SELECT part FROM answers ORDER BY id")]
-    assert len(parts) > 40  # ten a second, less what a busy machine takes
-    assert answered == parts
-    assert camera(station).missed_triggers == 0
-
-
-def count_parts(client: ModbusTcpClient, seconds: float) -> list[str]:
-    """A PLC's program: triggers at 10 Hz and takes results as they come; returns the part ids in the order told."""
-    bit = {point.name: point.address for point in INPUTS}
-    ready = bit["TriggerReady"]
-    parts: list[str] = []
-    client.write_coil(address(COILS, "TriggerEnable"), True)
-    start = time.monotonic()
-    triggered = numbers = 0
-    trigger_up = acknowledge_up = False
-    while time.monotonic() < start + seconds or len(parts) < triggered:
-        registers = client.read_input_registers(0, count=size(INPUT_REGISTERS)).registers
-        status = registers[0]
-        assert not status >> bit["MissedAcq"] & 1
-        if trigger_up and status >> bit["TriggerAck"] & 1:
-            client.write_coil(address(COILS, "Trigger"), False)
-            trigger_up = False
-        elif not trigger_up and 0.1 * triggered <= time.monotonic() - start < seconds and status >> ready & 1:
-            client.write_coil(address(COILS, "Trigger"), True)
-            trigger_up, triggered = True, triggered + 1
-        valid = status >> bit["ResultsValid"] & 1
-        if valid and not acknowledge_up:
-            numbers += 1
-            assert registers[11] == numbers & 0xFFFF
-            parts.append(registers_text(registers[address(INPUT_REGISTERS, "PartId") :]))
-            client.write_coil(address(COILS, "ResultsAck"), True)
-            acknowledge_up = True
-        elif acknowledge_up and not valid:
-            client.write_coil(address(COILS, "ResultsAck"), False)
-            acknowledge_up = False
-    return parts
 
 
 # ------------------------------------------------------------------------------------------------------ as a process

@@ -133,7 +133,7 @@ class Station:
             self._keeper.join()
         self.store.close()
         self._owner.close()
-        log.info("station %s stopped%s", self.config.name, f"; {left} records could not be stored" if left else "")
+        self._tell_end(left)
 
     # ------------------------------------------------------------------------------------------------ StationControl
 
@@ -256,6 +256,12 @@ class Station:
             except DskdError as error:
                 log.warning("old records stay: %s", one_line(str(error)))
             self.drift.refresh()
+
+    def _tell_end(self, left: int) -> None:
+        for state in (camera.status() for camera in self.cameras.values()):
+            counts = state.captured, state.inspected, state.dropped
+            log.info("camera %s: %d captured, %d inspected, %d dropped", state.status.name, *counts)
+        log.info("station %s stopped%s", self.config.name, f"; {left} records could not be stored" if left else "")
 
     def _load(self, name: str) -> tuple[Recipe, InspectionThread]:
         """A recipe and the thread that runs its bundle, started where no camera uses it yet."""

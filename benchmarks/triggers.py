@@ -1,0 +1,236 @@
+"""``python -m benchmarks triggers``: a PLC triggers parts over Modbus at a steady rate and takes every result.
+
+The client is pymodbus, the program is that of docs/modbus.md, the station is a process of its own. The PLC numbers its
+parts; each must be answered once, in the order of the triggers, and be in the store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.drill import free_port, listens, scratch, wait_until
+from benchmarks.figures import environment, row
+from benchmarks.station_process import running
+from runtime.bundle import default_bundle, load_bundle
+from runtime.errors import CallError, DskdError, MissingPart, Parser
+from runtime.station.outputs.registers import (
+    COILS,
+    HOLDING_REGISTERS,
+    INPUT_REGISTERS,
+    INPUTS,
+    TEXT,
+    address,
+    registers_text,
+    size,
+    text_registers,
+)
+
+CYCLE = 0.004  # seconds between two looks of the PLC; small ones have cycles of 1 to 10 ms
+REASONS = {0: "inspected", 1: "deadline", 2: "not inspected"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One result as the PLC read it. ``latency`` is the station's own figure, ``seen`` the PLC's; both in ms."""
+
+    part: str
+    number: int
+    reason: int
+    latency: int
+    seen: float
+
+
+class Plc:
+    """The PLC's program over one connection. Raises MissingPart where pymodbus is not installed."""
+
+    def __init__(self, port: int) -> None:
+        try:
+            from pymodbus.client import ModbusTcpClient
+        except ImportError as error:
+            raise MissingPart("pymodbus is not installed; pip install 'dskd-edge[dev]'") from error
+        self._port = port
+        self._client: Any = ModbusTcpClient("127.0.0.1", port=port, timeout=5)
+        self.results: list[Result] = []
+        self.triggered: dict[str, float] = {}
+        self.missed, self.latest = 0, 0.0
+        self._trigger_up = self._acknowledge_up = False
+
+    def ready(self) -> bool:
+        """Connects, enables triggers and looks whether one would be taken."""
+        if not (self._client.connected or (listens(self._port) and self._client.connect())):
+            return False
+        self._coil("TriggerEnable", True)
+        return self._bit(self._registers(), "TriggerReady")
+
+    def run(self, rate: float, seconds: float) -> None:
+        """Triggers and takes results until all triggers are answered. Raises DskdError where answers stay away."""
+        start, last = time.monotonic(), 0.0
+        wanted = round(rate * seconds)
+        with tqdm(total=wanted, desc="parts", unit="part", disable=None) as bar:
+            while len(self.results) + self.missed < wanted:
+                now = time.monotonic() - start
+                registers = self._registers()
+                self._trigger(registers, len(self.triggered) < wanted, now - len(self.triggered) / rate)
+                if self._take(registers):
+                    bar.update()
+                    last = now
+                if now - max(last, len(self.triggered) / rate) > 10:
+                    raise DskdError(f"triggers: no answer for 10 seconds after {len(self.results)} of {wanted} parts")
+                time.sleep(CYCLE)
+
+    def close(self) -> None:
+        """Hangs up."""
+        self._client.close()
+
+    def _trigger(self, registers: list[int], more: bool, late: float) -> None:
+        """Step 1 and 2: the next part, ``late`` seconds after it was due; Trigger falls once it was answered for."""
+        if self._trigger_up and (self._bit(registers, "TriggerAck") or self._bit(registers, "MissedAcq")):
+            self.missed += self._bit(registers, "MissedAcq")
+            self._coil("Trigger", False)
+            self._trigger_up = False
+        elif not self._trigger_up and more and late >= 0 and self._bit(registers, "TriggerReady"):
+            part = f"part-{len(self.triggered) + 1:06d}"
+            at = address(HOLDING_REGISTERS, "PartWanted")
+            self._sound(self._client.write_registers(at, text_registers(part)))
+            self.triggered[part] = time.monotonic()
+            self._coil("Trigger", True)
+            self._trigger_up, self.latest = True, max(self.latest, late)
+
+    def _take(self, registers: list[int]) -> bool:
+        """Step 3: whether there was a result."""
+        valid = self._bit(registers, "ResultsValid")
+        if valid and not self._acknowledge_up:
+            value = {point.name: registers[point.address] for point in INPUT_REGISTERS}
+            part = registers_text(registers[address(INPUT_REGISTERS, "PartId") :][:TEXT])
+            low = registers[address(INPUT_REGISTERS, "ResultNumber") + 1]
+            seen = 1000 * (time.monotonic() - self.triggered.get(part, time.monotonic()))
+            number = value["ResultNumber"] << 16 | low
+            self.results.append(Result(part, number, value["Reason"], value["Latency"], round(seen, 3)))
+            self._coil("ResultsAck", True)
+            self._acknowledge_up = True
+            return True
+        if self._acknowledge_up and not valid:
+            self._coil("ResultsAck", False)
+            self._acknowledge_up = False
+        return False
+
+    def _registers(self) -> list[int]:
+        return list(self._sound(self._client.read_input_registers(0, count=size(INPUT_REGISTERS))).registers)
+
+    def _coil(self, name: str, value: bool) -> None:
+        self._sound(self._client.write_coil(address(COILS, name), value))
+
+    @staticmethod
+    def _bit(registers: list[int], name: str) -> bool:
+        return bool(registers[0] >> address(INPUTS, name) & 1)
+
+    @staticmethod
+    def _sound(answer: Any) -> Any:
+        if answer.isError():
+            raise DskdError(f"triggers: the station refuses a request ({answer})")
+        return answer
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parser = Parser(
+        prog="python -m benchmarks triggers", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
+    parser.add_argument("--rate", type=float, default=10.0, help="triggers a second (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="(default: %(default)s)")
+    parser.add_argument("--deadline", type=int, default=500, help="milliseconds to the answer (default: %(default)s)")
+    parser.add_argument("--precision", choices=("fp32", "fp16", "int8"), help="which of the bundle's graphs")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    if not (0.1 <= options.rate <= 100 and 0.01 <= options.minutes <= 7 * 1440 and 10 <= options.deadline <= 60_000):
+        raise CallError(
+            "--rate must lie between 0.1 and 100, --minutes between 0.01 and a week, --deadline in 10..60000"
+        )
+    bundle = load_bundle(options.bundle or default_bundle())
+    with scratch() as folder:
+        port = free_port()
+        file = station_file(folder, bundle.path, port, options.deadline, options.precision)
+        with running(file) as process:
+            plc = Plc(port)
+            wait_until(lambda: process.lives() and plc.ready(), "the station's start")
+            plc.run(options.rate, 60 * options.minutes)
+            plc.close()
+            counts = process.stop()["top"]
+        stored = answered(folder / "data" / "store.db")
+    faults = judge(plc, stored, counts.captured - counts.inspected - counts.dropped)
+    rows = figures(plc, options.rate)
+    where = {**environment(bundle), "rate": options.rate, "minutes": options.minutes, "deadline_ms": options.deadline}
+    if options.json:
+        print(json.dumps({"environment": where, "rows": rows, "ratios": [], "faults": faults}))
+    else:
+        print(table(where, rows, faults))
+    return 1 if any(faults.values()) else 0
+
+
+def station_file(folder: Path, bundle: Path, port: int, deadline: int, precision: str | None) -> Path:
+    """A triggered camera and a PLC."""
+    trigger = {"kind": "software", "deadline_ms": deadline}
+    fields = {
+        "name": "triggers",
+        "data": str(folder / "data"),
+        "cameras": {"top": {"source": "test://pattern?size=320x240", "recipe": "only", "trigger": trigger}},
+        "recipes": {"only": {"bundle": str(bundle.absolute()), "precision": precision}},
+        "outputs": {"plc": {"kind": "modbus", "listen": f"127.0.0.1:{port}", "camera": "top"}},
+    }
+    file = folder / "station.yaml"
+    file.write_text(json.dumps(fields))
+    return file
+
+
+def answered(store: Path) -> list[str]:
+    """Parts in the order in which the store holds their answers."""
+    with sqlite3.connect(store) as database:
+        return [str(row[0]) for row in database.execute("SELECT part FROM answers ORDER BY id")]
+
+
+def judge(plc: Plc, stored: list[str], unaccounted: int) -> dict[str, int]:
+    """What must be nought."""
+    triggered, told = list(plc.triggered), [result.part for result in plc.results]
+    return {
+        "missed": plc.missed,
+        "not answered": len(set(triggered) - set(told)),
+        "answered twice": len(told) - len(set(told)),
+        "out of order": sum(
+            a != b for a, b in zip(told, [part for part in triggered if part in set(told)], strict=False)
+        ),
+        "gaps in result numbers": sum(result.number != k for k, result in enumerate(plc.results, 1)),
+        "stored otherwise": int(stored != told),
+        "frames unaccounted for": unaccounted,
+    }
+
+
+def figures(plc: Plc, rate: float) -> list[dict[str, object]]:
+    """Rates and latencies."""
+    reasons = Counter(REASONS.get(result.reason, "other") for result in plc.results)
+    times = list(plc.triggered.values())
+    achieved = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+    rows = [row("parts triggered", "1", [float(len(times))]), row("parts answered", "1", [float(len(plc.results))])]
+    rows += [row(f"answered: {reason}", "1", [float(reasons[reason])]) for reason in REASONS.values()]
+    rows += [row("triggers", "1/s", [achieved]), row("latest trigger after it was due", "ms", [1000 * plc.latest])]
+    for name, values in (("station", [r.latency for r in plc.results]), ("PLC", [r.seen for r in plc.results])):
+        for key, found in zip(("p50", "p99", "max"), np.percentile(values or [0.0], [50, 99, 100]), strict=True):
+            rows.append(row(f"trigger to result, {name}, {key}", "ms", [float(found)]))
+    return rows
+
+
+def table(where: dict[str, object], rows: list[dict[str, Any]], faults: dict[str, int]) -> str:
+    """For people."""
+    lines = [", ".join(f"{name} {value}" for name, value in where.items())]
+    lines += [f"{each['name']:34} {each['median']:>10} {each['unit']}" for each in rows]
+    return "\n".join([*lines, "faults: " + ", ".join(f"{name} {number}" for name, number in faults.items())])
