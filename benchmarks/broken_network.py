@@ -62,8 +62,8 @@ def broker_down(bundle: Path, outage: float) -> Fault:
                 time.sleep(outage)
                 before = len(reader.keys)
                 broker.start()
-                wait_until(lambda: drill.part("mes").health == "ok", "reconnection")
-                recovered = wait_until(lambda: len(reader.keys) > before, "delivery")
+                recovered = wait_until(lambda: drill.part("mes").health == "ok", "reconnection")
+                recovered += wait_until(lambda: len(reader.keys) > before, "delivery")
                 sinks_status = drill.station.sinks
                 assert sinks_status is not None
                 drill.station.cameras["top"].capture.stop()

@@ -25,8 +25,8 @@ def free_port() -> int:
 class Broker:
     """Keeps its port over restarts. ``users`` are name and password; without, everybody may connect."""
 
-    def __init__(self, folder: Path, users: dict[str, str] | None = None, extra: str = "") -> None:
-        self.port, self._folder = free_port(), folder
+    def __init__(self, folder: Path, users: dict[str, str] | None = None, extra: str = "", port: int = 0) -> None:
+        self.port, self._folder = port or free_port(), folder
         access = "allow_anonymous true"
         if users:
             file = folder / "passwords"

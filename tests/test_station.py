@@ -121,9 +121,9 @@ def test_a_recipe_is_changed_between_two_frames_and_kept(tmp_path: Path) -> None
     recipes = {"good": {"bundle": "tiny", "review": 9.0, "reject": 9.0}, "bad": {"bundle": "other", **STRICT}}
     with running(write_station(tmp_path, recipes=recipes)) as station:
         wait_for(lambda: camera(station).inspected >= 5)
-        before = {thread.bundle.path for thread in station._threads.values()}
+        before = {thread.bundle.path for thread in station.recipes._threads.values()}
         station.set_recipe("top", "bad", "anna")
-        assert {thread.bundle.path for thread in station._threads.values()} != before
+        assert {thread.bundle.path for thread in station.recipes._threads.values()} != before
         wait_for(lambda: camera(station).verdicts["REJECT"] >= 5)
         with pytest.raises(CallError, match="no recipe 'ugly'"):
             station.set_recipe("top", "ugly", "anna")

@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from runtime.delivery import DeliveryFailed, Done, payload
-from runtime.errors import MissingPart
 from runtime.fields import LocalPath, Seconds, Secret, Text, reveal
 from runtime.result import Verdict
+from runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, connection_failure, paho_module, use_tls
 from runtime.sinks.mqtt_commands import CommandDesk
 from runtime.store import Record
 from runtime.strict_yaml import Strict
@@ -26,7 +26,7 @@ from runtime.strict_yaml import Strict
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 ON_THE_WAY = 20  # records that wait for the broker's acknowledgement at once
 CONNECT_PATIENCE = 5.0  # seconds
-LARGEST_PACKET = 65_536  # bytes that the broker may send us: commands are small
+MOST_REPLIES = 32  # to commands, that wait for the broker's acknowledgement; more are not sent
 FAREWELL = 1.0  # seconds for the broker to take the last status
 _REFUSED_FOR_GOOD = {0x90, 0x95, 0x99}  # topic name invalid, packet too large, payload format invalid
 _UNSPECIFIED = 0x80  # also what paho says where the connection just ended
@@ -78,11 +78,7 @@ class MqttTarget:
     kind = "mqtt"
 
     def __init__(self, config: MqttConfig, identity: str, desk: CommandDesk | None = None) -> None:
-        try:
-            import paho.mqtt.client
-        except ImportError as error:
-            raise MissingPart("sink mqtt: paho-mqtt is not installed; pip install 'dskd-edge[line]'") from error
-        self._paho: Any = paho.mqtt.client
+        self._paho = paho_module()
         self._config, self._desk = config, desk if config.commands else None
         self._tls, self._host, self._port = split_broker(config.broker)
         self._name = config.client_id or f"dskd-{identity}"
@@ -93,21 +89,20 @@ class MqttTarget:
         self._connected: Any = None  # the broker's answer to our connecting, None before it
         self._lost = ""
         self._acknowledged: dict[int, Any] = {}
+        self._replies: set[int] = set()
 
     def open(self) -> None:
         """Connects and says that we are online."""
         paho = self._paho
         self._connected, self._lost = None, ""
-        self._acknowledged = {}
-        self._client = client = paho.Client(
-            paho.CallbackAPIVersion.VERSION2, self._name, protocol=paho.MQTTv5, reconnect_on_failure=False
-        )
+        self._acknowledged, self._replies = {}, set()
+        self._client = client = bounded_client(paho, self._name, self._fall)
         client.connect_timeout = CONNECT_PATIENCE
         client.max_inflight_messages_set(ON_THE_WAY)
         if self._config.user is not None or self._config.password is not None:
             client.username_pw_set(_secret(self._config.user), _secret(self._config.password))
         if self._tls:
-            client.tls_set(ca_certs=None if self._config.ca_file is None else str(self._config.ca_file))
+            use_tls(client, self._config.broker, self._config.ca_file)
         client.will_set(f"{self._config.topic}/status", "offline", qos=1, retain=True)
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_publish, client.on_message = self._on_publish, self._on_message
@@ -116,7 +111,7 @@ class MqttTarget:
             limits.MaximumPacketSize = LARGEST_PACKET
             client.connect(self._host, self._port, self._config.keepalive_s, clean_start=True, properties=limits)
         except (OSError, ValueError) as error:
-            raise DeliveryFailed(f"{self._config.broker}: cannot be reached ({error})") from error
+            raise connection_failure(self._config.broker, self._config.ca_file, error) from error
         client.loop_start()
         self._await_connection()
         if self._desk is not None:
@@ -131,8 +126,6 @@ class MqttTarget:
     def deliver(self, records: Sequence[Record], done: Done) -> None:
         """Publishes as many records at once as the broker takes, and waits for their acknowledgements in order."""
         for start in range(0, len(records), self._window):
-            with self._changed:
-                self._acknowledged.clear()  # replies to commands, which nobody waits for
             sent = [(record, self._send(record)) for record in records[start : start + self._window]]
             for record, message in sent:
                 code = self._await(message, self._config.acknowledge_s)
@@ -220,20 +213,33 @@ class MqttTarget:
             self._changed.notify_all()
 
     def _on_disconnect(self, _client: Any, _userdata: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        self._fall("the broker went away" if code.value == _UNSPECIFIED else str(code))
+
+    def _fall(self, why: str) -> None:
         with self._changed:
-            self._lost = "the broker went away" if code.value == _UNSPECIFIED else str(code)
+            self._lost = self._lost or why
             self._changed.notify_all()
 
     def _on_publish(self, _client: Any, _userdata: Any, message: int, code: Any, _properties: Any) -> None:
         with self._changed:
-            self._acknowledged[message] = code
+            if message in self._replies:
+                self._replies.discard(message)
+            else:
+                self._acknowledged[message] = code
             self._changed.notify_all()
 
     def _on_message(self, client: Any, _userdata: Any, message: Any) -> None:
-        if self._desk is None or message.retain:
+        if self._desk is not None and not message.retain:
+            self._desk.take(message.payload, lambda reply: self._reply(client, reply))
+
+    def _reply(self, client: Any, reply: bytes) -> None:
+        """From paho's thread or the desk's. A broker that acknowledges nothing must not fill the memory."""
+        if len(self._replies) >= MOST_REPLIES:
             return
-        topic = f"{self._config.topic}/reply"
-        self._desk.take(message.payload, lambda reply: client.publish(topic, reply, qos=1))
+        message = int(client.publish(f"{self._config.topic}/reply", reply, qos=1).mid)
+        with self._changed:  # not around the publishing: paho's thread holds its own lock when it tells of messages
+            if self._acknowledged.pop(message, None) is None:
+                self._replies.add(message)
 
 
 def topic_level(name: str) -> str:

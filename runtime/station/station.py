@@ -8,10 +8,9 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from runtime.atomic import sole_writer
-from runtime.backends import open_backend
-from runtime.bundle import load_bundle
 from runtime.errors import CallError, DskdError, one_line
 from runtime.fields import reveal, split_address
 from runtime.metrics import CameraNumbers, Metrics, Snapshot
@@ -19,7 +18,6 @@ from runtime.metrics_listener import MetricsListener
 from runtime.preprocess import Image
 from runtime.result import Answer, Dropped, Frame, Inspection
 from runtime.sources import Trigger, open_source
-from runtime.station.batching import InspectionThread
 from runtime.station.camera import StationCamera
 from runtime.station.config import GpioOutput, ModbusOutput, StationConfig
 from runtime.station.control import Health, Live, PartStatus, StationStatus
@@ -28,7 +26,7 @@ from runtime.station.outputs.base import Output
 from runtime.station.outputs.gpio import GpioPulses
 from runtime.station.outputs.handshake import Handshake
 from runtime.station.outputs.modbus import ModbusServer
-from runtime.station.recipe import Kept, Recipe, make_recipe
+from runtime.station.recipes_in_use import HANGS, RecipesInUse
 from runtime.station.recorder import Entry, Recorder
 from runtime.station.station_sinks import StationSinks, part_status
 from runtime.station.triggers import EdgeTrigger
@@ -39,7 +37,6 @@ LEAST_FREE_BYTES = 200 << 20  # below it the station warns: the store needs some
 DRAIN = 2.0  # seconds a stop waits for parts under way, and for each output
 STORE_DRAIN = 10.0  # seconds it waits for a store that hangs
 HOUSEKEEPING = 60.0  # seconds
-HANGS = 30.0  # seconds without a sign of life after which a thread counts as hanging; an engine may load that long
 log = logging.getLogger(__name__)
 
 
@@ -52,6 +49,7 @@ class Station:
 
     def __init__(self, config: StationConfig) -> None:
         self.config, self.started = config, time.time()
+        self.cameras: dict[str, StationCamera] = {}
         self._owner = ExitStack()
         try:
             config.data.mkdir(parents=True, exist_ok=True)
@@ -60,15 +58,12 @@ class Station:
             raise CallError(f"{config.data}: cannot be used ({error.strerror}); name another data folder") from error
         try:
             self.store = Store(config.data / STORE)
-            self._kept = Kept(config.data)
+            self.recipes = RecipesInUse(config, self.cameras, self.store)
         except BaseException:
             self._owner.close()
             raise
         self.recorder = Recorder(self.store, self._hand_on)
-        self._threads: dict[tuple[object, ...], InspectionThread] = {}
-        self._changing = threading.Lock()  # recipes change one at a time
         self._stopped = threading.Event()
-        self.cameras: dict[str, StationCamera] = {}
         self.outputs: list[Output] = []
         self.sinks: StationSinks | None = None
         self.drift = DriftWatches(self.store)
@@ -117,8 +112,7 @@ class Station:
             desk.drain(DRAIN)
         for camera in cameras:
             camera.capture.stop()
-        for thread in self._threads.values():
-            thread.stop()
+        self.recipes.stop()
         for desk in desks:
             desk.close()
         left = self.recorder.close(STORE_DRAIN)
@@ -159,43 +153,11 @@ class Station:
 
     def set_thresholds(self, camera: str, review: float, reject: float, who: str) -> None:
         """Changes the thresholds of the camera's recipe, for all cameras that use it, and keeps them."""
-        with self._changing:
-            before = self._camera(camera).recipe
-            recipe = before.with_thresholds(review, reject)
-            self._kept.keep_thresholds(recipe, self.config.recipes[recipe.name])
-            for each in self.cameras.values():
-                if each.recipe.name == recipe.name:
-                    each.recipe = recipe
-            old = before.settings
-            detail = f"{recipe.name}: review {old.review:g} to {review:g}, reject {old.reject:g} to {reject:g}"
-            self._audit(who, "thresholds", detail)
+        self.recipes.set_thresholds(self._camera(camera), review, reject, who)
 
     def set_recipe(self, camera: str, recipe: str, who: str) -> None:
         """Loads and proves a recipe while the present one serves, then switches between two frames."""
-        with self._changing:
-            target = self._camera(camera)
-            if recipe not in self.config.recipes:
-                raise CallError(f"no recipe {recipe!r}; one of: {', '.join(self.config.recipes)}")
-            before = target.recipe.name
-            loaded, thread = self._load(recipe)
-            old = target.inspects
-            if old is not thread:
-                if old is not None:
-                    old.detach(target)
-                target.recipe, target.inspects = loaded, thread
-                thread.attach(target)
-            else:
-                target.recipe = loaded
-            self._kept.keep_recipe(camera, recipe, self.config.cameras[camera].recipe)
-            self._drop_unused()
-            self._audit(who, "recipe", f"camera {camera}: {before} to {recipe}")
-
-    def set_job(self, camera: str, job: int, who: str) -> None:
-        """Like ``set_recipe``, by the recipe's number. Raises CallError where none has it."""
-        names = [name for name, recipe in self.config.recipes.items() if job and recipe.job == job]
-        if not names:
-            raise CallError(f"no recipe has the job number {job}")
-        self.set_recipe(camera, names[0], who)
+        self.recipes.set_recipe(self._camera(camera), recipe, who)
 
     def rejudge(self, image: Image, camera: str) -> Inspection:
         """Inspects a picture with the camera's recipe; nothing is stored or told."""
@@ -209,12 +171,9 @@ class Station:
 
     def hanging(self) -> list[str]:
         """Names of threads that died or give no sign of life: then the watchdog is no longer fed."""
-        now = time.monotonic()
         found = [f"capture {name}" for name, camera in self.cameras.items() if not camera.capture.alive]
-        for thread in list(self._threads.values()):
-            if not thread.alive or now - thread.beat > HANGS:
-                found.append(f"inspection of {thread.bundle.manifest.name}")
-        if not self.recorder.alive or now - self.recorder.beat > HANGS:
+        found += self.recipes.hanging()
+        if not self.recorder.alive or time.monotonic() - self.recorder.beat > HANGS:
             found.append("recorder")
         return found
 
@@ -227,7 +186,7 @@ class Station:
 
     def _add_camera(self, name: str) -> None:
         config = self.config.cameras[name]
-        recipe, thread = self._load(self._kept.recipe(name, config.recipe, self.config.recipes))
+        recipe, thread = self.recipes.first(name)
         uri = reveal(config.source, quoted=True)
         trigger: Trigger = "software" if config.trigger.kind == "gpio" else config.trigger.kind
         added = StationCamera(name, config, lambda: open_source(uri, trigger), self.recorder, recipe)
@@ -240,10 +199,9 @@ class Station:
     def _open_output(self, name: str, config: GpioOutput | ModbusOutput) -> Output:
         if config.kind == "gpio":
             return GpioPulses(name, config)
-        served = config.camera
-        handshake = Handshake(
-            self.cameras[served], lambda job: self.set_job(served, job, f"modbus {name}"), config.buffer
-        )
+        served = self.cameras[config.camera]
+        change_job = partial(self.recipes.set_job, served, who=f"modbus {name}")
+        handshake = Handshake(served, change_job, config.buffer)
         return ModbusServer(name, config, handshake)
 
     def _keep_house(self) -> None:
@@ -262,36 +220,6 @@ class Station:
             counts = state.captured, state.inspected, state.dropped
             log.info("camera %s: %d captured, %d inspected, %d dropped", state.status.name, *counts)
         log.info("station %s stopped%s", self.config.name, f"; {left} records could not be stored" if left else "")
-
-    def _load(self, name: str) -> tuple[Recipe, InspectionThread]:
-        """A recipe and the thread that runs its bundle, started where no camera uses it yet."""
-        wanted, backend = self.config.recipes[name], self.config.backend
-        bundle = load_bundle(wanted.bundle)
-        key = (bundle.path, bundle.id, wanted.precision)
-        thread = self._threads.get(key)
-        if thread is None or not thread.alive:
-            thread = InspectionThread(
-                bundle,
-                lambda: open_backend(bundle, backend.name, backend.threads, wanted.precision),
-                backend.latency_budget_ms / 1000,
-                keep_maps=True,
-            )
-        opened = thread.opened.result() if thread.opened.done() else thread.start()
-        try:
-            recipe = make_recipe(name, wanted, bundle, opened, self._kept)
-        except BaseException:
-            if key not in self._threads:
-                thread.stop()
-            raise
-        self._threads[key] = thread
-        return recipe, thread
-
-    def _drop_unused(self) -> None:
-        used = {id(camera.inspects) for camera in self.cameras.values()}
-        for key, thread in list(self._threads.items()):
-            if id(thread) not in used:
-                del self._threads[key]
-                thread.stop()
 
     def _hand_on(self, entries: Sequence[Entry]) -> None:
         """Called by the recorder once the entries are stored, or could not be in time."""
@@ -326,13 +254,6 @@ class Station:
         }
         sinks = [] if self.sinks is None else self.sinks.statuses()
         return Snapshot(cameras, sinks, self.recorder.spooled, shutil.disk_usage(self.config.data).free)
-
-    def _audit(self, who: str, action: str, detail: str) -> None:
-        log.info("%s: %s by %s", action, detail, one_line(who))
-        try:
-            self.store.audit(one_line(who), action, detail)
-        except DskdError as error:  # the change is made; that it is not on record must not stop the line
-            log.warning("audit: %s", one_line(str(error)))
 
     def _store_status(self) -> PartStatus:
         spooled = self.recorder.spooled
