@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 
 from calibration.compare import Answers, answer, thresholds_like, tolerance_of
-from runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
+from runtime import atomic
+from runtime.bundle import HELD_OUT, Bundle, hash_files, load_bundle, write_manifest
 from runtime.manifest import Graph, Manifest, Precision
 from runtime.preprocess import Image
 
@@ -48,6 +50,13 @@ def add_graphs(
         graphs[name] = provisional(manifest.graphs[FLOAT], precision)
     manifest = manifest.model_copy(update={"graphs": graphs, "files": hash_files(folder)})
     write_manifest(folder, manifest)
-    final, answers = measured(load_bundle(folder), held_out)
-    write_manifest(folder, manifest.model_copy(update={"graphs": final}))
+    return finish(folder, manifest, held_out)
+
+
+def finish(folder: Path, manifest: Manifest, held_out: Image) -> tuple[Bundle, dict[str, Answers]]:
+    """Runs all graphs of the bundle that is being made; writes what is found: thresholds, tolerances, held-out scores."""
+    graphs, answers = measured(load_bundle(folder), held_out)
+    scores = {name: sorted(map(float, found.scores)) for name, found in answers.items()}
+    atomic.write_text(folder / HELD_OUT, json.dumps(scores, allow_nan=False))
+    write_manifest(folder, manifest.model_copy(update={"graphs": graphs, "files": hash_files(folder)}))
     return load_bundle(folder), answers

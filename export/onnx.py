@@ -16,7 +16,7 @@ import onnx
 import onnxsim
 import torch
 
-from calibration.add_graphs import measured, provisional
+from calibration.add_graphs import finish, provisional
 from calibration.half import to_half
 from export import verify
 from export.golden import PARITY_IMAGES, held_out_inputs, parity_inputs, write_golden
@@ -120,12 +120,10 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             files=hash_files(folder),
         )
         write_manifest(folder, manifest)
-        graphs, _ = measured(load_bundle(folder), held_out_inputs(run))
-        manifest = manifest.model_copy(update={"graphs": graphs})
-        write_manifest(folder, manifest)
-        pairs = verify.compare(run, load_bundle(folder), parity_inputs(run, PARITY_IMAGES))
+        made, _ = finish(folder, manifest, held_out_inputs(run))
+        pairs = verify.compare(run, made, parity_inputs(run, PARITY_IMAGES))
         verify.require(pairs)
-        write_manifest(folder, manifest.model_copy(update={"parity": pairs}))
+        write_manifest(folder, made.manifest.model_copy(update={"parity": pairs}))
     before = cost(run.method, TrainingForward(run), torch.zeros((1, height, width, 3), dtype=torch.uint8))
     size = os.path.getsize(out / MODEL) / 1e6
     return load_bundle(out), Exported(before, found, traced, len(model.graph.node), size)

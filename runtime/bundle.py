@@ -15,16 +15,19 @@ from pathlib import Path
 import numpy as np
 import yaml
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from runtime import atomic
 from runtime.errors import CallError, DskdError
-from runtime.manifest import SCHEMA, Manifest
+from runtime.manifest import SCHEMA, Finite, Manifest
 from runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 
 MANIFEST = "manifest.yaml"
+HELD_OUT = "held_out.json"  # scores of the held-out good images by graph; older bundles have none
+LARGEST_HELD_OUT = 64 << 20  # bytes
 IGNORED = ("engines/", f".{MANIFEST}.")  # engines have facts of their own; a killed writer leaves a temporary file
 _SEAL = "# seal sha256:"
+_SCORES: TypeAdapter[dict[str, list[Finite]]] = TypeAdapter(dict[str, list[Finite]])
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,19 @@ class Bundle:
         if (golden.inputs.shape, golden.scores.shape, golden.maps.shape) != ((*side, 3), side[:1], side):
             raise DskdError(f"{self.path / 'golden'}: does not fit the manifest; export the bundle again")
         return golden
+
+    def held_out_scores(self, graph: str) -> list[float]:
+        """What ``graph`` gave the good images behind its thresholds; none in a bundle that was made before they were kept.
+
+        Raises DskdError where the file holds something else.
+        """
+        if HELD_OUT not in self.manifest.files:
+            return []
+        try:
+            found = _SCORES.validate_json(read_regular(self.path / HELD_OUT, LARGEST_HELD_OUT))
+        except (OSError, ValidationError) as error:
+            raise DskdError(f"{self.path / HELD_OUT}: holds no scores by graph; export the bundle again") from error
+        return found.get(graph, [])
 
 
 def default_bundle() -> Path:

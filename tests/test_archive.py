@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from line_records import frame_of, inspection
 from pydantic import ValidationError
 
+from runtime.overlay import heat_layer
 from runtime.result import Frame, Inspection, Verdict
 from runtime.sinks import archive as module
 from runtime.sinks.archive import Archive, ArchiveConfig
@@ -62,12 +63,13 @@ def running(folder: Path) -> Iterator[Archive]:
 def test_an_inspection_is_kept_whole_and_found_by_its_record(running: Archive, folder: Path, tmp_path: Path) -> None:
     found = inspection(7, Verdict.REJECT, captured=NOW + 0.123456)
     heat = np.zeros((8, 8), np.float32)
+    heat[2, 3] = found.threshold
     object.__setattr__(found, "anomaly_map", heat)
     frame = frame_of(found)
     assert running.offer(frame, found, (4, 4, 16, 16))
     wait_for(lambda: running.status().delivered == 1)
     stem = "2026-09-21/14/141320.123456-top-f000007-REJECT"
-    assert names(folder) == [f"{stem}.json", f"{stem}.overlay.jpg", f"{stem}.png"]
+    assert names(folder) == [f"{stem}.heat.png", f"{stem}.json", f"{stem}.overlay.jpg", f"{stem}.png"]
     assert np.array_equal(cv2.imread(str(folder / f"{stem}.png")), frame.image)
     told = json.loads((folder / f"{stem}.json").read_text())
     assert told == {**found.as_dict(), "crop": [4, 4, 16, 16]}
@@ -76,13 +78,18 @@ def test_an_inspection_is_kept_whole_and_found_by_its_record(running: Archive, f
     kept, other = store.after(0, 2)
     assert running.original(kept) == folder / f"{stem}.png"
     assert running.overlay(kept) == folder / f"{stem}.overlay.jpg"
+    assert running.heat(kept) == folder / f"{stem}.heat.png"
+    assert running.details(kept) == folder / f"{stem}.json"
+    layer = cv2.imread(str(running.heat(kept)), cv2.IMREAD_UNCHANGED)
+    assert np.array_equal(layer, heat_layer(heat, found.threshold))
+    assert np.argwhere(layer[..., 3]).tolist() == [[2, 3]]  # clear but for where something is
     assert running.original(other) is None
     store.close()
     assert running.status().health == "ok"
 
 
-def test_jpeg_without_overlay(folder: Path) -> None:
-    archive = opened(folder, original="jpeg", overlay=False)
+def test_jpeg_alone(folder: Path) -> None:
+    archive = opened(folder, original="jpeg", overlay=False, heat=False)
     archive.start()
     keep(archive, inspection(1))
     assert [name.split(".", 2)[-1] for name in names(folder)] == ["jpg", "json"]

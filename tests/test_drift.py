@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from line_records import inspection
 from scipy.stats import ks_2samp
+from tiny_bundle import tiny_bundle
 
+from runtime.bundle import HELD_OUT, hash_files, load_bundle, write_manifest
+from runtime.decision import Settings
 from runtime.drift import YEAR, Drift, DriftWatch, first_passes, ks_distance, ks_probability
+from runtime.errors import DskdError
+from runtime.result import Verdict
+from runtime.station.drift_watches import DriftWatches
+from runtime.station.recipe import Recipe
 from runtime.store import Store
 
 HOUR = 3600.0
@@ -107,3 +115,48 @@ def test_the_first_passes_are_kept_when_records_go(tmp_path: Path) -> None:
     store.add([inspection(k) for k in range(100, 200)])
     assert first_passes(store, "top", "b1", "onnxruntime-cpu", 30) == first
     store.close()
+
+
+def recipe_of(folder: Path, held_out: str | None) -> Recipe:
+    """A recipe of a tiny bundle that holds ``held_out``."""
+    bundle = tiny_bundle(folder)
+    if held_out is not None:
+        (folder / HELD_OUT).write_text(held_out)
+        write_manifest(folder, bundle.manifest.model_copy(update={"files": hash_files(folder)}))
+        bundle = load_bundle(folder)
+    graph = bundle.manifest.graphs["model.onnx"]
+    return Recipe("only", 0, bundle, "model.onnx", Settings.of(graph.thresholds), Verdict.REJECT)
+
+
+def test_a_camera_is_compared_with_the_held_out_images_of_its_bundle(tmp_path: Path) -> None:
+    scores = [k / 100 for k in range(30)]
+    recipe = recipe_of(tmp_path / "tiny", json.dumps({"model.onnx": scores}))
+    watches = DriftWatches(Store(tmp_path / "a.db"))
+    watches.feed(inspection(1), recipe)
+    watches.refresh()
+    watched = watches._watches["top"]
+    assert (list(watched.reference), watched.origin) == (scores, "held-out good images")
+
+
+@pytest.mark.parametrize("held_out", [None, '{"model.onnx": [1.0, 2.0]}', '{"model.fp16.onnx": [1.0]}'])
+def test_without_held_out_scores_the_first_passes_serve_and_a_person_hears_of_it_once(
+    held_out: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = recipe_of(tmp_path / "tiny", held_out)
+    store = Store(tmp_path / "a.db")
+    watches = DriftWatches(store)
+    watches.feed(inspection(1), recipe)
+    watches.refresh()
+    assert watches._watches == {}
+    store.add([inspection(k) for k in range(300)])
+    watches.refresh()
+    watches.refresh()
+    assert watches._watches["top"].origin == "first 200 passes"
+    assert caplog.text.count("export it again") == 1
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"model.onnx": [NaN]}', '{"model.onnx": ["a"]}', '{"model.onnx": 1}'])
+def test_held_out_scores_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path / "tiny", text)
+    with pytest.raises(DskdError, match=r"held_out\.json: holds no scores by graph"):
+        recipe.bundle.held_out_scores("model.onnx")

@@ -63,6 +63,15 @@ def test_bundle_says_where_it_comes_from(trained_run: TrainedRun, bundle: Bundle
     assert {"torch", "onnx", "onnxruntime", "numpy"} <= set(provenance.versions)
 
 
+def test_bundle_holds_the_scores_behind_its_thresholds(trained_run: TrainedRun, bundle: Bundle) -> None:
+    trained = sorted(trained_run.record["held_out_scores"])  # type: ignore[call-overload]
+    assert bundle.held_out_scores("model.onnx") == pytest.approx(trained, abs=1e-3)
+    half = bundle.held_out_scores("model.fp16.onnx")
+    assert half == pytest.approx(trained, rel=0.05, abs=0.01)
+    assert half[-1] == pytest.approx(bundle.manifest.graphs["model.fp16.onnx"].thresholds.reject.score)
+    assert bundle.held_out_scores("model.int8.onnx") == []
+
+
 @pytest.mark.parametrize("opset", [17, 20])
 def test_export_command_and_verify_command(
     trained_run: TrainedRun, command: Command, tmp_path: Path, opset: int

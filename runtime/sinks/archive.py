@@ -1,7 +1,9 @@
-"""The archive: original, overlay and JSON of rejects and of a sample of passes, kept as long as there is room.
+"""The archive: original, heat layer, overlay and JSON of rejects and of a sample of passes, as long as there is room.
 
-ROOT/2026-11-21/13/134023.512345-top-FRAME-REJECT.png, .overlay.jpg and .json, by the time of capture in UTC. The name
-follows from the record, so a picture is found without an index; the JSON is written last, so where it is, all is.
+ROOT/2026-11-21/13/134023.512345-top-FRAME-REJECT.png, .heat.png, .overlay.jpg and .json, by the time of capture in UTC.
+The name follows from the record, so a picture is found without an index; the JSON is written last, so where it is, all
+is. The heat layer has the map's size and transparency; stretched over ``crop`` (in the JSON; null: the whole original)
+it gives the heat map at any strength.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from runtime import atomic
 from runtime.delivery import Health, SinkStatus
 from runtime.errors import DskdError, one_line
 from runtime.manifest import Positive
-from runtime.overlay import annotate, heat_map
+from runtime.overlay import annotate, heat_layer, heat_map
 from runtime.preprocess import Image
 from runtime.result import Frame, Inspection, Verdict
 from runtime.sinks.archive_shelf import Shelf
@@ -53,6 +55,7 @@ class ArchiveConfig(Strict):
     )
     original: Literal["png", "jpeg"] = Field("png", description="png keeps every pixel; jpeg is a tenth of its size")
     overlay: bool = Field(True, description="also a picture with heat map and regions")
+    heat: bool = Field(True, description="also the heat layer alone, a PNG with transparency to lay over the original")
     quality: int = Field(92, ge=50, le=100, description="of JPEG")
     max_count: Positive | None = Field(None, description="inspections kept at most; the oldest go first")
     max_age_days: float | None = Field(None, gt=0, le=36_500, description="older ones go, hour by hour")
@@ -120,6 +123,14 @@ class Archive:
         """The picture with heat map and regions."""
         return self._found(record, ".overlay.jpg")
 
+    def heat(self, record: Record) -> Path | None:
+        """The heat layer alone."""
+        return self._found(record, ".heat.png")
+
+    def details(self, record: Record) -> Path | None:
+        """The JSON."""
+        return self._found(record, ".json")
+
     def stop(self, timeout: float = 10.0) -> bool:
         """Writes what waits and ends; whether it did in time."""
         with self._changed:
@@ -167,12 +178,15 @@ class Archive:
         return True
 
     def _keep(self, item: _Item) -> None:
-        """Makes room, then writes the three files, the JSON last."""
+        """Makes room, then writes the files, the JSON last."""
         self._make_room()
         found = item.inspection
         stem = _stem(self._shelf.folder, found.source, found.frame, found.captured, found.verdict)
         picture = item.frame.image
         atomic.write_bytes(*self._encoded(stem, picture))
+        if self._config.heat and found.anomaly_map is not None:
+            layer = heat_layer(found.anomaly_map, found.threshold)
+            atomic.write_bytes(stem.with_name(f"{stem.name}.heat.png"), _png(layer))
         if self._config.overlay:
             atomic.write_bytes(stem.with_name(f"{stem.name}.overlay.jpg"), _jpeg(self._drawn(item), 85))
         fields = {**found.as_dict(), "crop": item.crop}
@@ -199,10 +213,7 @@ class Archive:
     def _encoded(self, stem: Path, picture: Image) -> tuple[Path, bytes]:
         if self._config.original == "jpeg":
             return stem.with_name(f"{stem.name}.jpg"), _jpeg(picture, self._config.quality)
-        done, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-        if not done:
-            raise DskdError(f"archive: a picture of shape {list(picture.shape)} cannot be encoded")
-        return stem.with_name(f"{stem.name}.png"), data.tobytes()
+        return stem.with_name(f"{stem.name}.png"), _png(picture)
 
     def _drawn(self, item: _Item) -> Image:
         picture, found = item.frame.image, item.inspection
@@ -244,7 +255,15 @@ def _stem(folder: Path, source: str, frame: str, captured: float, verdict: Verdi
 
 
 def _jpeg(picture: Image, quality: int) -> bytes:
-    done, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return _encode(picture, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def _png(picture: Image) -> bytes:
+    return _encode(picture, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def _encode(picture: Image, kind: str, options: list[int]) -> bytes:
+    done, data = cv2.imencode(kind, picture, options)
     if not done:
         raise DskdError(f"archive: a picture of shape {list(picture.shape)} cannot be encoded")
     return data.tobytes()

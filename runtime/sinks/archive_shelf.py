@@ -16,7 +16,7 @@ from runtime import atomic
 from runtime.errors import DskdError
 
 _DAY, _HOUR = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d\d")
-_STEM = re.compile(r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg|\.overlay\.jpg)")
+_STEM = re.compile(r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg|\.heat\.png|\.overlay\.jpg)")
 
 
 class Shelf:
@@ -54,7 +54,7 @@ class Shelf:
             return False
         assert self._hour is not None
         stem = self._stems[0]
-        for suffix in (".png", ".jpg", ".overlay.jpg", ".json"):
+        for suffix in (".png", ".jpg", ".heat.png", ".overlay.jpg", ".json"):
             (self._hour / f"{stem}{suffix}").unlink(missing_ok=True)
         self._stems.popleft()
         self.held = max(self.held - 1, 0)

@@ -1,4 +1,7 @@
-"""Drift of each camera's scores, against its own first passes with the present bundle."""
+"""Drift of each camera's scores, against the held-out good images behind its thresholds.
+
+A bundle that does not hold their scores, or too few, is compared with the camera's own first passes instead.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import logging
 import threading
 import time
 
-from runtime.drift import DriftWatch, first_passes
+from runtime.drift import LEAST_REFERENCE, DriftWatch, first_passes
 from runtime.errors import DskdError, one_line
 from runtime.result import Inspection, Verdict
 from runtime.station.control import PartStatus
+from runtime.station.recipe import Recipe
 from runtime.store import Store
 
 REFERENCE = 200  # passes that later ones are compared with
+HELD_OUT_IMAGES = "held-out good images"
 log = logging.getLogger(__name__)
 
 
@@ -23,38 +28,55 @@ class DriftWatches:
         self._store = store
         self._lock = threading.Lock()
         self._serves: dict[str, tuple[str, str]] = {}  # camera to bundle and backend
+        self._recipes: dict[str, Recipe] = {}
         self._watches: dict[str, DriftWatch] = {}
         self._since: dict[str, float] = {}
+        self._told: set[tuple[str, str]] = set()
 
-    def feed(self, inspection: Inspection, review: float) -> None:
-        """Takes an inspection; only passes count."""
+    def feed(self, inspection: Inspection, recipe: Recipe) -> None:
+        """Takes an inspection and the recipe it was made with; only passes count."""
         if inspection.verdict is not Verdict.PASS:
             return
         camera, serves = inspection.source, (inspection.bundle, inspection.backend)
         with self._lock:
             if self._serves.get(camera) != serves:
                 self._serves[camera] = serves
+                self._recipes[camera] = recipe
                 self._watches.pop(camera, None)
             watch = self._watches.get(camera)
-            found = None if watch is None else watch.feed(inspection.score, review)
+            found = None if watch is None else watch.feed(inspection.score, recipe.settings.review)
             if found is not None and found.drifted:
                 self._since[camera] = time.time()
                 log.warning("camera %s: %s", camera, found.sentence)
 
     def refresh(self) -> None:
-        """Reads the references that are missing, as soon as there are enough passes."""
+        """Reads the references that are missing, as soon as there are any."""
         with self._lock:
-            missing = [(camera, *serves) for camera, serves in self._serves.items() if camera not in self._watches]
-        for camera, bundle, backend in missing:
+            missing = [(camera, serves) for camera, serves in self._serves.items() if camera not in self._watches]
+        for camera, serves in missing:
             try:
-                reference = first_passes(self._store, camera, bundle, backend, REFERENCE)
+                watch = self._watch(camera, *serves)
             except DskdError as error:
                 log.warning("drift of camera %s: %s", camera, one_line(str(error)))
                 continue
             with self._lock:
-                if reference is not None and self._serves.get(camera) == (bundle, backend):
-                    self._watches[camera] = DriftWatch(reference, f"first {REFERENCE} passes")
+                if watch is not None and self._serves.get(camera) == serves:
+                    self._watches[camera] = watch
                     self._since[camera] = time.time()
+
+    def _watch(self, camera: str, bundle: str, backend: str) -> DriftWatch | None:
+        recipe = self._recipes[camera]
+        held_out = recipe.bundle.held_out_scores(recipe.graph)
+        if len(held_out) >= LEAST_REFERENCE:
+            return DriftWatch(held_out, HELD_OUT_IMAGES)
+        if (camera, bundle) not in self._told:
+            self._told.add((camera, bundle))
+            why = (
+                f"bundle {bundle} holds {len(held_out)} held-out scores; export it again with {LEAST_REFERENCE} or more"
+            )
+            log.warning("drift of camera %s is told against its first %d passes: %s", camera, REFERENCE, why)
+        first = first_passes(self._store, camera, bundle, backend, REFERENCE)
+        return None if first is None else DriftWatch(first, f"first {REFERENCE} passes")
 
     def statuses(self) -> list[PartStatus]:
         """One line for each camera whose scores were compared."""

@@ -243,7 +243,7 @@ class Station:
             self.sinks.offer(frame, inspection, camera.recipe.bundle.manifest.input.crop)
         if self._metrics is not None:
             self._metrics.inspected(inspection, time.time() - inspection.captured)
-        self.drift.feed(inspection, camera.recipe.settings.review)
+        self.drift.feed(inspection, camera.recipe)
 
     def _numbers(self) -> Snapshot:
         """For Prometheus, at each scrape."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
+from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
+from runtime.bundle import read_regular
 from runtime.images import read_image
-from runtime.overlay import banner
 from runtime.preprocess import Image
 from runtime.station.control import Live, StationControl
 from runtime.store import Record
@@ -21,43 +23,59 @@ from runtime.web.live import WIDTHS, encode_jpeg, picture_fields, shrink
 THUMBNAIL = 320  # pixels across
 DARK, BRIGHT, AIR = (10, 10, 10), (77, 90, 255), 5  # BGR, and pixels between defect and line
 MOST_THUMBNAILS = 256  # some 15 KB each
+LARGEST_DETAILS = 8 << 20  # bytes; ten thousand regions have one
 LARGEST_FILE = 64 << 20  # bytes; a 12 megapixel PNG has 25
 GONE = "the picture was not kept, or deleted to make room"
 KINDS = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 
-Locate = Callable[[Record], "Path | None"]
+
+class Kept(Protocol):
+    """Where the files of a record lie; None where they were not kept or are gone."""
+
+    def original(self, record: Record) -> Path | None:
+        """The picture that was inspected."""
+        ...
+
+    def heat(self, record: Record) -> Path | None:
+        """The heat layer alone."""
+        ...
+
+    def details(self, record: Record) -> Path | None:
+        """The JSON."""
+        ...
 
 
 class Archive:
-    """Reads what the archive sink wrote. ``original`` and ``overlay`` tell where a record's pictures would lie."""
+    """Reads what the archive sink wrote."""
 
-    def __init__(self, original: Locate, overlay: Locate) -> None:
-        self._original, self._overlay = original, overlay
+    def __init__(self, kept: Kept) -> None:
+        self._kept = kept
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
         self._lock = threading.Lock()
 
-    def has(self, record: Record) -> bool:
-        """Whether the original is there."""
-        return self._original(record) is not None
-
     def original(self, record: Record) -> tuple[bytes, str]:
         """The file's bytes and its media type. Raises Refused where it is gone."""
-        return _read(self._original(record))
+        return _read(self._kept.original(record))
 
-    def overlay(self, record: Record) -> tuple[bytes, str]:
-        """The picture with heat map and regions as JPEG, without the banner, so that it lies on the original."""
-        path = self._overlay(record)
-        image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise Refused(404, GONE)
-        return encode_jpeg(np.asarray(image[banner(image.shape[1]) :], np.uint8)), "image/jpeg"
+    def heat(self, record: Record) -> tuple[bytes, str]:
+        """The heat layer as PNG, to lay over what ``crop`` says of the original."""
+        return _read(self._kept.heat(record))
+
+    def layers(self, record: Record) -> dict[str, object]:
+        """Which pictures are there, and which part of the original [x, y, width, height] the heat layer covers."""
+        crop, path = None, self._kept.details(record)
+        if path is not None:
+            with suppress(OSError, ValidationError):  # retention was faster, or a disk forgot
+                crop = _Crop.model_validate_json(read_regular(path, LARGEST_DETAILS)).crop
+        heat = path is not None and self._kept.heat(record) is not None
+        return {"picture": self._kept.original(record) is not None, "heat": heat, "crop": crop}
 
     def thumbnail(self, record: Record) -> tuple[bytes, str]:
         """A small JPEG of the original with its regions."""
         with self._lock:
             known = self._thumbnails.get(record.id)
         if known is None:
-            path = self._original(record)
+            path = self._kept.original(record)
             image = None if path is None else cv2.imread(str(path), cv2.IMREAD_COLOR)
             if image is None:
                 raise Refused(404, GONE)
@@ -70,7 +88,7 @@ class Archive:
 
     def judged_again(self, record: Record, control: StationControl) -> dict[str, object]:
         """What the camera's present recipe says of the original, with picture and heat map."""
-        path = self._original(record)
+        path = self._kept.original(record)
         if path is None:
             raise Refused(404, GONE)
         image = read_image(path)
@@ -78,6 +96,12 @@ class Archive:
         live = control.live(record.source)
         crop = None if live is None else live.crop
         return picture_fields(Live(image, found, crop), WIDTHS[-1], heat=True)
+
+
+class _Crop(BaseModel):
+    """The one field of the JSON that the page needs."""
+
+    crop: tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt] | None = None
 
 
 def _marked(image: Image, record: Record) -> Image:

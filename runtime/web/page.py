@@ -16,7 +16,7 @@ def open_page(station: Station) -> WebServer | None:
         return None
     options = WebOptions(config.web.listen, config.web.token_file or config.data / TOKEN, tuple(config.web.shifts))
     sink = None if station.sinks is None else station.sinks.archive
-    archive = None if sink is None else Archive(sink.original, sink.overlay)
+    archive = None if sink is None else Archive(sink)
     server = WebServer(options, station, station.store, archive)
     server.start()
     return server

@@ -36,7 +36,7 @@ class Past:
             Endpoint("GET", one, "one stored inspection", self.inspection),
             Endpoint("GET", f"{one}/thumbnail", "its picture, small", self._picture(Archive.thumbnail)),
             Endpoint("GET", f"{one}/original", "its picture as it was inspected", self._picture(Archive.original)),
-            Endpoint("GET", f"{one}/overlay", "its picture with heat map and regions", self._picture(Archive.overlay)),
+            Endpoint("GET", f"{one}/heat", "its heat layer, to lay over 'crop'", self._picture(Archive.heat)),
             Endpoint(
                 "GET", "/api/counts", "parts by verdict", self.counts,
                 query={"since": "seconds since the epoch", "camera": "one camera's only"},
@@ -60,12 +60,13 @@ class Past:
         return as_json({"inspections": [_row(row) for row in rows]})
 
     async def inspection(self, call: Call) -> Response:
-        """One inspection; says whether its picture was kept."""
+        """One inspection; says which pictures were kept."""
         number, archive = call.record_id(), self._screen.archive
 
         def look() -> dict[str, object]:
             record = self._record(number)
-            return {**_row(record), "picture": archive is not None and archive.has(record)}
+            nothing: dict[str, object] = {"picture": False, "heat": False, "crop": None}
+            return {**_row(record), **(nothing if archive is None else archive.layers(record))}
 
         return as_json(await self._screen.view(look))
 

@@ -209,7 +209,9 @@ def test_a_reject_is_opened_zoomed_and_labelled(page: Any, line: Line) -> None:
     find(page, "#part [aria-label='Whole picture']").click()
     assert drawing.get_dom_attribute("viewBox") == whole
     page.execute_script("document.querySelector('#part input[value=\"heat map\"]').click()")
-    wait(lambda: find(page, "#part .layer-picture").get_attribute("href").endswith("/overlay"))
+    wait(lambda: "off" not in (find(page, "#part .layer-heat").get_attribute("class") or ""))
+    assert find(page, "#part .layer-heat").get_attribute("href").endswith("/heat")
+    assert find(page, "#part .layer-picture").get_attribute("href").endswith("/original")
     find(page, "#label-defect").click()
     sign_in(page, "not the token at all")
     wait(lambda: text(page, "#sign-in-told") == "that is not this station's token")

@@ -113,10 +113,14 @@ def test_stored_inspections_by_verdict_and_page(served: Served, client: httpx.Cl
 def test_pictures_of_a_stored_inspection(served: Served, client: httpx.Client) -> None:
     base = f"/api/inspections/{served.rejected}"
     row = client.get(base).json()
-    assert row["picture"] is True
+    assert (row["picture"], row["heat"], row["crop"]) == (True, True, None)
     original = picture(client.get(f"{base}/original"))
     assert (original == cv2.imread(str(served.bad))).all()
-    assert picture(client.get(f"{base}/overlay")).shape == original.shape  # without the banner: it lies on the original
+    heat = client.get(f"{base}/heat")
+    layer = cv2.imdecode(np.frombuffer(heat.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert heat.headers["content-type"] == "image/png"
+    assert layer.shape == (64, 96, 4)  # the map's size
+    assert layer[..., 3].max() > 0  # something is seen of it: this part was rejected
     thumbnail = picture(client.get(f"{base}/thumbnail"))
     assert thumbnail.shape[1] <= 320
 

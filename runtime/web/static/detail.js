@@ -86,13 +86,13 @@ function viewSwitches(drawing, row, why) {
   const base = `/api/inspections/${row.id}`;
   const views = { kind: "original" };
   const inputs = ["original", "heat map"].map((name) => {
-    const input = h("input", { type: "radio", name: "part-layer", value: name, checked: name === "original" });
+    const missing = name === "heat map" && !row.heat; // until the part is judged again
+    const input = h("input", { type: "radio", name: "part-layer", value: name, checked: name === "original", disabled: missing });
     input.onchange = () => views.use(name);
     return h("label", {}, input, h("span", {}, name[0].toUpperCase() + name.slice(1)));
   });
   const layers = () => {
     drawing.layers(views.kind === "heat map", regions.checked);
-    regions.disabled = views.kind === "heat map" && !views.fields; // the stored overlay has its boxes drawn in
   };
   regions.onchange = layers;
   Object.assign(views, {
@@ -106,19 +106,20 @@ function viewSwitches(drawing, row, why) {
     async use(kind) {
       views.kind = kind;
       if (views.fields) return layers();
-      const name = `Part ${row.part ?? row.frame}, ${kind}`;
-      if (kind === "original") {
+      if (!views.shown) {
         const size = await sizeOf(`${base}/original`);
         text(why, sentence(row, size));
-        await drawing.show({ size, picture: `${base}/original`, regions: row.regions, threshold: row.threshold }, name);
-      } else {
-        await drawing.show({ size: await sizeOf(`${base}/overlay`), picture: `${base}/overlay`, regions: [] }, name);
+        const heat = row.heat ? `${base}/heat` : null;
+        const fields = { size, crop: row.crop, picture: `${base}/original`, heat, regions: row.regions, threshold: row.threshold };
+        await drawing.show(fields, `Part ${row.part ?? row.frame}`);
+        views.shown = true;
       }
       layers();
     },
     async judged(fields) {
       views.fields = fields;
       views.kind = "heat map";
+      inputs[1].firstChild.disabled = false;
       inputs[1].firstChild.checked = true;
       await drawing.show({ ...fields, regions: fields.inspection.regions, threshold: fields.inspection.threshold }, "Judged again");
       layers();
