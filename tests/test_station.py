@@ -8,8 +8,6 @@ import random
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from pymodbus.client import ModbusTcpClient
 from station_files import PATTERN, STRICT, Process, rows, wait_for, write_station
 
@@ -265,28 +262,6 @@ def test_kills_lose_no_record_that_was_told(tmp_path: Path) -> None:
     assert set(told) <= set(stored)
     with sqlite3.connect(tmp_path / "data" / "store.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-
-
-def test_no_connection_leaves_the_machine(tmp_path: Path) -> None:
-    if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
-    trace = tmp_path / "trace"
-    with subprocess.Popen(
-        ["strace", "-D", "-f", "-qq", "-e", "trace=connect,sendto", "-o", str(trace), sys.executable, "-m", "runtime.station", str(write_station(tmp_path))],
-        stderr=subprocess.PIPE, cwd=ROOT, env={k: v for k, v in os.environ.items() if k != "ORT_DISABLE_TELEMETRY"},
-    ) as process:  # fmt: skip
-        wait_for(lambda: (tmp_path / "data" / "store.db").exists() and rows_or_none(tmp_path), 90)
-        time.sleep(1)
-        process.terminate()
-        process.wait(30)
-    assert "AF_INET" not in trace.read_text()
-
-
-def rows_or_none(folder: Path) -> bool:
-    try:
-        return int(str(rows(folder, "SELECT count(*) FROM records")[0][0])) > 5
-    except sqlite3.Error:
-        return False
 
 
 def test_the_answer_to_a_wrong_call_is_one_line(tmp_path: Path, command) -> None:  # type: ignore[no-untyped-def]
