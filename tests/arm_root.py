@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,32 +42,48 @@ def make_root(folder: Path, architecture: str = "arm64") -> Path:
     """Downloads and unpacks; skips the test where qemu, apt or the mirror are missing."""
     if architecture == "arm64" and not Path(QEMU).exists():
         pytest.skip("qemu-user-static is not installed: nothing ran on aarch64")
-    if shutil.which("apt-get") is None:
-        pytest.skip("no apt here to fetch Debian's packages")
-    root, apt = folder / "root", folder / "apt"
-    for name in ("state/lists/partial", "cache/archives/partial", "debs"):
-        (apt / name).mkdir(parents=True)
-    (apt / "state/status").touch()
-    (apt / "sources.list").write_text(
-        f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_mirror()} bookworm main\n"
-    )
-    options = {
-        "APT::Architecture": architecture, "APT::Architectures": architecture, "Dir::State": apt / "state",
-        "Dir::State::status": apt / "state/status", "Dir::Cache": apt / "cache",
-        "Dir::Etc::sourcelist": apt / "sources.list", "Dir::Etc::sourceparts": "-", "Dir::Etc::preferencesparts": "-",
-        "APT::Sandbox::User": "root",
-    }  # fmt: skip
-    words = ["apt-get", "-qq", *(part for key, value in options.items() for part in ("-o", f"{key}={value}"))]
-    for call in (["update"], ["download", *PACKAGES]):
-        done = subprocess.run([*words, *call], cwd=apt / "debs", capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"Debian's packages cannot be fetched: {done.stderr.strip()[-200:]}")
+    root = folder / "root"
+    debs = fetch(folder / "apt", architecture, lambda apt: PACKAGES)
     root.mkdir()
-    for package in sorted((apt / "debs").glob("*.deb")):
+    for package in debs:
         subprocess.run(["dpkg-deb", "-x", package, root], check=True)
     _merge(root)
     _fill(root)
     return root
+
+
+Apt = Callable[..., str]
+
+
+def fetch(folder: Path, architecture: str, wanted: Callable[[Apt], list[str]]) -> list[Path]:
+    """Downloads Debian's packages for ``architecture``; ``wanted`` may ask apt-cache first. Skips the test without apt."""
+    if shutil.which("apt-get") is None:
+        pytest.skip("no apt here to fetch Debian's packages")
+    for name in ("state/lists/partial", "cache/archives/partial", "debs"):
+        (folder / name).mkdir(parents=True)
+    (folder / "state/status").touch()
+    (folder / "sources.list").write_text(
+        f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_mirror()} bookworm main\n"
+    )
+    options = {
+        "APT::Architecture": architecture, "APT::Architectures": architecture, "Dir::State": folder / "state",
+        "Dir::State::status": folder / "state/status", "Dir::Cache": folder / "cache",
+        "Dir::Etc::sourcelist": folder / "sources.list", "Dir::Etc::sourceparts": "-",
+        "Dir::Etc::preferencesparts": "-", "APT::Sandbox::User": "root",
+    }  # fmt: skip
+    settings = [part for key, value in options.items() for part in ("-o", f"{key}={value}")]
+
+    def apt(tool: str, *words: str) -> str:
+        done = subprocess.run(
+            [tool, "-qq", *settings, *words], cwd=folder / "debs", capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"Debian's packages cannot be fetched: {done.stderr.strip()[-200:]}")
+        return done.stdout
+
+    apt("apt-get", "update")
+    apt("apt-get", "download", *wanted(apt))
+    return sorted((folder / "debs").glob("*.deb"))
 
 
 def _mirror() -> str:
