@@ -62,7 +62,7 @@ class Plc:
         self._client: Any = ModbusTcpClient("127.0.0.1", port=port, timeout=5)
         self.results: list[Result] = []
         self.triggered: dict[str, float] = {}
-        self.missed, self.latest = 0, 0.0
+        self.missed, self.held_back, self.latest = 0, 0, 0.0
         self._trigger_up = self._acknowledge_up = False
 
     def ready(self) -> bool:
@@ -80,7 +80,7 @@ class Plc:
             while len(self.results) + self.missed < wanted:
                 now = time.monotonic() - start
                 registers = self._registers()
-                self._trigger(registers, len(self.triggered) < wanted, now - len(self.triggered) / rate)
+                self._trigger(registers, len(self.triggered) < wanted, now - len(self.triggered) / rate, 1 / rate)
                 if self._take(registers):
                     bar.update()
                     last = now
@@ -92,8 +92,11 @@ class Plc:
         """Hangs up."""
         self._client.close()
 
-    def _trigger(self, registers: list[int], more: bool, late: float) -> None:
-        """Step 1 and 2: the next part, ``late`` seconds after it was due; Trigger falls once it was answered for."""
+    def _trigger(self, registers: list[int], more: bool, late: float, period: float) -> None:
+        """Step 1 and 2: the next part, ``late`` seconds after it was due; Trigger falls once it was answered for.
+
+        A real belt does not wait: a trigger that comes a whole period late, for want of TriggerReady, is held back.
+        """
         if self._trigger_up and (self._bit(registers, "TriggerAck") or self._bit(registers, "MissedAcq")):
             self.missed += self._bit(registers, "MissedAcq")
             self._coil("Trigger", False)
@@ -105,6 +108,7 @@ class Plc:
             self.triggered[part] = time.monotonic()
             self._coil("Trigger", True)
             self._trigger_up, self.latest = True, max(self.latest, late)
+            self.held_back += late > period
 
     def _take(self, registers: list[int]) -> bool:
         """Step 3: whether there was a result."""
@@ -204,6 +208,7 @@ def judge(plc: Plc, stored: list[str], unaccounted: int) -> dict[str, int]:
     triggered, told = list(plc.triggered), [result.part for result in plc.results]
     return {
         "missed": plc.missed,
+        "held back": plc.held_back,
         "not answered": len(set(triggered) - set(told)),
         "answered twice": len(told) - len(set(told)),
         "out of order": sum(
