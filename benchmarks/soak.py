@@ -32,6 +32,7 @@ WARM_UP = 0.2  # share of the time that is not looked at: caches and pools fill
 BOUNDS = {"memory": 20.0, "threads": 1.0, "descriptors": 2.0}  # an hour: MB, threads, descriptors
 SAMPLE = 2.0  # seconds
 JUDGED = 600.0  # seconds; a thread more or less in a minute says nothing about an hour
+PAIRED = 400  # samples of which all pairs are looked at
 TRIAL = 3.0  # seconds in which the backend's own rate is measured
 SURPLUS = 1.25  # pictures offered for each that the backend can judge
 
@@ -134,11 +135,15 @@ def steady(samples: list[Sample]) -> list[Sample]:
 
 
 def slope(samples: list[Sample], name: str) -> float:
-    """Growth an hour, by least squares over what is steady."""
+    """Growth an hour of what is steady: the median over all pairs (Theil and Sen), which one step up does not move."""
     chosen = steady(samples)
-    if len(chosen) < 2:
+    chosen = chosen[:: max(1, len(chosen) // PAIRED)]
+    moments = np.array([sample.seconds for sample in chosen])
+    values = np.array([float(getattr(sample, name)) for sample in chosen])
+    earlier, later = np.triu_indices(len(chosen), 1)
+    if len(earlier) == 0:
         return 0.0
-    return float(3600 * np.polyfit([s.seconds for s in chosen], [getattr(s, name) for s in chosen], 1)[0])
+    return float(3600 * np.median((values[later] - values[earlier]) / (moments[later] - moments[earlier])))
 
 
 def exceeded(samples: list[Sample]) -> bool:
