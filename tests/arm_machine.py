@@ -1,4 +1,5 @@
-"""An emulated aarch64 machine with a real GPIO chip: QEMU's ``virt`` board has a PL061, and Debian's kernel drives it.
+"""An emulated aarch64 machine with a GPIO chip and cameras: QEMU's ``virt`` board has a PL061, Debian's kernel drives it,
+and its virtual camera driver makes two V4L2 devices.
 
 Nothing here needs root rights or KVM. Kernel, busybox and Python come from Debian's mirror by a private apt.
 """
@@ -13,12 +14,14 @@ from pathlib import Path
 
 from arm_root import Apt, fetch
 
-MODULES = ("virtio_pci", "virtio_mmio", "9pnet_virtio", "9p")
-SECONDS = 240  # for a job inside
+MODULES = ("virtio_pci", "virtio_mmio", "9pnet_virtio", "9p", "vivid")
+SECONDS = 400  # for a job inside
 INIT = f"""#!/bin/busybox sh
 b=/bin/busybox
 $b mount -t proc p /proc; $b mount -t sysfs s /sys; $b mount -t devtmpfs d /dev
-for m in $($b cat /order); do $b insmod /mods/$m; done
+for m in $($b cat /order); do
+    case $m in vivid.ko) $b insmod /mods/$m n_devs=2 node_types=0x1,0x1;; *) $b insmod /mods/$m;; esac
+done
 $b mount -t debugfs g /sys/kernel/debug
 for share in base work; do
     $b mount -t 9p -o trans=virtio,version=9p2000.L,rw,msize=262144,cache=loose $share /$share
@@ -78,7 +81,7 @@ def make_ram_disk(folder: Path, version: str) -> Path:
     return disk
 
 
-def run(folder: Path, version: str, base: Path, work: Path, timeout: float = 400) -> str:
+def run(folder: Path, version: str, base: Path, work: Path, timeout: float = 600) -> str:
     """Boots with ``base`` as its root and runs ``work/job.sh``, seen as /mnt; returns its output and ``exit CODE``."""
     shares = []
     for tag, path in (("base", base), ("work", work)):

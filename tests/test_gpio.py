@@ -1,6 +1,6 @@
 """GPIO pulses: the guard's timing, and that no end of the station leaves the line active.
 
-A gpiochip is in the emulated machine alone (test_gpio_machine.py); here the guard drives a line that writes down what happens.
+A gpiochip is in the emulated machine alone (test_arm_machine.py); here the guard drives a line that writes down what happens.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, paho_modul
 from runtime.sinks.mqtt_commands import CommandDesk
 from runtime.store import Store
 
-CASES = int(os.environ.get("DSKD_FUZZ_CASES", "1000"))
+CASES = 10_000
 CONNACK = bytes([0x20, 3, 0, 0, 0])
 
 Start = Callable[..., Delivery]
@@ -223,6 +223,7 @@ def malformed(case: int) -> bytes:
 
 
 @needs_mosquitto
+@pytest.mark.slow
 def test_malformed_packets_do_no_harm(tmp_path: Path, store: Store, start: Start) -> None:
     """The sink survives every one, holds no more afterwards, and delivers to a sound broker at the same address."""
     hostile = HostileBroker(malformed)
@@ -293,6 +294,7 @@ def test_messages_that_are_never_released_are_bounded(store: Store, start: Start
 
 
 @needs_mosquitto
+@pytest.mark.slow
 def test_malformed_commands_are_answered_and_do_no_harm(tmp_path: Path, store: Store, start: Start) -> None:
     """Payloads on the trigger's topic that no program of a line sends, through a real broker."""
     broker = Broker(tmp_path).start()

@@ -1,4 +1,7 @@
-"""Pulses on a real GPIO chip, in an emulated aarch64 machine: what the kernel says of the line while the guard works."""
+"""A real GPIO chip and V4L2 cameras in an emulated aarch64 machine, both in one boot.
+
+Of pulses it is seen what the kernel says of the line while the guard works.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import arm_machine
 import pytest
 from arm_root import make_root
 from conftest import ROOT
+from v4l2_program import PROGRAM, assert_told
 
-PROGRAM = r"""
+GPIO_PROGRAM = r"""
 import json, os, re, signal, subprocess, sys, time
 import gpiod
 
@@ -73,44 +78,62 @@ print("TOLD " + json.dumps(told))
 """
 
 
+WHEELS = ["gpiod>=2.1", "numpy<2.3", "opencv-python-headless>=4.9"]
+
+
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Path]:
-    """Folder and version of the kernel, and a bare Debian for aarch64."""
+def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What the programs said inside."""
     absent = arm_machine.missing()
     if absent:
         pytest.skip(absent)
     folder = tmp_path_factory.mktemp("machine")
-    return folder, arm_machine.fetch_kernel(folder), make_root(folder / "base")
+    work = fetch_code(folder)
+    (work / "gpio.py").write_text(GPIO_PROGRAM)
+    (work / "v4l2.py").write_text(PROGRAM)
+    lines = ["export PYTHONPATH=/mnt/code PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1"]
+    (work / "job.sh").write_text("\n".join([*lines, "python3 /mnt/gpio.py", "python3 /mnt/v4l2.py opencv\n"]))
+    out = arm_machine.run(folder, arm_machine.fetch_kernel(folder), make_root(folder / "base"), work)
+    found = [json.loads(line.removeprefix("TOLD ")) for line in out.splitlines() if line.startswith("TOLD ")]
+    assert len(found) == 2, out
+    return found
+
+
+def fetch_code(folder: Path) -> Path:
+    """A folder to share, with the runtime and wheels for aarch64 unpacked in ``code``; skips where pip finds none."""
+    wanted = ["--only-binary=:all:", "--no-deps", "--python-version", "3.11", "--dest", str(folder / "wheels")]
+    for platform in ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_28_aarch64"):
+        wanted += ["--platform", platform]
+    command = [sys.executable, "-m", "pip", "download", "-q", *wanted, *WHEELS]
+    got = subprocess.run(command, capture_output=True, text=True, check=False)
+    if got.returncode:
+        pytest.skip(f"wheels for aarch64 cannot be fetched: {got.stderr.strip()[-200:]}")
+    work = folder / "work"
+    for wheel in (folder / "wheels").glob("*.whl"):
+        with zipfile.ZipFile(wheel) as packed:
+            packed.extractall(work / "code")
+    shutil.copytree(ROOT / "runtime", work / "code" / "runtime", ignore=shutil.ignore_patterns("__pycache__", "static"))
+    return work
 
 
 @pytest.mark.slow
-def test_pulses_are_seen_on_the_chip(machine: tuple[Path, str, Path], tmp_path: Path) -> None:
-    folder, version, root = machine
-    wanted = ["gpiod>=2.1", "--no-deps", "--only-binary=:all:", "--python-version", "3.11"]
-    wanted += ["--platform", "manylinux2014_aarch64", "--platform", "manylinux_2_17_aarch64", "--dest", str(tmp_path)]
-    command = [sys.executable, "-m", "pip", "download", "-q", *wanted]
-    got = subprocess.run(command, capture_output=True, text=True, check=False)
-    if got.returncode:
-        pytest.skip(f"gpiod for aarch64 cannot be fetched: {got.stderr.strip()[-200:]}")
-    work = tmp_path / "work"
-    with zipfile.ZipFile(next(tmp_path.glob("gpiod-*.whl"))) as wheel:
-        wheel.extractall(work / "code")
-    shutil.copytree(ROOT / "runtime", work / "code" / "runtime", ignore=shutil.ignore_patterns("__pycache__", "static"))
-    (work / "program.py").write_text(PROGRAM)
-    (work / "job.sh").write_text("export PYTHONPATH=/mnt/code PYTHONDONTWRITEBYTECODE=1\npython3 /mnt/program.py\n")
-    out = arm_machine.run(folder, version, root, work)
-    assert "TOLD " in out, out
-    told = json.loads(out.partition("TOLD ")[2].splitlines()[0])
-    assert "pl061" in told["chip"], told
-    assert told["ready"] == told["low ready"] == "ready", told
-    assert [now for _, now in told["pulse"]] == ["lo", "hi", "lo"], told
-    (_, _), (began, _), (ended, _) = told["pulse"]
-    assert -0.05 < began < 0.5, told  # an emulated processor is slow, and never early
-    assert 0.3 < ended - began < 1.2, told
-    assert told["low pulse"] == ["hi", "lo", "hi"], told
-    assert "cannot be had" in told["taken"], told
-    assert "cannot be had" in told["no line"], told
-    assert "there is no /dev/gpiochip9" in told["no chip"], told
-    assert told["closed"] == [0, None], told
-    assert (told["killed"][0], told["killed"][-1]) == ("hi", None), told  # the pulse ends, the line is given back
-    assert told["left"] == [0, 0], told  # at the safe level
+def test_cameras_through_opencv(told: list[dict[str, Any]]) -> None:
+    assert_told(told[1], "OpenCvSource")
+
+
+@pytest.mark.slow
+def test_pulses_are_seen_on_the_chip(told: list[dict[str, Any]]) -> None:
+    gpio = told[0]
+    assert "pl061" in gpio["chip"], gpio
+    assert gpio["ready"] == gpio["low ready"] == "ready", gpio
+    assert [now for _, now in gpio["pulse"]] == ["lo", "hi", "lo"], gpio
+    (_, _), (began, _), (ended, _) = gpio["pulse"]
+    assert -0.05 < began < 0.5, gpio  # an emulated processor is slow, and never early
+    assert 0.3 < ended - began < 1.2, gpio
+    assert gpio["low pulse"] == ["hi", "lo", "hi"], gpio
+    assert "cannot be had" in gpio["taken"], gpio
+    assert "cannot be had" in gpio["no line"], gpio
+    assert "there is no /dev/gpiochip9" in gpio["no chip"], gpio
+    assert gpio["closed"] == [0, None], gpio
+    assert (gpio["killed"][0], gpio["killed"][-1]) == ("hi", None), gpio  # the pulse ends, the line is given back
+    assert gpio["left"] == [0, 0], gpio  # at the safe level
