@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.comparison import overlays, table
 from benchmarks.trained import trained
 from calibration.__main__ import main as calibrate
-from calibration.compare import answer
+from calibration.compare import answer_files
 from export.onnx import export
 from runtime import atomic
 from runtime.backends.onnx_runtime import GRAPHS, OnnxRuntimeBackend
@@ -191,7 +191,7 @@ def read_test(images: InspectionSet, config: TrainConfig) -> Test:
 def measured(bundle: Bundle, precision: Precision, images: InspectionSet, test: Test) -> Row:
     """Figures of one graph; of several products the mean over them, and each one's own."""
     graph = GRAPHS[precision]
-    answers = answer(bundle, graph, test.inputs, f"test images, {graph}")
+    answers = answer_files(bundle, graph, test.paths, f"test images, {graph}")
     scored = Scored(answers.scores, answers.maps)
     if images.products:
         each = figures_by_product(images, test.paths, test.defects, scored, test.masks)

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from calibration.compare import answer
+from calibration.compare import answer_files
 from runtime.bundle import Bundle
 from runtime.images import write_image
 from runtime.manifest import InputSpec
@@ -57,7 +57,10 @@ def overlays(
 ) -> None:
     """One picture for each test image: the image, its mask, and every model's map, red from its reject threshold on."""
     inputs = data.load_inputs([item.path for item in items], spec)
-    maps = {name: answer(bundle, graph, inputs, f"overlays, {name}").maps for name, bundle in bundles.items()}
+    maps = {
+        name: answer_files(bundle, graph, [item.path for item in items], f"overlays, {name}").maps
+        for name, bundle in bundles.items()
+    }
     for k, item in enumerate(items):
         mask = inputs[k].copy()
         mask[data.load_mask(item, spec)] = MARKED

@@ -15,7 +15,7 @@ import onnx
 from tqdm import tqdm
 
 from calibration.add_graphs import FLOAT, add_graphs
-from calibration.compare import Answers, Row, answer, map_correlation, verdicts
+from calibration.compare import Answers, Row, answer_files, map_correlation, verdicts
 from calibration.equalise import equalised, largest_of_channels
 from calibration.images import cover
 from calibration.observed import Observed, read_observed, write_observed
@@ -171,7 +171,7 @@ def compare(bundle: Bundle, held_out: dict[str, Answers], pictures: Pictures) ->
         judged = held_out[name].scores
         figures: dict[str, float] = {}
         if pictures.labelled is not None:
-            answers = answer(bundle, name, pictures.labelled.inputs, f"test images, {name}")
+            answers = answer_files(bundle, name, pictures.labelled.paths, f"test images, {name}")
             figures = labelled_figures(answers, pictures.labelled)
             judged = np.concatenate((judged, answers.scores))
         found = verdicts(judged, graph.thresholds)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
 
-from calibration.compare import Answers, answer, thresholds_like, tolerance_of
+from calibration.compare import Answers, answer, answer_files, thresholds_like, tolerance_of
 from runtime import atomic
 from runtime.bundle import HELD_OUT, Bundle, hash_files, load_bundle, write_manifest
 from runtime.manifest import Graph, Manifest, Precision
-from runtime.preprocess import Image
 
 FLOAT = "model.onnx"
 
@@ -22,16 +21,16 @@ def provisional(base: Graph, precision: Precision) -> Graph:
     return base.model_copy(update={"precision": precision})
 
 
-def measured(bundle: Bundle, held_out: Image) -> tuple[dict[str, Graph], dict[str, Answers]]:
+def measured(bundle: Bundle, held_out: Sequence[Path]) -> tuple[dict[str, Graph], dict[str, Answers]]:
     """All graphs of ``bundle`` with thresholds and tolerance of their own, and their answers to the held-out images.
 
-    ``held_out`` [N, H, W, 3] are good images that were never trained on: they keep the meaning of a false-reject rate.
+    ``held_out`` are good images that were never trained on: they keep the meaning of a false-reject rate.
     The float graph keeps what training found.
     """
     golden = bundle.golden()
     expected, graphs, answers = Answers(golden.scores, golden.maps), dict(bundle.manifest.graphs), {}
     for name, graph in bundle.manifest.graphs.items():
-        answers[name] = answer(bundle, name, held_out, f"held-out images, {name}")
+        answers[name] = answer_files(bundle, name, held_out, f"held-out images, {name}")
         if name == FLOAT:
             continue
         thresholds = thresholds_like(graph.thresholds, answers[name])
@@ -41,7 +40,7 @@ def measured(bundle: Bundle, held_out: Image) -> tuple[dict[str, Graph], dict[st
 
 
 def add_graphs(
-    folder: Path, manifest: Manifest, added: Mapping[str, tuple[onnx.ModelProto, Precision]], held_out: Image
+    folder: Path, manifest: Manifest, added: Mapping[str, tuple[onnx.ModelProto, Precision]], held_out: Sequence[Path]
 ) -> tuple[Bundle, dict[str, Answers]]:
     """Puts graphs into the bundle that is being made in ``folder``; an older one of a name is replaced."""
     graphs = dict(manifest.graphs)
@@ -53,7 +52,7 @@ def add_graphs(
     return finish(folder, manifest, held_out)
 
 
-def finish(folder: Path, manifest: Manifest, held_out: Image) -> tuple[Bundle, dict[str, Answers]]:
+def finish(folder: Path, manifest: Manifest, held_out: Sequence[Path]) -> tuple[Bundle, dict[str, Answers]]:
     """Runs all graphs of the bundle that is being made; writes what is found: thresholds, tolerances, held-out scores."""
     graphs, answers = measured(load_bundle(folder), held_out)
     scores = {name: sorted(map(float, found.scores)) for name, found in answers.items()}

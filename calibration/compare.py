@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,11 +13,14 @@ from tqdm import tqdm
 
 from runtime.backends.onnx_runtime import OnnxRuntimeBackend
 from runtime.bundle import Bundle
+from runtime.images import read_image
 from runtime.manifest import Thresholds, Tolerance
-from runtime.preprocess import Image
+from runtime.preprocess import Image, preprocess
 from runtime.threshold import conformal_thresholds
+from runtime.tiling import coarse, infer_tiles
 
 SLACK = 2.0  # an engine may be as far from the trained model again as its graph is
+TILES = 1  # at a time, as ``answer`` runs its inputs
 FLOOR = 1e-3  # another device's rounding
 
 
@@ -57,6 +63,22 @@ def answer(bundle: Bundle, graph: str, inputs: Image, label: str) -> Answers:
         maps.append(output.maps())
     backend.close()
     return Answers(np.concatenate(scores), np.concatenate(maps))
+
+
+def answer_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: str) -> Answers:
+    """Runs image files through one graph as the runtime does; a tiled picture has its merged map's score.
+
+    Maps are at network size; of a tiled picture each cell holds the worst of what it covers.
+    """
+    spec, bar = bundle.manifest.input, partial(tqdm, desc=label, unit="image", leave=False, disable=None)
+    if spec.tiling is None:
+        inputs = [preprocess(read_image(path), spec.height, spec.width, spec.crop) for path in paths]
+        return answer(bundle, graph, np.stack(inputs), label)
+    backend = OnnxRuntimeBackend(bundle, graph)
+    merged = (infer_tiles(backend.infer, read_image(path), spec, TILES).anomaly_map for path in bar(paths))
+    pairs = [(found.max(), coarse(found, spec.height, spec.width)) for found in merged]
+    backend.close()
+    return Answers(np.array([score for score, _ in pairs]), np.stack([map_ for _, map_ in pairs]))
 
 
 def thresholds_like(old: Thresholds, held_out: Answers) -> Thresholds:

@@ -12,23 +12,43 @@ from tqdm import tqdm
 from calibration.graph_parts import TRUNK, feature_names
 from calibration.session import open_session
 from runtime.errors import DskdError, one_line
-from runtime.images import BadImage, read_image
+from runtime.images import BadImage
 from runtime.manifest import InputSpec
-from runtime.preprocess import Image, preprocess
+from runtime.preprocess import Image
+from train.data import read_tiles
 
 FEWEST = 16  # under this one odd picture moves a range more than the choice of method does
+MOST_TILES = 4096  # 0.8 GB at 256 pixels
 SEED = 0
 
 
+def readable(paths: list[Path], spec: InputSpec) -> list[Path]:
+    """The files that can be read and hold the crop or a tile; the others are named."""
+    kept = []
+    for path in tqdm(paths, desc="checking images", unit="image", leave=False, disable=None):
+        try:
+            read_tiles(path, spec)
+            kept.append(path)
+        except BadImage as error:
+            tqdm.write(f"skipped {one_line(str(error))}")
+    return kept
+
+
 def read_inputs(paths: list[Path], spec: InputSpec) -> tuple[list[Path], Image]:
-    """Network inputs [N, H, W, 3] of the files that can be read, and which these are; the others are named."""
-    kept, inputs = [], []
+    """Network inputs [N, H, W, 3] of the files that can be read, and of which file each is; the others are named.
+
+    Of tiled pictures a random choice of tiles, as many as memory has room for, the same number of each.
+    """
+    kept, inputs, rng = list[Path](), list[Image](), np.random.default_rng(SEED)
     for path in tqdm(paths, desc="reading images", unit="image", leave=False, disable=None):
         try:
-            inputs.append(preprocess(read_image(path), spec.height, spec.width, spec.crop))
-            kept.append(path)
-        except (BadImage, DskdError) as error:
+            tiles = read_tiles(path, spec)
+        except BadImage as error:
             tqdm.write(f"skipped {one_line(str(error))}")
+            continue
+        chosen = rng.permutation(len(tiles))[: max(1, MOST_TILES // len(paths))] if spec.tiling else [0]
+        inputs += [tiles[k] for k in chosen]
+        kept += [path] * len(chosen)
     return kept, np.stack(inputs) if inputs else np.zeros((0, spec.height, spec.width, 3), np.uint8)
 
 

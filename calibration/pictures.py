@@ -9,31 +9,34 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.images import read_inputs
+from calibration.images import read_inputs, readable
 from runtime.bundle import Bundle
 from runtime.errors import CallError, DskdError
 from runtime.images import list_images
 from runtime.preprocess import Image
-from train.data import load_mask, read_input
+from train.data import load_mask
 from train.products import find_products
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Test pictures: inputs [N, H, W, 3], defects ("good" or a name) [N], masks [N, H, W]."""
+    """Test pictures: files, defects ("good" or a name), masks [N, H, W] at network size."""
 
-    inputs: Image
+    paths: list[Path]
     defects: list[str]
     masks: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Good pictures for ranges, good pictures never trained on for thresholds, and test pictures if there are any."""
+    """Good pictures for ranges, good pictures never trained on for thresholds, and test pictures if there are any.
+
+    ``paths`` says of each of the ``inputs`` [N, H, W, 3] which file it is, or is a tile of.
+    """
 
     paths: list[Path]
     inputs: Image
-    held_out: Image
+    held_out: list[Path]
     labelled: Labelled | None
 
 
@@ -44,8 +47,8 @@ def gather(bundle: Bundle, images: Path | None, held_out: Path | None, labelled:
     out = list_images(held_out) if held_out else _listed(record, "held_out", bundle, "--held-out")
     spec = bundle.manifest.input
     paths, inputs = read_inputs(good, spec)
-    _, unseen = read_inputs(out, spec)
-    if not len(unseen):
+    unseen = readable(out, spec)
+    if not unseen:
         raise DskdError("none of the held-out good images can be read; name a folder of them with --held-out")
     return Pictures(paths, inputs, unseen, _labelled(bundle, labelled, record))
 
@@ -78,7 +81,7 @@ def _labelled(bundle: Bundle, folder: Path | None, record: dict[str, object]) ->
     if not any(item.defect == "good" for item in test) or all(item.defect == "good" for item in test):
         return None
     return Labelled(
-        np.stack([read_input(item.path, spec) for item in test]),
+        [item.path for item in test],
         [item.defect for item in test],
         np.stack([load_mask(item, spec) for item in test]),
     )

@@ -31,7 +31,7 @@ def relearn(model: onnx.ModelProto, inputs: Image, ridge: float, label: str) -> 
     positions, channels, rank = numpy_helper.to_array(constants[PART.format("usual")]).shape
     statistics = ErrorStatistics(positions, channels)
     for image in tqdm(inputs, desc=label, unit="image", leave=False, disable=None):
-        statistics.add(session.run([components], {"image": image[None]})[0])
+        statistics.add(session.run([components], {"image": image[None]})[0].reshape(positions, -1, channels))
     found = statistics.usual_errors(rank, ridge)
     for part in ("mean", "usual", "scale"):
         set_constant(model, PART.format(part), numpy_helper.from_array(getattr(found, part)))

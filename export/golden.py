@@ -12,7 +12,6 @@ from runtime.errors import DskdError
 from runtime.images import read_image, write_image
 from runtime.preprocess import Image, preprocess
 from train.augment import pseudo_anomaly
-from train.data import load_inputs
 from train.evaluate import score
 from train.run import TrainedRun
 
@@ -21,7 +20,8 @@ LARGEST_SIDE = 1024  # pixels of a stored frame: enough to exercise the resize, 
 PARITY_IMAGES = 32
 
 
-def _held_out(run: TrainedRun) -> list[Path]:
+def held_out_images(run: TrainedRun) -> list[Path]:
+    """The good images that thresholds come from."""
     held_out = [Path(str(path)) for path in run.record["held_out"]]  # type: ignore[attr-defined]
     present = [path for path in held_out if path.is_file()]
     if not present:
@@ -29,24 +29,28 @@ def _held_out(run: TrainedRun) -> list[Path]:
     return present
 
 
-def held_out_inputs(run: TrainedRun) -> Image:
-    """Network inputs [N, height, width, 3] of the good images that thresholds come from."""
-    return load_inputs(_held_out(run), run.config.input)
-
-
 def _frames(run: TrainedRun, count: int) -> list[Image]:
     """``count`` different frames of the held-out images: in turn plain and with a pseudo-anomaly, all with one from the
-    second round on. Where a crop is trained, frames keep the camera's size, else they are made small.
+    second round on. Where a crop is trained, frames keep the camera's size, else they are made small. A model of tiles
+    proves itself on single tiles.
     """
-    present = _held_out(run)
-    rng = np.random.default_rng(run.config.recipe.seed)
+    present = held_out_images(run)
+    rng, tiling = np.random.default_rng(run.config.recipe.seed), run.config.input.tiling
     frames = []
     for k in range(count):
         again, index = divmod(k // 2, len(present))
         frame = read_image(present[index])
-        frame = frame if run.config.input.crop else _shrink(frame)
+        if tiling:
+            frame = _cut(frame, tiling.side, rng)
+        elif not run.config.input.crop:
+            frame = _shrink(frame)
         frames.append(pseudo_anomaly(frame, rng) if k % 2 or again else frame)
     return frames
+
+
+def _cut(image: Image, side: int, rng: np.random.Generator) -> Image:
+    top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
+    return image[top : top + side, left : left + side]
 
 
 def _shrink(image: Image) -> Image:

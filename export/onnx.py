@@ -19,7 +19,7 @@ import torch
 from calibration.add_graphs import finish, provisional
 from calibration.half import to_half
 from export import verify
-from export.golden import PARITY_IMAGES, held_out_inputs, parity_inputs, write_golden
+from export.golden import PARITY_IMAGES, held_out_images, parity_inputs, write_golden
 from export.graph_cost import GraphCost, graph_cost
 from export.prune import Cost, PrunedGraph, cost, prune
 from runtime import atomic
@@ -120,7 +120,7 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             files=hash_files(folder),
         )
         write_manifest(folder, manifest)
-        made, _ = finish(folder, manifest, held_out_inputs(run))
+        made, _ = finish(folder, manifest, held_out_images(run))
         pairs = verify.compare(run, made, parity_inputs(run, PARITY_IMAGES))
         verify.require(pairs)
         write_manifest(folder, made.manifest.model_copy(update={"parity": pairs}))

@@ -71,7 +71,8 @@ def decide(
     if not (anomaly_map > settings.review).any():  # score and map differ by a rounding just at the threshold
         return Decision(Verdict.REVIEW, score, ())
     if settings.roi is not None:
-        anomaly_map = np.where(_roi_on_map(settings.roi, frame_size, spec), anomaly_map, -np.inf)
+        within = _roi_on_map(settings.roi, anomaly_map.shape, frame_size, spec)
+        anomaly_map = np.where(within, anomaly_map, -np.inf)
         score = float(anomaly_map.max())
     regions = tuple(r for r in _regions(anomaly_map, frame_size, spec, settings) if r.area >= settings.min_area)
     if not regions:
@@ -100,11 +101,13 @@ def _check_roi(roi: NDArray[np.bool_], frame_size: tuple[int, int], spec: InputS
         )
 
 
-def _roi_on_map(roi: NDArray[np.bool_], frame_size: tuple[int, int], spec: InputSpec) -> NDArray[np.bool_]:
+def _roi_on_map(
+    roi: NDArray[np.bool_], cells: tuple[int, ...], frame_size: tuple[int, int], spec: InputSpec
+) -> NDArray[np.bool_]:
     x, y, width, height = crop_box(frame_size, spec)
     before = cv2.integral(roi[y : y + height, x : x + width].astype(np.uint8))  # pixels of the region above and left
-    top, bottom = _cell_edges(height, spec.height)
-    left, right = _cell_edges(width, spec.width)
+    top, bottom = _cell_edges(height, cells[0])
+    left, right = _cell_edges(width, cells[1])
     within = before[bottom][:, right] - before[top][:, right] - before[bottom][:, left] + before[top][:, left]
     return np.asarray(within > 0)  # a map cell that touches the region counts: rather look once too often
 
@@ -120,7 +123,7 @@ def _regions(anomaly_map: Map, frame_size: tuple[int, int], spec: InputSpec, set
     flagged = (anomaly_map > settings.review).astype(np.uint8)
     count, labels, stats, _ = cv2.connectedComponentsWithStats(flagged, connectivity=8)
     x0, y0, crop_width, crop_height = crop_box(frame_size, spec)
-    across, down = crop_width / spec.width, crop_height / spec.height
+    across, down = crop_width / anomaly_map.shape[1], crop_height / anomaly_map.shape[0]
     regions = []
     for label in range(1, count):
         left, top, width, height, area = stats[label].tolist()

@@ -18,6 +18,7 @@ from runtime.images import read_image
 from runtime.manifest import InputSpec
 from runtime.preprocess import Image, preprocess
 from runtime.result import Frame, Inspection
+from runtime.tiling import infer_tiles
 
 BLANK_LEVELS = 4  # grey levels that noise leaves of a covered lens once it is averaged to network size
 
@@ -84,9 +85,14 @@ class Inspector:
     def inspect_batch(self, batch: Sequence[tuple[Frame, Settings]]) -> list[Inspection | DskdError]:
         """Judges frames, each by its own settings, with one call of the backend; at most the bundle's ``max_batch``.
 
+        Where the bundle has tiles, the frames go one by one, each in batches of its tiles.
+
         A frame that cannot be judged is answered by its error, in its place. Raises BackendFailed.
         """
-        prepared = [_prepare(frame, self.bundle.manifest.input) for frame, _ in batch]
+        spec = self.bundle.manifest.input
+        if spec.tiling:
+            return [self._inspect_tiled(frame, settings) for frame, settings in batch]
+        prepared = [_prepare(frame, spec) for frame, _ in batch]
         images = [image for image in prepared if not isinstance(image, DskdError)]
         start = time.perf_counter()
         output = self._infer(np.stack([image for image, _ in images])) if images else None
@@ -101,6 +107,20 @@ class Inspector:
                 judged.append(self._judge(frame, settings, float(output.scores[row]), _Row(maps, row), timings))
                 row += 1
         return judged
+
+    def _inspect_tiled(self, frame: Frame, settings: Settings) -> Inspection | DskdError:
+        """One frame, its tiles in batches. Its score is the merged map's maximum."""
+        manifest = self.bundle.manifest
+        try:
+            seen = infer_tiles(self._infer, frame.image, manifest.input, manifest.max_batch)
+        except BackendFailed:
+            raise
+        except DskdError as error:
+            return error
+        if (seen.high - seen.low).max() <= BLANK_LEVELS:
+            return _blank(seen.low.min(), seen.high.max())
+        timings = {"preprocess": round(seen.preprocess, 3), "inference": round(seen.inference, 3)}
+        return self._judge(frame, settings, float(seen.anomaly_map.max()), lambda: seen.anomaly_map, timings)
 
     def _infer(self, images: Image) -> Output:
         try:
@@ -159,9 +179,12 @@ def _prepare(frame: Frame, spec: InputSpec) -> tuple[Image, float] | DskdError:
     except DskdError as error:
         return error
     if np.ptp(image, axis=(0, 1)).max() <= BLANK_LEVELS:
-        reason = f"all of the picture lies between {image.min()} and {image.max()}; check lens, light and exposure"
-        return DskdError(f"blank: {reason}")
+        return _blank(image.min(), image.max())
     return image, _milliseconds(start, time.perf_counter())
+
+
+def _blank(lowest: np.integer, highest: np.integer) -> DskdError:
+    return DskdError(f"blank: all of the picture lies between {lowest} and {highest}; check lens, light and exposure")
 
 
 def _milliseconds(start: float, end: float) -> float:

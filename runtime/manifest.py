@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from runtime.strict_yaml import Strict
 
@@ -20,12 +20,42 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class Tiling(Strict):
+    """Frames are cut into overlapping square tiles, each of which is resized to the graph's input."""
+
+    side: Side = Field(description="of a tile, in frame pixels")
+    overlap: NotNegative = Field(32, description="frame pixels that neighbours share at least; at most half a tile")
+
+    @model_validator(mode="after")
+    def _advances(self) -> Tiling:
+        if 2 * self.overlap > self.side:
+            raise ValueError(f"overlap {self.overlap} is over half of side {self.side}; give less overlap")
+        return self
+
+
 class InputSpec(Strict):
-    """What the graph takes: uint8 BGR [N, height, width, 3] after crop and resize."""
+    """What the graph takes: uint8 BGR [N, height, width, 3] after crop and resize, or a tile of the frame resized."""
 
     height: Side
     width: Side
     crop: tuple[NotNegative, NotNegative, Positive, Positive] | None = None
+    tiling: Tiling | None = None
+
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> InputSpec:
+        if self.tiling and self.crop:
+            raise ValueError("tiles cover the whole frame; leave crop out, and give the runtime a region of interest")
+        if self.tiling and self.height != self.width:
+            raise ValueError(f"tiles are square, so height {self.height} and width {self.width} must be equal")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, fields: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leaves an absent tiling out: bundles without one keep their id, and older runtimes read them."""
+        dumped: dict[str, object] = fields(self)
+        if self.tiling is None:
+            del dumped["tiling"]
+        return dumped
 
 
 class Threshold(Strict):

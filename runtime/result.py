@@ -58,7 +58,10 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was decided about one frame. ``anomaly_map`` [H, W] is at network size, None where nothing asked for it."""
+    """What was decided about one frame.
+
+    ``anomaly_map`` [H, W] is at network size, of a tiled frame as fine as its tiles' maps, None where nothing asked.
+    """
 
     source: str
     frame: str

@@ -126,7 +126,7 @@ def written(folder: Path, count: int) -> list[Path]:
 
 def test_prepared_inputs_are_the_preprocessed_images(tmp_path: Path) -> None:
     paths = written(tmp_path, 3)
-    prepared = data.prepare_inputs(paths, SPEC, tmp_path / "run" / "prepared.npy")
+    prepared = data.prepare_inputs(paths, data.count_inputs(paths, SPEC), SPEC, tmp_path / "run" / "prepared.npy")
     np.testing.assert_array_equal(prepared, data.load_inputs(paths, SPEC))
     assert prepared.shape == (3, 32, 64, 3)
     assert isinstance(prepared, np.memmap)
@@ -134,17 +134,17 @@ def test_prepared_inputs_are_the_preprocessed_images(tmp_path: Path) -> None:
 
 def test_prepared_inputs_are_used_again_for_the_same_images(tmp_path: Path) -> None:
     paths, file = written(tmp_path, 3), tmp_path / "prepared.npy"
-    data.prepare_inputs(paths, SPEC, file)
+    data.prepare_inputs(paths, data.count_inputs(paths, SPEC), SPEC, file)
     marked = np.load(file)
     marked[:] = 7  # a preparation that was used again shows the mark
     np.save(file, marked)
-    assert (data.prepare_inputs(paths, SPEC, file) == 7).all()
+    assert (data.prepare_inputs(paths, data.count_inputs(paths, SPEC), SPEC, file) == 7).all()
 
 
 @pytest.mark.parametrize("change", ["content", "images", "order", "size", "crop", "stamp lost"])
 def test_prepared_inputs_are_made_anew_when_anything_changed(tmp_path: Path, change: str) -> None:
     paths, file, spec = written(tmp_path, 3), tmp_path / "prepared.npy", SPEC
-    data.prepare_inputs(paths, spec, file)
+    data.prepare_inputs(paths, data.count_inputs(paths, spec), spec, file)
     np.save(file, np.full((3, 32, 64, 3), 7, np.uint8))
     match change:
         case "content":
@@ -159,7 +159,9 @@ def test_prepared_inputs_are_made_anew_when_anything_changed(tmp_path: Path, cha
             spec = InputSpec(height=32, width=64, crop=(0, 0, 40, 40))
         case "stamp lost":
             file.with_suffix(".json").unlink()
-    np.testing.assert_array_equal(data.prepare_inputs(paths, spec, file), data.load_inputs(paths, spec))
+    np.testing.assert_array_equal(
+        data.prepare_inputs(paths, data.count_inputs(paths, spec), spec, file), data.load_inputs(paths, spec)
+    )
 
 
 def test_a_preparation_that_was_killed_never_passes_for_an_older_one(
@@ -169,7 +171,7 @@ def test_a_preparation_that_was_killed_never_passes_for_an_older_one(
     older, newer, file = written(tmp_path / "older", 3), written(tmp_path / "newer", 3), tmp_path / "prepared.npy"
     for path in newer:
         write_image(path, picture(77))
-    data.prepare_inputs(older, SPEC, file)
+    data.prepare_inputs(older, data.count_inputs(older, SPEC), SPEC, file)
 
     def kill(*_: object) -> None:
         raise KeyboardInterrupt
@@ -177,8 +179,10 @@ def test_a_preparation_that_was_killed_never_passes_for_an_older_one(
     with monkeypatch.context() as patch:
         patch.setattr(data.atomic, "write_text", kill)
         with pytest.raises(KeyboardInterrupt):
-            data.prepare_inputs(newer, SPEC, file)
-    np.testing.assert_array_equal(data.prepare_inputs(older, SPEC, file), data.load_inputs(older, SPEC))
+            data.prepare_inputs(newer, data.count_inputs(newer, SPEC), SPEC, file)
+    np.testing.assert_array_equal(
+        data.prepare_inputs(older, data.count_inputs(older, SPEC), SPEC, file), data.load_inputs(older, SPEC)
+    )
 
 
 def test_the_hash_of_the_data_is_of_contents_alone(tmp_path: Path) -> None:

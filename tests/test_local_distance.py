@@ -152,3 +152,27 @@ def test_a_scale_without_weight_costs_nothing_in_the_pruned_graph() -> None:
     assert sum(p.numel() for p in full.parameters()) - sum(p.numel() for p in lean.parameters()) == pytest.approx(
         saved, abs=500
     )
+
+
+def test_a_shared_distance_knows_all_positions_as_one() -> None:
+    """The same as if every position were a picture of one position, so that a shift of the picture shifts the map."""
+    teacher, student = features(60, seed=1)
+    shared = LocalDistance(CHANNELS, *SIDES, WEIGHTS, 9, 4, shared=True)
+    basis = PrincipalComponents(SIZE)
+    basis.add(shared.vectors(teacher, student).numpy())
+    shared.learn_components(basis.strongest(9))
+    vectors = shared.components(teacher, student).numpy()
+    statistics = ErrorStatistics(1, 9)
+    statistics.add(vectors.reshape(1, -1, 9))
+    shared.learn(statistics.usual_errors(4, RIDGE))
+    assert shared.mean.shape == (1, 1, 9)
+    (found,) = shared(*features(3, seed=2))
+    assert found.shape == (3, 2, 3)
+    flat = vectors.reshape(-1, 9).astype(np.float64)
+    variances, directions = np.linalg.eigh(np.cov(flat.T, bias=True))
+    variances += RIDGE * variances.mean()
+    rest = variances[:-4].mean()
+    model = (directions * np.concatenate((np.full(5, rest), variances[-4:]))) @ directions.T
+    new = shared.components(*features(3, seed=2)).numpy() - flat.mean(0)
+    expected = np.einsum("pbc,cd,pbd->pb", new, np.linalg.inv(model), new).T.reshape(3, 2, 3) / 9
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-3)

@@ -100,3 +100,8 @@ def test_every_written_defect_stands_out_from_its_good_part(tmp_path: Path, monk
     for item in find_images(write_set(tmp_path, train=0, test_good=0, per_defect=2, seed=7)).test:  # first: in the dark
         change = painted[read_image(item.path).tobytes()]
         assert (change >= 3 * VISIBLE).sum() >= FEWEST_PIXELS, f"{item.path} cannot be seen"
+
+
+def test_a_set_of_another_size(tmp_path: Path) -> None:
+    folder = write_set(tmp_path, train=1, test_good=1, per_defect=1, size=(300, 500))
+    assert {read_image(path).shape for path in folder.glob("t*/*/*.png")} == {(300, 500, 3)}

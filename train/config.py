@@ -73,6 +73,8 @@ def load_config(file: Path | None, overrides: list[str]) -> TrainConfig:
         )
     if not any(config.map.scale_weights):
         raise CallError(f"{where}: map.scale_weights are all 0, and then there is no map; give one scale a weight")
+    if config.input.tiling and config.map.score != "max":
+        raise CallError(f"{where}: map.score {config.map.score} has no meaning over tiles; a tiled picture's is max")
     for side in ("height", "width"):
         if getattr(config.input, side) % 32:
             raise CallError(f"{where}: input.{side} {getattr(config.input, side)} must be a multiple of 32")

@@ -19,6 +19,7 @@ from runtime.errors import CallError, DskdError, one_line
 from runtime.images import BadImage, list_images, read_image, read_mask
 from runtime.manifest import InputSpec
 from runtime.preprocess import Image, preprocess
+from runtime.tiling import Grid, coarse
 
 log = logging.getLogger(__name__)
 FEWEST_GOOD = 10  # below this neither training nor a threshold means anything
@@ -115,12 +116,28 @@ def read_input(path: Path, spec: InputSpec) -> Image:
         raise BadImage(f"{path}: {error}") from error
 
 
+def read_tiles(path: Path, spec: InputSpec) -> Image:
+    """What the graph sees of a file: all tiles [T, height, width, 3], or the one network input. Raises BadImage."""
+    if spec.tiling is None:
+        return read_input(path, spec)[None]
+    try:
+        return cut_tiles(read_image(path), spec)
+    except DskdError as error:
+        raise BadImage(f"{path}: {error}") from error
+
+
+def cut_tiles(frame: Image, spec: InputSpec) -> Image:
+    """All tiles [T, height, width, 3] of a frame. Raises DskdError where it is smaller than one."""
+    grid = Grid.of((frame.shape[0], frame.shape[1]), spec)
+    return np.stack([preprocess(frame, spec.height, spec.width, box) for box in grid.boxes()])
+
+
 def usable(paths: list[Path], spec: InputSpec, strict: bool) -> list[Path]:
-    """The files that can be read and hold the crop. The others are named and skipped, or with ``strict`` refused."""
+    """The files that can be read and hold the crop or a tile. The others are named and skipped, or with ``strict`` refused."""
     kept = []
     for path in tqdm(paths, desc="checking images", unit="image", leave=False, disable=None):
         try:
-            read_input(path, spec)
+            read_tiles(path, spec)
         except BadImage as error:
             if strict:
                 raise
@@ -145,10 +162,18 @@ def load_inputs(paths: list[Path], spec: InputSpec) -> Image:
     return np.stack(inputs) if inputs else np.zeros((0, spec.height, spec.width, 3), np.uint8)
 
 
-def prepare_inputs(paths: list[Path], spec: InputSpec, file: Path) -> Image:
+def count_inputs(paths: list[Path], spec: InputSpec) -> list[int]:
+    """How many network inputs each file gives: its tiles, or one."""
+    if spec.tiling is None:
+        return [1] * len(paths)
+    bar = tqdm(paths, desc="counting tiles", unit="image", leave=False, disable=None)
+    return [len(Grid.of(read_image(path).shape[:2], spec)) for path in bar]
+
+
+def prepare_inputs(paths: list[Path], counts: list[int], spec: InputSpec, file: Path) -> Image:
     """Preprocesses files once to ``file`` and maps it: memory stays flat whatever the number of images.
 
-    A file that an earlier, killed run completed for the same images is used again.
+    ``counts`` are theirs of ``count_inputs``; the inputs of a file lie one after another. A file that an earlier, killed run completed for the same images is used again.
     """
     key = hashlib.sha256(
         json.dumps([[str(p.resolve()), p.stat().st_mtime_ns] for p in paths] + [spec.model_dump()]).encode()
@@ -157,10 +182,11 @@ def prepare_inputs(paths: list[Path], spec: InputSpec, file: Path) -> Image:
     if not (file.exists() and stamp.exists() and stamp.read_text() == key.hexdigest()):
         stamp.unlink(missing_ok=True)  # first: it must not vouch for another file if this run is killed half-way
         with atomic.replacing(file) as temporary:
-            shape = (len(paths), spec.height, spec.width, 3)
+            shape = (sum(counts), spec.height, spec.width, 3)
             target = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            for k, path in enumerate(tqdm(paths, desc="preparing", unit="image", leave=False, disable=None)):
-                target[k] = read_input(path, spec)
+            bar = tqdm(paths, desc="preparing", unit="image", leave=False, disable=None)
+            for path, count, end in zip(bar, counts, np.cumsum(counts), strict=True):
+                target[end - count : end] = read_tiles(path, spec)
             target.flush()
         atomic.write_text(stamp, key.hexdigest())
     mapped: Image = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -168,10 +194,16 @@ def prepare_inputs(paths: list[Path], spec: InputSpec, file: Path) -> Image:
 
 
 def load_mask(item: TestImage, spec: InputSpec) -> NDArray[np.bool_]:
-    """Mask at network size [height, width]: resized like the image, then true over one half. All false where none is."""
+    """Mask at network size [height, width]: resized like the image, then true over one half. All false where none is.
+
+    Of a tiled picture, whose defects would vanish like that, true wherever anything is marked.
+    """
     if item.mask is None:
         return np.zeros((spec.height, spec.width), np.bool_)
-    grey = read_mask(item.mask).astype(np.uint8) * 255
+    mask = read_mask(item.mask)
+    if spec.tiling:
+        return coarse(mask, spec.height, spec.width)
+    grey = mask.astype(np.uint8) * 255
     try:
         resized = preprocess(np.repeat(grey[..., None], 3, axis=2), spec.height, spec.width, spec.crop)
     except DskdError as error:

@@ -16,7 +16,7 @@ SMALLEST_VARIANCE = 1e-8  # where good images are all alike, any error is unusua
 
 @dataclass(frozen=True)
 class UsualErrors:
-    """A probabilistic principal component model for each of HW positions.
+    """A probabilistic principal component model for each of HW positions, or one (HW = 1) that all share.
 
     ``mean`` [HW, 1, C]; ``usual`` [HW, C, rank], the strongest directions, each scaled by the root of the share of its
     error that is usual; ``scale`` [HW, 1], one over C times the variance of all other directions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,8 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from runtime.preprocess import Image
+from runtime.manifest import InputSpec
+from runtime.preprocess import Image, preprocess
+from runtime.tiling import Grid, MergedMap, coarse
 from train import metrics
+from train.data import cut_tiles
 from train.methods.base import InferencePath
 from train.networks.image_input import ImageInput
 from train.networks.maps import AnomalyMap
@@ -21,7 +25,10 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model says of images: scores [N], maps [N, H, W]."""
+    """What a model says of images: scores [N], maps [N, H, W].
+
+    Maps are at network size. Of a tiled picture each cell holds the worst of what it covers in the merged map.
+    """
 
     scores: NDArray[np.float32]
     maps: NDArray[np.float32]
@@ -59,17 +66,38 @@ class EagerGraph(nn.Module):
         return score, anomaly_map
 
 
-@torch.no_grad()
 def score(graph: nn.Module, images: Image, device: torch.device, label: str = "scoring") -> Scored:
-    """Runs images [N, H, W, 3] in float32."""
-    torch.backends.cudnn.allow_tf32 = False  # thresholds must hold on devices that compute in full float32
-    graph = graph.to(device).eval()
+    """Runs network inputs [N, H, W, 3] in float32."""
     parts = []
     for start in tqdm(range(0, len(images), BATCH), desc=label, unit="batch", leave=False, disable=None):
-        batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).to(device)
-        parts.append([part.cpu().numpy() for part in graph(batch)])
+        parts.append(_answers(graph, images[start : start + BATCH], device))
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Scored(scores, maps)
+
+
+def score_frames(
+    graph: nn.Module, frames: Iterable[Image], count: int, spec: InputSpec, device: torch.device, label: str
+) -> Scored:
+    """Runs ``count`` frames [H, W, 3] of any size as the runtime does: a tiled one by its merged map."""
+    if spec.tiling is None:
+        return score(
+            graph, np.stack([preprocess(f, spec.height, spec.width, spec.crop) for f in frames]), device, label
+        )
+    scores, maps = [], []
+    for frame in tqdm(frames, total=count, desc=label, unit="image", leave=False, disable=None):
+        merged, tiles = MergedMap(Grid.of((frame.shape[0], frame.shape[1]), spec)), cut_tiles(frame, spec)
+        for start in range(0, len(tiles), BATCH):
+            merged.add(start, _answers(graph, tiles[start : start + BATCH], device)[1])
+        scores.append(merged.values.max())
+        maps.append(coarse(merged.values, spec.height, spec.width))
+    return Scored(np.array(scores), np.stack(maps))
+
+
+@torch.no_grad()
+def _answers(graph: nn.Module, images: Image, device: torch.device) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    torch.backends.cudnn.allow_tf32 = False  # thresholds must hold on devices that compute in full float32
+    score, anomaly_map = graph.to(device).eval()(torch.from_numpy(np.ascontiguousarray(images)).to(device))
+    return score.cpu().numpy(), anomaly_map.cpu().numpy()
 
 
 def figures(scored: Scored, defects: list[str], masks: NDArray[np.bool_]) -> Figures:

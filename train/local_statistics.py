@@ -28,7 +28,8 @@ def build_map(config: TrainConfig) -> AnomalyMap:
     distances: CosineDistances | LocalDistance = plain(chosen.scale_weights)
     if chosen.distance == "local":
         channels = BACKBONES[config.backbone].channels
-        distances = LocalDistance(channels, height, width, chosen.scale_weights, chosen.components, chosen.rank)
+        sizes, tiled = (chosen.components, chosen.rank), config.input.tiling is not None
+        distances = LocalDistance(channels, height, width, chosen.scale_weights, *sizes, shared=tiled)
     return AnomalyMap(height, width, chosen.sigma, distances, chosen.fusion, chosen.score)
 
 
@@ -43,9 +44,10 @@ def fit_map(graph: EagerGraph, images: Image, ridge: float, device: torch.device
     for features in _features(graph, images[:: -(-len(images) // ENOUGH)], device, "principal components"):
         principal.add(distance.vectors(*features).cpu().numpy())
     distance.learn_components(principal.strongest(distance.project.shape[1]))
-    statistics = ErrorStatistics(distance.mean.shape[0], distance.mean.shape[2])
+    positions, _, channels = distance.mean.shape  # one position where all share it
+    statistics = ErrorStatistics(positions, channels)
     for features in _features(graph, images, device, "usual errors"):
-        statistics.add(distance.components(*features).cpu().numpy())
+        statistics.add(distance.components(*features).cpu().numpy().reshape(positions, -1, channels))
     distance.learn(statistics.usual_errors(distance.usual.shape[2], ridge))
 
 

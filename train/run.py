@@ -22,13 +22,13 @@ from torch import nn
 from runtime import atomic
 from runtime.bundle import file_sha256
 from runtime.errors import CallError, DskdError, one_line
-from runtime.images import BadImage
-from runtime.manifest import Thresholds
+from runtime.images import BadImage, read_image
+from runtime.manifest import InputSpec, Thresholds
 from runtime.threshold import conformal_thresholds
 from train import data, loop
 from train.checkpoint import load_model, read_tensors
 from train.config import TrainConfig, load_config
-from train.evaluate import EagerGraph, Figures, Scored, figures, score
+from train.evaluate import EagerGraph, Figures, Scored, figures, score, score_frames
 from train.local_statistics import build_map, fit_map
 from train.methods import Method, build
 from train.networks.maps import AnomalyMap
@@ -111,10 +111,13 @@ def _run(
     if config.recipe.start:
         belongs["start"] = _start_from(Path(config.recipe.start), method)
     prepared = folder / f"prepared-{process.rank}.npy"
-    inputs = data.prepare_inputs(training, config.input, prepared)
+    counts = data.count_inputs(training, config.input)
+    inputs = data.prepare_inputs(training, counts, config.input, prepared)
     path = method.inference_path(next(iter(method.readings())))
+    parts = [len(part) for part, _ in splits]
+    shares = np.add.reduceat(counts, np.cumsum([0, *parts[:-1]])).tolist()  # network inputs of each product
     with rounding(path) if config.recipe.rounded else nullcontext():
-        loop.train(method, inputs, config, belongs, folder, process, [len(part) for part, _ in splits])
+        loop.train(method, inputs, config, belongs, folder, process, shares)
     if process.world > 1:
         dist.destroy_process_group()
     maps = build_maps(config, method)
@@ -168,7 +171,7 @@ def _finish(
         tensors = method.state_dict() | maps.state_dict(prefix=MAPS)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
     graph = _graph(method, maps, next(iter(method.readings())))
-    held = score(graph, data.load_inputs(held_out, config.input), device, "held-out images")
+    held = score_files(graph, held_out, config.input, device, "held-out images")
     limits = config.thresholds
     thresholds = conformal_thresholds(held.scores, limits.review_rate, limits.reject_rate)
     if images.products:
@@ -182,8 +185,10 @@ def _finish(
         "painted": painted_auroc(graph, held, held_out, config, device),
         "figures": {name: found.as_dict() for name, found in by_reading.items()},
     }
+    tiling = config.input.tiling
+    tiles = f", tiles of {tiling.side} frame pixels, {tiling.overlap} shared" if tiling else ""
     facts = {
-        "method": f"{config.method}, {config.backbone}, {config.input.width} x {config.input.height} px",
+        "method": f"{config.method}, {config.backbone}, {config.input.width} x {config.input.height} px{tiles}",
         "good images": f"{record['training_images']} trained on, {len(held_out)} held out",
         "training": f"{config.recipe.epochs} epochs, {record['minutes']} minutes, seed {config.recipe.seed}",
         "teacher weights": str(record["teacher_weights"]),
@@ -201,6 +206,11 @@ def _finish(
     )
     atomic.write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     atomic.write_text(folder / RECORD, json.dumps(record, indent=1))  # last: its presence says the run is complete
+
+
+def score_files(graph: nn.Module, paths: list[Path], spec: InputSpec, device: torch.device, label: str) -> Scored:
+    """Runs image files; a picture in memory at a time where they are tiled."""
+    return score_frames(graph, (read_image(path) for path in paths), len(paths), spec, device, label)
 
 
 def _evaluate(
@@ -235,7 +245,11 @@ def _evaluate(
     scored: dict[str, Scored] = {}
     found = {}
     for reading in method.readings():
-        scored[reading] = score(_graph(method, maps, reading), stacked, device, f"test, reading {reading}")
+        graph, label = _graph(method, maps, reading), f"test, reading {reading}"
+        if config.input.tiling:
+            scored[reading] = score_files(graph, [item.path for item in kept], config.input, device, label)
+        else:
+            scored[reading] = score(graph, stacked, device, label)
         found[reading] = figures(scored[reading], defects, masks)
         paths = [item.path for item in kept]
         for name, own in figures_by_product(images, paths, defects, scored[reading], masks).items():

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from runtime.images import read_image
-from runtime.preprocess import preprocess
 from train import metrics
 from train.config import TrainConfig
 from train.defects import PAINTERS
-from train.evaluate import EagerGraph, Scored, score
+from train.evaluate import EagerGraph, Scored, score_frames
 
 PER_IMAGE = 2  # kinds painted on each held-out image
 CONTRAST = (0.25, 0.7)  # faint: recipes differ in what is hard to see
@@ -23,15 +22,13 @@ def painted_auroc(
     graph: EagerGraph, good: Scored, held_out: list[Path], config: TrainConfig, device: torch.device
 ) -> dict[str, float]:
     """Image AUROC of ``good`` (the held-out images' scores) against the same images with defects: all and by kind."""
-    rng, spec = np.random.default_rng(SEED), config.input
-    kinds, inputs = [], []
-    for i, path in enumerate(held_out):
-        for k, (kind, paint) in enumerate(PAINTERS.items()):
-            if (i + k) % len(PAINTERS) < PER_IMAGE:
-                image, _ = paint(read_image(path), rng, float(rng.uniform(*CONTRAST)))
-                inputs.append(preprocess(image, spec.height, spec.width, spec.crop))
-                kinds.append(kind)
-    scores = score(graph, np.stack(inputs), device, "painted defects").scores
+    rng, count = np.random.default_rng(SEED), len(PAINTERS)
+    pairs = [
+        (p, kind) for i, p in enumerate(held_out) for k, kind in enumerate(PAINTERS) if (i + k) % count < PER_IMAGE
+    ]
+    painted = (PAINTERS[kind](read_image(path), rng, float(rng.uniform(*CONTRAST)))[0] for path, kind in pairs)
+    scores = score_frames(graph, painted, len(pairs), config.input, device, "painted defects").scores
+    kinds = [kind for _, kind in pairs]
     groups = {"all": np.ones(len(kinds), bool)} | {kind: np.array(kinds) == kind for kind in PAINTERS}
     return {name: round(_auroc(good.scores, scores[chosen]), 4) for name, chosen in groups.items() if chosen.any()}
 

@@ -108,7 +108,8 @@ class MapConfig(Strict):
 
     distance: Literal["local", "cosine", "l2"] = Field(
         "local",
-        description="local: measured in what is usual at each position of the picture; cosine: the same everywhere; "
+        description="local: measured in what is usual at each position of the picture, or, in tiles, at all positions "
+        "together; cosine: the same everywhere; "
         "l2: mean squared difference of raw features",
     )
     components: int = Field(384, gt=1, le=4096, description="principal components that a local distance looks at")

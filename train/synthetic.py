@@ -7,17 +7,20 @@ label. Good parts vary in texture, exposure, position and light; defects are pai
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from runtime.errors import Parser, exit_with_code
+from runtime.errors import CallError, Parser, exit_with_code
 from runtime.images import write_image
 from runtime.preprocess import Image
 from train.defects import PAINTERS, Mask, Painter
 
 NAME = "brushed_plate"
+SIZE = (192, 256)  # height and width
+SMALLEST, LARGEST = 64, 8192
 FEWEST_PIXELS = 40  # of a defect that can be seen
 CLEAR = 12  # grey levels of change that stand out: six times the part's noise
 
@@ -92,10 +95,19 @@ PRODUCTS: dict[str, Callable[..., Image]] = {
 
 
 def write_set(
-    out: Path, train: int = 60, test_good: int = 16, per_defect: int = 6, seed: int = 0, product: str = NAME
+    out: Path,
+    train: int = 60,
+    test_good: int = 16,
+    per_defect: int = 6,
+    seed: int = 0,
+    product: str = NAME,
+    size: tuple[int, int] = SIZE,
 ) -> Path:
-    """Writes the set below ``out`` and returns its folder: ``train`` good parts, ``test_good``, and each defect."""
-    folder, good = out / product, PRODUCTS[product]
+    """Writes the set below ``out`` and returns its folder: ``train`` good parts, ``test_good``, and each defect.
+
+    ``size`` is (height, width) of a picture.
+    """
+    folder, good = out / product, partial(PRODUCTS[product], height=size[0], width=size[1])
     rng = np.random.default_rng(seed)
     (folder / "train" / "good").mkdir(parents=True, exist_ok=True)
     for k in range(train):
@@ -128,8 +140,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--per-defect", type=int, default=6, help="test images per defect (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another set (default: %(default)s)")
     parser.add_argument("--product", choices=PRODUCTS, default=NAME, help="what is made (default: %(default)s)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=SIZE, metavar=("HEIGHT", "WIDTH"),
+        help="pixels of a picture (default: 192 256); 2048 2048 to try tiles",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
-    folder = write_set(options.out, options.train, options.test_good, options.per_defect, options.seed, options.product)
+    if min(options.size) < SMALLEST or max(options.size) > LARGEST:
+        raise CallError(f"--size {options.size[0]} {options.size[1]}: sides lie between {SMALLEST} and {LARGEST}")
+    size = (options.size[0], options.size[1])
+    numbers = (options.train, options.test_good, options.per_defect, options.seed)
+    folder = write_set(options.out, *numbers, options.product, size)
     print(f"wrote {folder}: {options.train} good for training, defects {', '.join(PAINTERS)}")
     return 0
 

@@ -68,6 +68,12 @@ class _Item:
     inspection: Inspection
     crop: Crop | None
 
+    @property
+    def bytes(self) -> int:
+        """What it holds in memory: the map of a tiled frame is larger than the frame."""
+        held = self.inspection.anomaly_map
+        return self.frame.image.nbytes + (0 if held is None else held.nbytes)
+
 
 class Archive:
     """Writes in a thread of its own; what comes faster than the disk takes it is dropped and counted, never waited for.
@@ -104,12 +110,12 @@ class Archive:
         ``crop`` is the part of the frame that the map covers, None for all. False where there was no room: then the
         picture is dropped and counted.
         """
-        size = frame.image.nbytes
+        item = _Item(frame, inspection, crop)
         with self._changed:
-            room = len(self._waiting) < MOST_WAITING and self._bytes + size <= MOST_BYTES and not self._stopping
+            room = len(self._waiting) < MOST_WAITING and self._bytes + item.bytes <= MOST_BYTES and not self._stopping
             if room:
-                self._waiting.append(_Item(frame, inspection, crop))
-                self._bytes += size
+                self._waiting.append(item)
+                self._bytes += item.bytes
                 self._changed.notify_all()
             else:
                 self._dropped += 1
@@ -161,7 +167,7 @@ class Archive:
             done = self._attempt(lambda item=item: self._keep(item))  # type: ignore[misc]
             with self._changed:
                 self._waiting.popleft()
-                self._bytes -= item.frame.image.nbytes
+                self._bytes -= item.bytes
                 self._written += done
                 self._dropped += not done
 

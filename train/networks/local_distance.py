@@ -6,7 +6,8 @@ and channels and scales vary together. So the mean and covariance of that vector
 as PaDiM (Defard et al. 2021, section 3) has it of the teacher's features alone. The vector is first brought to its
 principal components over all positions. The covariance is kept as a probabilistic principal component model (Tipping &
 Bishop 1999): the ``rank`` strongest directions and one variance for all others. So the distance is the squared vector
-less what is usual of it, in units of the rest. Parts must lie at the same place in every picture.
+less what is usual of it, in units of the rest. Parts must lie at the same place in every picture. A tile may lie
+anywhere, so for tiles one mean and one covariance are shared by all positions.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class LocalDistance(nn.Module):
     """Features of three scales -> [B, H, W] at the coarsest, about 1 on good images. Void until ``learn`` is called.
 
     ``channels`` of the three scales, ``height`` and ``width`` of the input, ``weights`` of the scales (0 leaves one
-    out), number of principal ``components``.
+    out), number of principal ``components``. ``shared``: what is usual is the same at all positions.
     """
 
     strides = STRIDES[-1:]
@@ -42,12 +43,13 @@ class LocalDistance(nn.Module):
         weights: tuple[float, float, float],
         components: int,
         rank: int,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         self.weights = weights
         self.rows, self.columns = height // STRIDES[-1], width // STRIDES[-1]
         size = 2 * sum(count for count, weight in zip(channels, weights, strict=True) if weight)
-        kept, positions = min(components, size), self.rows * self.columns
+        kept, positions = min(components, size), 1 if shared else self.rows * self.columns
         self.register_buffer("project", torch.zeros(size, kept))
         self.register_buffer("mean", torch.zeros(positions, 1, kept))
         self.register_buffer("usual", torch.zeros(positions, kept, min(rank, kept - 1)))

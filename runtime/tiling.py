@@ -1,0 +1,139 @@
+"""Large frames in overlapping tiles: where the tiles lie, and how their maps become one map of the frame.
+
+A tile is cut and resized by the one preprocessing. Where tiles overlap, each counts the more the farther its border is:
+near a border a network sees padding instead of the picture.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends.base import Output
+from runtime.errors import DskdError
+from runtime.manifest import InputSpec
+from runtime.preprocess import Crop, Image, preprocess
+
+Value = TypeVar("Value", np.float32, np.bool_)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of a frame, row by row, as few as keep the overlap and evenly spread.
+
+    ``size`` (height, width) of the frame and ``side`` of a tile in frame pixels, ``cells`` of a tile's map, ``rows``
+    and ``columns`` of tiles.
+    """
+
+    size: tuple[int, int]
+    side: int
+    cells: int
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, size: tuple[int, int], spec: InputSpec) -> Grid:
+        """The tiles of a frame of ``size``. Raises DskdError where it is smaller than one of them."""
+        assert spec.tiling is not None
+        side, overlap = spec.tiling.side, spec.tiling.overlap
+        if min(size) < side:
+            raise DskdError(
+                f"the frame of {size[1]}x{size[0]} pixels is smaller than a tile of {side}x{side}; "
+                "use the camera's trained resolution or a bundle trained with smaller tiles"
+            )
+        rows, columns = (-(-(length - overlap) // (side - overlap)) for length in size)
+        return cls(size, side, spec.width, max(rows, 1), max(columns, 1))
+
+    def __len__(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def map_size(self) -> tuple[int, int]:
+        """Cells (height, width) of the merged map: as fine as the tiles' maps."""
+        height, width = (max(round(length * self.cells / self.side), self.cells) for length in self.size)
+        return height, width
+
+    def boxes(self) -> list[Crop]:
+        """Every tile as (x, y, width, height) in frame pixels."""
+        tops, lefts = _starts(self.size[0], self.side, self.rows), _starts(self.size[1], self.side, self.columns)
+        return [(left, top, self.side, self.side) for top in tops for left in lefts]
+
+
+class MergedMap:
+    """One map of a frame, ``values`` [H, W], whole once the maps of all its tiles were added."""
+
+    def __init__(self, grid: Grid) -> None:
+        height, width = grid.map_size
+        self._columns, self._cells = grid.columns, grid.cells
+        self._tops, self._lefts = (
+            _starts(height, grid.cells, grid.rows),
+            _starts(width, grid.cells, grid.columns),
+        )
+        self._down, self._across = _shares(height, grid.cells, self._tops), _shares(width, grid.cells, self._lefts)
+        self.values = np.zeros((height, width), np.float32)
+
+    def add(self, first: int, maps: NDArray[np.float32]) -> None:
+        """Adds the maps [N, cells, cells] of the tiles from number ``first`` on."""
+        for k, tile in enumerate(maps, first):
+            i, j = divmod(k, self._columns)
+            top, left = self._tops[i], self._lefts[j]
+            share = self._down[i][:, None] * self._across[j]
+            self.values[top : top + self._cells, left : left + self._cells] += share * tile
+
+
+def _starts(length: int, side: int, count: int) -> list[int]:
+    """Where ``count`` pieces of ``side`` begin, evenly from 0 to the end of ``length``."""
+    return [round(k * (length - side) / max(count - 1, 1)) for k in range(count)]
+
+
+def _shares(length: int, side: int, starts: list[int]) -> NDArray[np.float32]:
+    """What each piece counts at its cells, [pieces, side]: by the distance from its border, in sum 1 everywhere."""
+    hat = np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + side] += hat
+    return np.stack([hat / total[start : start + side] for start in starts]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame after all of its tiles: the merged map, the lowest and highest level of each channel, milliseconds.
+
+    Merging counts as inference.
+    """
+
+    anomaly_map: NDArray[np.float32]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    preprocess: float
+    inference: float
+
+
+def infer_tiles(infer: Callable[[Image], Output], frame: Image, spec: InputSpec, max_batch: int) -> Seen:
+    """Runs a frame [H, W, 3] tile by tile, ``max_batch`` at a time: memory does not grow with their number.
+
+    Raises DskdError where the frame is no picture or too small, and what ``infer`` raises.
+    """
+    grid = Grid.of((frame.shape[0], frame.shape[1]), spec)
+    merged, boxes = MergedMap(grid), grid.boxes()
+    low, high, preparing, inferring = np.full(3, 255), np.zeros(3, int), 0.0, 0.0
+    for first in range(0, len(boxes), max_batch):
+        begun = time.perf_counter()
+        tiles = [preprocess(frame, spec.height, spec.width, box) for box in boxes[first : first + max_batch]]
+        batch = np.stack(tiles)
+        low, high = np.minimum(low, batch.min((0, 1, 2))), np.maximum(high, batch.max((0, 1, 2)))
+        prepared = time.perf_counter()
+        merged.add(first, infer(batch).maps())
+        preparing, inferring = preparing + prepared - begun, inferring + time.perf_counter() - prepared
+    return Seen(merged.values, low, high, 1000 * preparing, 1000 * inferring)
+
+
+def coarse(values: NDArray[Value], height: int, width: int) -> NDArray[Value]:
+    """The largest value in each cell of a grid [height, width] over ``values`` [H, W]."""
+    rows, columns = values.shape[0] * np.arange(height) // height, values.shape[1] * np.arange(width) // width
+    return np.maximum.reduceat(np.maximum.reduceat(values, rows, axis=0), columns, axis=1)
