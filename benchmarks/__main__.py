@@ -9,6 +9,7 @@ from runtime.errors import CallError, exit_with_code
 NAMES = {
     "accuracy": "every method on one set, as it is exported",
     "faults": "what a station does when a part of it fails",
+    "scaling": "cameras per Orin module, and what a line, a plant and a fleet fill up first",
     "soak": "a station under full load for a long time",
     "triggers": "a PLC that triggers at a steady rate, and every part's answer",
     "demo": "the whole path on a generated set",

@@ -1,0 +1,242 @@
+"""``python -m benchmarks scaling``: cameras per Orin module, and what a line, a plant and a fleet fill up first.
+
+Ceilings come from data sheets and from counting in the graph; nothing here ran on a module. Sizes of records, pictures
+and pages are measured by writing them. ``docs/scaling.md`` is what this prints.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import onnx
+
+from benchmarks.load_sizes import CAMERAS, SIDE, Sizes, measure
+from export.graph_cost import graph_cost
+from export.onnx import convert
+from export.prune import prune
+from runtime.errors import CallError, Parser, exit_with_code
+from runtime.manifest import InputSpec, Tiling
+from runtime.sinks.mqtt import ON_THE_WAY
+from runtime.tiling import Grid
+from train.config import load_config
+from train.evaluate import EagerGraph
+from train.local_statistics import build_map
+from train.methods import build
+from train.networks.resnet import BACKBONES
+from train.weights import load_teacher
+
+WEIGHT_BYTES = {"FP16": 2, "INT8": 1}
+DAY = 86_400
+LINK = 1e9 / 8  # bytes a second of gigabit Ethernet
+DISK = 256e9
+FLAGGED = 0.02  # of parts: kept in the archive, beside one in a hundred of the others
+PASSES_KEPT = 0.01
+SCRAPE = 15  # seconds
+SITES = {"a line": 1, "a plant": 20, "a fleet": 400}  # devices
+
+
+@dataclass(frozen=True)
+class Peak:
+    """A module's GPU by its data sheet: dense INT8 operations in 10^12/s, memory bandwidth in 10^9 bytes/s."""
+
+    module: str
+    int8: float
+    bandwidth: float
+
+    def macs(self, precision: str) -> float:
+        """Multiply-accumulates a second: two operations each; Ampere's tensor cores do FP16 at half the rate of INT8."""
+        return self.int8 * 1e12 / 2 / (2 if precision == "FP16" else 1)
+
+
+# The GPU's share of the advertised sparse figure, halved for dense weights; DLA left out.
+PEAKS = (
+    Peak("AGX Orin 64GB", 170 / 2, 204.8),
+    Peak("AGX Orin 32GB", 108 / 2, 204.8),
+    Peak("Orin NX 16GB, Super", 77 / 2, 102.4),
+    Peak("Orin NX 16GB", 60 / 2, 102.4),
+    Peak("Orin NX 8GB, Super", 77 / 2, 102.4),
+    Peak("Orin NX 8GB", 50 / 2, 102.4),
+    Peak("Orin Nano 8GB, Super", 67 / 2, 102.4),
+    Peak("Orin Nano 8GB", 40 / 2, 68.3),
+    Peak("Orin Nano 4GB, Super", 34 / 2, 51.2),
+    Peak("Orin Nano 4GB", 20 / 2, 34.1),
+)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one inspection asks of a module: MACs, and numbers held as weights, float32 constants and activations."""
+
+    macs: int
+    weights: int
+    constants: int
+    activations: int
+
+    def bytes(self, precision: str, batch: int) -> float:
+        """Through memory for one inspection: constants once a batch, what each convolution reads and writes once."""
+        size = WEIGHT_BYTES[precision]
+        return (self.weights * size + self.constants * 4) / batch + self.activations * size
+
+    def ceiling(self, peak: Peak, precision: str, batch: int) -> tuple[float, str]:
+        """Inspections a second that the data sheet cannot exceed, and which of its figures says so."""
+        compute, memory = peak.macs(precision) / self.macs, peak.bandwidth * 1e9 / self.bytes(precision, batch)
+        return min((compute, "compute"), (memory, "memory"))
+
+
+def default_load() -> Load:
+    """Of the graph that the default configuration exports; weights do not matter, so the teacher is random."""
+    config = load_config(None, [])
+    method = build(config, load_teacher(BACKBONES[config.backbone], "random")[0])
+    graph = prune(EagerGraph(method.inference_path(next(iter(method.readings()))), build_map(config)))
+    with tempfile.TemporaryDirectory() as folder:
+        import torch
+
+        probe = torch.zeros((1, config.input.height, config.input.width, 3), dtype=torch.uint8)
+        convert(graph, probe, 20, Path(folder) / "model.onnx")
+        model = onnx.load(Path(folder) / "model.onnx")
+    found, held = graph_cost(model), sum(prod(tensor.dims) for tensor in model.graph.initializer)
+    return Load(found.macs, found.parameters, held - found.parameters, found.activations)
+
+
+def modules(load: Load, rate: float, shares: Sequence[float]) -> list[str]:
+    """A table over modules: ceilings, and cameras of ``rate`` parts a second at ``shares`` of the INT8 ceiling."""
+    cases = [(precision, batch) for precision in WEIGHT_BYTES for batch in (1, 8)]
+    head = [f"{precision}, batch {batch}" for precision, batch in cases]
+    head += [f"cameras at {share:.0%}" for share in shares]
+    rows = [["module", "INT8 TOPS, dense, GPU", "GB/s", *head]]
+    for peak in PEAKS:
+        found = [load.ceiling(peak, *case) for case in cases]
+        cells = [f"{value:.0f} ({limit})" for value, limit in found]
+        cameras = [f"{share * found[-1][0] / rate:.0f}" for share in shares]
+        rows.append([peak.module, f"{peak.int8:g}", f"{peak.bandwidth:g}", *cells, *cameras])
+    return _table(rows)
+
+
+def sites(sizes: Sizes, rate: float) -> list[str]:
+    """A table over what a line, a plant and a fleet put on disks, network, broker and Prometheus."""
+    parts = CAMERAS * rate  # of one device, a second
+    kept = parts * (FLAGGED + (1 - FLAGGED) * PASSES_KEPT)
+    store, png, jpeg = parts * sizes.stored * DAY, kept * sizes.png * DAY, kept * sizes.jpeg * DAY
+    rows = [["", *SITES]]
+    counts = list(SITES.values())
+    rows.append(["devices", *map(str, counts)])
+    rows.append(["parts a second", *(f"{n * parts:g}" for n in counts)])
+    frames = parts * SIDE * SIDE / LINK
+    rows.append(["camera link of each device, one byte a pixel, of 1 Gbit/s", *[f"{frames:.1%}"] * len(counts)])
+    rows.append(["store, GB a day on each device", *[f"{store / 1e9:.2f}"] * len(counts)])
+    for kind, archive in (("PNG", png), ("JPEG", jpeg)):
+        rows.append([f"archive with {kind}, GB a day on each device", *[f"{archive / 1e9:.1f}"] * len(counts)])
+        full = f"{DISK / (store + archive):.1f}"
+        rows.append([f"days until {DISK / 1e9:.0f} GB are full with {kind}", *[full] * len(counts)])
+    rows.append(["MQTT messages a second at the broker", *(f"{2 * n * parts:g}" for n in counts)])
+    told = [n * parts * (sizes.inspection + sizes.answer) / LINK for n in counts]
+    rows.append(["MQTT payload, of 1 Gbit/s", *(f"{share:.2%}" for share in told)])
+    rows.append(["Prometheus series", *(f"{n * sizes.series}" for n in counts)])
+    rows.append(
+        [f"Prometheus samples a second, every {SCRAPE} s", *(f"{n * sizes.series / SCRAPE:.0f}" for n in counts)]
+    )
+    scraped = [n * sizes.page / SCRAPE / LINK for n in counts]
+    rows.append(["Prometheus pages, of 1 Gbit/s", *(f"{share:.3%}" for share in scraped)])
+    return _table(rows)
+
+
+def measured(sizes: Sizes) -> list[str]:
+    """A table of what was written and how large it was."""
+    return _table(
+        [
+            ["what", "bytes"],
+            ["inspection as MQTT payload, one region", f"{sizes.inspection:.0f}"],
+            ["answer as MQTT payload", f"{sizes.answer:.0f}"],
+            ["inspection and its answer in the store, indexes included", f"{sizes.stored:.0f}"],
+            [f"a kept inspection in the archive: PNG of {SIDE}x{SIDE}, heat layer, overlay, JSON", f"{sizes.png:.0f}"],
+            ["the same with the original as JPEG", f"{sizes.jpeg:.0f}"],
+            [f"Prometheus page of {CAMERAS} cameras, {sizes.series} series", f"{sizes.page:.0f}"],
+        ]
+    )
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]
+
+
+PAGE = """# Scaling
+
+This page is what `python -m benchmarks scaling` prints. Nothing on it was measured on a Jetson: the first table holds
+ceilings from data sheets, the last one arithmetic over sizes that were measured by writing them.
+
+## Cameras per module
+
+One inspection at 256 pixels with the default configuration is {gmacs:.2f} GMAC. Through memory go {weights:.1f} M weights,
+{constants:.1f} M float32 constants of the map, once a batch, and {activations:.1f} M activations, counted as what each
+convolution reads and writes: {fp16:.0f} MB at FP16 and {int8:.0f} MB at INT8 with batch 1. A module cannot inspect faster
+than its peak multiply-accumulates allow, nor faster than its memory moves these bytes; the table holds the lower of
+the two in inspections a second and names it. Preprocessing, the camera and everything else come on top.
+
+The last columns are cameras with {rate:g} parts a second each at a share of the ceiling of INT8 with batch 8. Which share a
+module reaches is not known here; {low:.0%} and {high:.0%} are two ends to reckon with until `python -m benchmarks throughput`
+ran on yours. The GPU alone is counted, dense, at the power mode of the data sheet. A picture in tiles is as many
+inspections as it has tiles: {tiles} for 2048x2048 pixels in tiles of 256 that share 32.
+
+{modules}
+
+## What was measured
+
+{measured}
+
+Payloads are JSON; topic, headers and TLS come on top. A picture's size depends on what it shows: this one is a
+generated plate with a camera's noise.
+
+## A line, a plant, a fleet
+
+A device has {cameras} cameras with {rate:g} parts a second each; {flagged:.0%} of the parts are flagged and kept, and
+{passes:.0%} of the others. A line is one device.
+
+{sites}
+
+What fills up first:
+
+1. **The disk of each device**, whatever the number of devices: the archive is made of pictures. `max_age_days`,
+   `max_count` and `min_free_gb` bound it, `original: jpeg` makes it smaller.
+2. **The link from camera to device** where one gigabit carries all cameras: it grows with pixels, and a second link is
+   the mend. Nothing of it leaves the device.
+3. **The broker**, by messages and not by bytes. A device has at most {window} messages on the way, so it delivers at most
+   {window} divided by the round trip in seconds: with a round trip of {round_trip:.0f} ms or more the messages above pile up in
+   the store. `on: [REVIEW, REJECT]` tells of flagged parts alone. What a broker takes is not known here.
+4. **Prometheus** last: its load grows with cameras, not with parts.
+"""
+
+
+def page(rate: float, shares: tuple[float, float]) -> str:
+    """``docs/scaling.md``."""
+    load, sizes, cut = default_load(), measure(), InputSpec(height=256, width=256, tiling=Tiling(side=256))
+    return PAGE.format(
+        gmacs=load.macs / 1e9, weights=load.weights / 1e6, constants=load.constants / 1e6,
+        activations=load.activations / 1e6, fp16=load.bytes("FP16", 1) / 1e6, int8=load.bytes("INT8", 1) / 1e6,
+        window=ON_THE_WAY, rate=rate, low=shares[0], high=shares[1], cameras=CAMERAS, flagged=FLAGGED, passes=PASSES_KEPT,
+        modules="\n".join(modules(load, rate, shares)), measured="\n".join(measured(sizes)),
+        sites="\n".join(sites(sizes, rate)), round_trip=ON_THE_WAY / (2 * CAMERAS * rate) * 1e3, tiles=len(Grid.of((2048, 2048), cut)),
+    )  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parser = Parser(prog="python -m benchmarks scaling", description=__doc__)
+    parser.add_argument("--rate", type=float, default=5.0, help="parts a second of each camera (default: %(default)s)")
+    parser.add_argument(
+        "--share", type=float, nargs=2, default=(0.1, 0.4), metavar=("LOW", "HIGH"),
+        help="shares of the ceiling to reckon cameras with (default: 0.1 0.4)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if not options.rate > 0 or not 0 < options.share[0] <= options.share[1] <= 1:
+        raise CallError("--rate must be over 0, and --share two rising numbers over 0 and at most 1")
+    print(page(options.rate, tuple(options.share)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
