@@ -7,6 +7,16 @@ import importlib
 from runtime.errors import CallError, exit_with_code
 
 NAMES = {
+    "all": "latency, throughput, memory, coldstart, parity and energy in one file",
+    "latency": "frame to verdict, stage by stage, beside the network and the floor",
+    "throughput": "images a second by batch and by number of cameras",
+    "memory": "what a running inspection holds, and whether it grows",
+    "coldstart": "from the start of a process to its first verdict",
+    "parity": "how far each graph on each backend is from the trained model",
+    "energy": "joules for an inspection, from a Jetson's power rails",
+    "peers": "the same frames through anomalib, or through trtexec on a device",
+    "compare": "two results: faster, slower or not distinguishable",
+    "report": "docs/performance.md from results",
     "accuracy": "every method on one set, as it is exported",
     "faults": "what a station does when a part of it fails",
     "scaling": "cameras per Orin module, and what a line, a plant and a fleet fill up first",

@@ -1,0 +1,44 @@
+"""``python -m benchmarks all``: latency, throughput, memory, coldstart, parity and energy of a bundle in one file.
+
+What cannot be measured here (energy without power rails) is said and left out. Each by itself takes the same options
+and some of its own; peers and accuracy are measured by themselves.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from types import ModuleType
+
+from benchmarks import coldstart, energy, latency, memory, parity, throughput
+from benchmarks.contenders import add_options, blank, finish
+from benchmarks.results import Results
+from runtime.errors import MissingPart, Parser, exit_with_code
+
+PARTS: tuple[ModuleType, ...] = (latency, throughput, memory, coldstart, parity, energy)
+SHARED = ("bundle", "source", "size", "backend", "precision", "threads", "json")
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    parser = Parser(
+        prog="python -m benchmarks all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    options = parser.parse_args(arguments)
+    results = blank(["all", *arguments])
+    given = {name for name in vars(options) if getattr(options, name) != parser.get_default(name)}
+    for part in PARTS:
+        own = part.parser().parse_args([])
+        for name in (*SHARED, *given):  # a part has its own idea of how long it takes, unless told
+            setattr(own, name, getattr(options, name))
+        run: Callable[[argparse.Namespace, Results], Results] = part.run
+        try:
+            run(own, results)
+        except MissingPart as error:
+            results.notes.append(str(error))
+    return finish(results, options)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

@@ -1,0 +1,173 @@
+"""Who is measured: a bundle's graphs on every backend that is here, each a worker of its own."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+
+from benchmarks.environment import describe
+from benchmarks.processes import Worker
+from benchmarks.results import Results, as_json, table
+from runtime.backends import NAMES
+from runtime.bundle import Bundle, default_bundle, load_bundle
+from runtime.errors import CallError, DskdError, MissingPart, Parser
+from runtime.images import read_image
+from runtime.manifest import PRECISIONS, Precision
+from runtime.preprocess import Image
+
+Workers = dict[str, Worker]
+
+BACKENDS = tuple(name for name in NAMES if name != "auto")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One graph on one backend."""
+
+    bundle: Path
+    backend: str
+    precision: Precision
+    threads: int
+
+    @property
+    def name(self) -> str:
+        """As it is called in every table."""
+        return f"{self.backend} {self.precision}"
+
+    def worker(self, source: str, *more: object) -> Worker:
+        """Its process, ready to work. Raises MissingPart or DskdError."""
+        words = ["--bundle", self.bundle, "--backend", self.backend, "--precision", self.precision]
+        words += ["--threads", self.threads, "--source", source, *more]
+        return Worker([sys.executable, "-m", "benchmarks.worker", *words])
+
+
+def add_options(parser: Parser, rounds: int = 7, seconds: float = 0.6, launches: int = 3) -> None:
+    """What all measurements of a bundle share."""
+    add = parser.add_argument
+    add("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
+    add("--source", help="where frames come from (default: the bundle's golden frames at --size)")
+    add("--size", default="1024x1024", help="of the golden frames (default: %(default)s)")
+    add("--backend", default="", help=f"separated by commas: {', '.join(BACKENDS)} (default: all that work here)")
+    add("--precision", default="", help=f"separated by commas: {', '.join(PRECISIONS)} (default: all in the bundle)")
+    add("--threads", type=int, default=0, help="CPU threads (default: the backend's choice)")
+    add("--launches", type=int, default=launches, help="processes of each contender in turn (default: %(default)s)")
+    add("--rounds", type=int, default=rounds, help="turns of each launch (default: %(default)s)")
+    add("--seconds", type=float, default=seconds, help="of a contender's turn (default: %(default)s)")
+    add_output(parser)
+
+
+def add_output(parser: Parser) -> None:
+    """Where results go."""
+    parser.add_argument("--out", type=Path, help="write the results here as JSON, and a picture beside it (.svg)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+
+
+def check(options: argparse.Namespace) -> None:
+    """Raises CallError where a number is senseless."""
+    for name in ("launches", "rounds"):
+        if not 1 <= getattr(options, name) <= 10_000:
+            raise CallError(f"--{name} {getattr(options, name)} must lie between 1 and 10000")
+    if not 0 < options.seconds <= 3600 or not 0 <= options.threads <= 1024:
+        raise CallError("--seconds must lie between 0 and 3600, --threads between 0 (the backend's choice) and 1024")
+
+
+def own_bundle(options: argparse.Namespace) -> Bundle:
+    """The bundle that is measured, every byte checked."""
+    return load_bundle((options.bundle or default_bundle()).absolute())
+
+
+def contestants(bundle: Bundle, options: argparse.Namespace) -> tuple[list[Contestant], list[str]]:
+    """Those that open here, and why others do not. Raises the first reason where none does, or one that was named."""
+    backends = _chosen("--backend", options.backend, BACKENDS)
+    precisions = _chosen("--precision", options.precision, PRECISIONS)
+    had = {graph.precision for graph in bundle.manifest.graphs.values()}
+    found, notes, reasons = list[Contestant](), list[str](), list[DskdError]()
+    for backend in backends:
+        for precision in (p for p in PRECISIONS if p in precisions and (options.precision or p in had)):
+            contestant = Contestant(bundle.path, backend, precision, options.threads)
+            try:
+                contestant.worker(golden_source(bundle)).close()
+            except DskdError as error:
+                if options.backend and options.precision:
+                    raise
+                reasons.append(error)
+                notes.append(f"{contestant.name}: {error}")
+                if isinstance(error, MissingPart):  # no library, no GPU: its other graphs would say the same
+                    break
+            else:
+                found.append(contestant)
+    if not found:
+        raise reasons[0]
+    return found, notes
+
+
+@contextmanager
+def working(chosen: Sequence[Contestant], source: str, *more: object, store: Path | None = None) -> Iterator[Workers]:
+    """All of them, by name, ready; each with a store of its own in the folder ``store``."""
+    with ExitStack() as stack, tempfile.TemporaryDirectory(dir=store) as folder:
+        workers: Workers = {}
+        for each in chosen:
+            sink = [] if store is None else ["--sink", f"sqlite://{quote(folder)}/{quote(each.name)}.db"]
+            workers[each.name] = stack.enter_context(each.worker(source, *more, *sink))
+        yield workers
+
+
+def pictures(bundle: Bundle, options: argparse.Namespace, folder: Path) -> str:
+    """The source to measure with: the one asked for, else the golden frames at ``--size``, written to ``folder``."""
+    if options.source is not None:
+        return str(options.source)
+    for k, picture in enumerate(enlarged(bundle, options.size)):
+        cv2.imwrite(str(folder / f"frame_{k}.png"), picture)
+    return f"folder://{quote(str(folder.resolve()))}"
+
+
+def enlarged(bundle: Bundle, size: str) -> list[Image]:
+    """The golden frames, uint8 BGR, as a camera of that size would give them."""
+    width, x, height = size.partition("x")
+    if not (
+        x and width.isdecimal() and height.isdecimal() and 16 <= int(width) <= 16384 and 16 <= int(height) <= 16384
+    ):
+        raise CallError(f"--size {size}: write 1024x1024, between 16 and 16384 pixels a side")
+    target = int(width), int(height)
+    frames = [read_image(path) for path in bundle.golden().frames]
+    return [np.asarray(cv2.resize(frame, target, interpolation=cv2.INTER_LINEAR), np.uint8) for frame in frames]
+
+
+def finish(results: Results, options: argparse.Namespace) -> int:
+    """Writes what was asked for and prints the rest."""
+    if options.out:
+        results.write(options.out)
+        from benchmarks.plots import draw  # matplotlib is not on a device
+
+        try:
+            draw(results, options.out.with_suffix(".svg"))
+        except MissingPart as error:
+            results.notes.append(f"picture: {error}")
+    print(as_json(results) if options.json else table(results))
+    return 0
+
+
+def blank(command: list[str]) -> Results:
+    """Results of this machine, still empty."""
+    return Results(environment=describe(), command=command)
+
+
+def golden_source(bundle: Bundle) -> str:
+    """The bundle's golden frames as a source."""
+    return f"folder://{quote(str((bundle.path / 'golden').resolve()))}"
+
+
+def _chosen(option: str, given: str, known: Sequence[str]) -> list[str]:
+    names = [name for name in given.split(",") if name]
+    if unknown := next((name for name in names if name not in known), None):
+        raise CallError(f"{option} {unknown}: is not known; choose among {', '.join(known)}")
+    return names or list(known)

@@ -1,0 +1,136 @@
+"""``python -m benchmarks memory``: what a running inspection holds, whether it grows, and what one frame costs.
+
+``rss`` is what lies in memory, ``pss`` counts what is shared with other processes by its share, ``peak`` is the most so
+far. Growth is the least that was held in the last quarter less the least in the second: the first may fill caches.
+``--frames 100000`` is the test of constant memory; its frames come from memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+from pathlib import Path
+
+from benchmarks.contenders import (
+    Contestant,
+    add_options,
+    blank,
+    check,
+    contestants,
+    finish,
+    own_bundle,
+    pictures,
+)  # fmt: skip
+from benchmarks.processes import Answer, Worker
+from benchmarks.progress import Progress
+from benchmarks.results import Results, row
+from jetson.machine import Machine
+from runtime.errors import CallError, DskdError, Parser, exit_with_code
+
+NAME = "memory"
+LOOKS = 100  # at the process, while it inspects
+PROFILED = 50  # frames whose allocations are looked at
+FLAT = 1.0  # MB; one page more or less is no leak, a leak of ten bytes a frame is found in 100,000 frames
+
+
+def parser() -> Parser:
+    """The command's options."""
+    options = Parser(
+        prog="python -m benchmarks memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(options, launches=1)
+    options.add_argument("--frames", type=int, default=500, help="that each contender inspects (default: %(default)s)")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code: 1 where memory grew."""
+    options = parser().parse_args(arguments)
+    results = run(options, blank(["memory", *arguments]))
+    finish(results, options)
+    grown = [each for each in results.rows if each.what == "growth" and each.median > FLAT]
+    if grown:
+        raise DskdError(f"{grown[0].name}: memory grew by {grown[0].median:.1f} MB in {options.frames} frames")
+    return 0
+
+
+def run(options: argparse.Namespace, results: Results) -> Results:
+    """Measures and adds to ``results``."""
+    check(options)
+    if not 100 <= options.frames <= 100_000_000:
+        raise CallError(f"--frames {options.frames} must lie between 100 and 100000000")
+    bundle = own_bundle(options)
+    chosen, notes = contestants(bundle, options)
+    results.notes.extend(notes)
+    with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
+        source = pictures(bundle, options, Path(folder))
+        for contestant in chosen:
+            _one(contestant, source, options, results)
+    return results
+
+
+def _one(contestant: Contestant, source: str, options: argparse.Namespace, results: Results) -> None:
+    free = available(Machine())
+    with contestant.worker(source) as worker:
+        looks, seconds = watched(worker, options.frames, Progress(contestant.name, LOOKS, options.json))
+        for kind in looks[0]:
+            results.rows.append(row(NAME, contestant.name, kind, "MB", [look[kind] for look in looks]))
+        if gpu := gpu_memory(worker.pid):
+            results.rows.append(row(NAME, contestant.name, "GPU", "MB", [gpu]))
+        elif free is not None and "gpu" in results.environment:
+            used = free - (available(Machine()) or 0.0)  # CPU and GPU share it, and the driver's part is in no process
+            results.rows.append(row(NAME, contestant.name, "whole machine", "MB", [used]))
+        results.rows.append(row(NAME, contestant.name, "growth", "MB", [growth([look["rss"] for look in looks])]))
+        results.rows.append(row(NAME, contestant.name, "rate", "1/s", [options.frames / seconds], "higher"))
+        costs(contestant.name, worker.ask("allocations", count=PROFILED), results)
+
+
+def watched(worker: Worker, frames: int, progress: Progress) -> tuple[list[dict[str, float]], float]:
+    """Memory after each hundredth of ``frames``, and the seconds they took."""
+    looks, seconds = list[dict[str, float]](), 0.0
+    for number in range(LOOKS):
+        count = frames * (number + 1) // LOOKS - frames * number // LOOKS
+        seconds += worker.ask("many", count=count)["seconds"]
+        looks.append(worker.memory())
+        progress.step()
+    return looks, seconds
+
+
+def growth(held: list[float]) -> float:
+    """The least of the last quarter less the least of the second one."""
+    quarter = len(held) // 4
+    return min(held[-quarter:]) - min(held[quarter : 2 * quarter])
+
+
+def costs(name: str, found: Answer, results: Results) -> None:
+    """Rows for one frame."""
+    pages = [float(pages) for pages in found["faults"]]
+    results.rows.append(row(NAME, name, "allocated at most in a frame", "kB", [b / 1e3 for b in found["most"]]))
+    results.rows.append(row(NAME, name, "left behind by a frame", "B", found["left"]))
+    results.rows.append(row(NAME, name, "pages touched anew in a frame", "1", pages))
+    moved = {
+        "frame": "read of the frame",
+        "input": "written to the network's input",
+        "map": "of the map, where asked for",
+    }
+    for key, what in moved.items():
+        results.rows.append(row(NAME, name, f"bytes {what}", "kB", [found[key] / 1e3], "neither"))
+
+
+def available(machine: Machine) -> float | None:
+    """MB that programs may still have."""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", machine.text("/proc/meminfo") or "")
+    return None if found is None else int(found[1]) * 1.024 / 1e3
+
+
+def gpu_memory(pid: int, machine: Machine | None = None) -> float | None:
+    """MB of a GPU with memory of its own that a process holds; None where nvidia-smi knows of none (a Jetson)."""
+    query = ("nvidia-smi", "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits")
+    said = (machine or Machine()).run(*query) or ""
+    held = [int(size) for owner, size in re.findall(r"^(\d+), (\d+)$", said, re.M) if int(owner) == pid]
+    return sum(held) * 1.048576 if held else None
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

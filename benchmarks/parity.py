@@ -1,0 +1,58 @@
+"""``python -m benchmarks parity``: how far each graph on each backend is from the trained model, on the golden frames.
+
+The allowed difference is the one that the bundle was exported with; the runtime refuses a backend that is outside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from benchmarks.contenders import add_options, blank, check, contestants, finish, own_bundle
+from benchmarks.results import Results, row
+from runtime.backends import open_backend
+from runtime.errors import Parser, exit_with_code
+
+NAME = "parity"
+
+
+def parser() -> Parser:
+    """The command's options."""
+    options = Parser(
+        prog="python -m benchmarks parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(options)
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    return finish(run(options, blank(["parity", *arguments])), options)
+
+
+def run(options: argparse.Namespace, results: Results) -> Results:
+    """Measures and adds to ``results``."""
+    check(options)
+    bundle = own_bundle(options)
+    golden = bundle.golden()
+    chosen, notes = contestants(bundle, options)
+    results.notes.extend(notes)
+    for each in chosen:
+        backend = open_backend(bundle, each.backend, each.threads, each.precision)
+        scores, maps = [], []
+        for k in range(len(golden.inputs)):
+            output = backend.infer(golden.inputs[k : k + 1])
+            scores.append(float(np.abs(output.scores - golden.scores[k]).max()))
+            maps.append(float(np.abs(output.maps() - golden.maps[k]).max()))
+        tolerance = bundle.manifest.graphs[backend.graph].tolerance
+        backend.close()
+        for what, found, allowed in (("score", scores, tolerance.score), ("map", maps, tolerance.map)):
+            results.rows.append(row(NAME, each.name, f"{what} difference", "1", found))
+            results.rows.append(row(NAME, each.name, f"{what} difference allowed", "1", [allowed], "neither"))
+    return results
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

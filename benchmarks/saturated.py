@@ -1,0 +1,84 @@
+"""Cameras that always have a frame, at a station's inspection thread: what goes through at most, and whether it is fair."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle
+
+from runtime.backends import Backend
+from runtime.bundle import Bundle
+from runtime.decision import Settings
+from runtime.errors import DskdError
+from runtime.result import Dropped, Frame, Inspection
+from runtime.station.batching import InspectionThread
+
+WARM_UP = 0.3  # seconds
+PATIENCE = 60.0  # seconds for a first batch
+
+
+class Camera:
+    """One feed. Its frames are in memory: what a real one costs is its own business."""
+
+    def __init__(self, name: str, frames: Sequence[Frame], settings: Settings) -> None:
+        self.name, self._frames, self._settings = name, cycle(frames), settings
+        self.judgements: list[float] = []  # when each frame was judged
+        self.waits: list[float] = []  # seconds from taking a frame to its verdict
+        self.fault = ""
+
+    def take(self) -> tuple[Frame, Settings]:
+        """A frame, always."""
+        return Frame(self.name, "0", time.time(), next(self._frames).image), self._settings
+
+    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
+        """Counts."""
+        if isinstance(result, Dropped):
+            self.fault = result.reason
+        self.judgements.append(time.perf_counter())
+        self.waits.append(time.time() - frame.captured)
+
+
+class Saturated:
+    """One inspection thread, kept from turn to turn."""
+
+    def __init__(
+        self, bundle: Bundle, open_backend: Callable[[], Backend], frames: Sequence[Frame], settings: Settings
+    ) -> None:
+        self._frames, self._settings = frames, settings
+        self._thread = InspectionThread(bundle, open_backend, latency_budget=0.0, keep_maps=False)
+        self._thread.start()
+
+    def run(self, number: int, seconds: float) -> dict[str, object]:
+        """Frames a second and each camera's count, between two verdicts. Raises DskdError where a frame was dropped."""
+        cameras = [Camera(f"camera {k}", self._frames, self._settings) for k in range(number)]
+        for camera in cameras:
+            self._thread.attach(camera)
+        _wait_for(lambda: all(camera.judgements for camera in cameras) or not self._thread.alive)
+        time.sleep(WARM_UP + seconds)
+        for camera in cameras:
+            self._thread.detach(camera)
+        if fault := next((camera.fault for camera in cameras if camera.fault), ""):
+            raise DskdError(f"a frame was dropped: {fault}")
+        return counted(cameras)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._thread.stop()
+
+
+def counted(cameras: Sequence[Camera]) -> dict[str, object]:
+    """What was judged after the warm-up: from the end of one batch to the end of another."""
+    every = sorted(moment for camera in cameras for moment in camera.judgements)
+    begin, end = next(moment for moment in every if moment >= every[0] + WARM_UP), every[-1]
+    counts = [sum(begin < moment <= end for moment in camera.judgements) for camera in cameras]
+    waits = [1e3 * wait for camera in cameras for wait in camera.waits[len(camera.waits) // 4 :]]
+    return {"rate": sum(counts) / (end - begin) if end > begin else 0.0, "counts": counts, "waits": waits}
+
+
+def _wait_for(what: Callable[[], bool]) -> None:
+    end, tick = time.monotonic() + PATIENCE, threading.Event()
+    while not what():
+        if time.monotonic() > end:
+            raise DskdError(f"no verdict in {PATIENCE:.0f} seconds; run the bundle alone to see why")
+        tick.wait(0.002)

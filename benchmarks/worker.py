@@ -1,0 +1,196 @@
+"""``python -m benchmarks.worker``: one bundle on one backend, asked for work a line at a time.
+
+Answers are lines of JSON. Times are milliseconds, one for each call; the first calls of every turn are not counted,
+because caches and clocks were another contender's before. What a device needs is imported here and nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from itertools import cycle, islice
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.saturated import Saturated
+from runtime.backends import open_backend
+from runtime.bundle import Bundle, load_bundle
+from runtime.decision import Settings
+from runtime.errors import CallError, Parser, exit_with_code
+from runtime.inspector import Inspector, golden_check
+from runtime.manifest import Precision
+from runtime.preprocess import Image, preprocess
+from runtime.result import Frame
+from runtime.sinks import Sink, open_sinks
+from runtime.sources import frames, open_source
+
+WARM_UP = 3  # calls of each turn that are not counted
+FEWEST = 3  # calls of a turn, however long they take
+HELD = 16  # frames kept in memory
+Times = dict[str, list[float]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    options = Parser(prog="python -m benchmarks.worker", description=__doc__)
+    options.add_argument("--bundle", type=Path, required=True)
+    options.add_argument("--backend", default="onnxruntime")
+    options.add_argument("--precision")
+    options.add_argument("--threads", type=int, default=0)
+    options.add_argument("--source", required=True, help="where frames come from, again and again")
+    options.add_argument("--sink", action="append", default=[])
+    options.add_argument("--maps", action="store_true", help="give every map, also where the score does not ask for it")
+    return options
+
+
+class Contender:
+    """Our runtime as a product uses it, with a watch in its hand."""
+
+    def __init__(self, bundle: Bundle, options: argparse.Namespace, sinks: list[Sink]) -> None:
+        precision: Precision | None = options.precision
+        self._bundle, self._sinks, self._source = bundle, sinks, options.source
+        self._open = lambda: open_backend(bundle, options.backend, options.threads, precision)
+        self._backend = self._open()
+        self.name, self.graph = self._backend.name, self._backend.graph
+        self._settings = Settings.of(bundle.manifest.graphs[self.graph].thresholds)
+        golden_check(bundle, self._backend)
+        self._inspector = Inspector(bundle, self._backend, self._settings, keep_maps=options.maps)
+        self._frames = self._endless()
+        self._held = list(islice(self._endless(), HELD))
+        spec = bundle.manifest.input
+        self._inputs: Image = np.stack([preprocess(f.image, spec.height, spec.width, spec.crop) for f in self._held])
+        self._saturated: Saturated | None = None
+
+    def inspect(self, seconds: float) -> dict[str, object]:
+        """Source to sink, stage by stage."""
+        times: Times = {"read": [], "frame to verdict": [], "frame to verdict, CPU": [], "sink": []}
+        for _ in _turn(seconds, times):
+            start = time.perf_counter()
+            frame = next(self._frames)
+            read, cpu = time.perf_counter(), time.process_time()
+            inspection = self._inspector.inspect(frame)
+            judged, cpu_after = time.perf_counter(), time.process_time()
+            for sink in self._sinks:
+                sink.write(inspection, frame)
+            stored = time.perf_counter()
+            times["read"].append(1e3 * (read - start))
+            times["frame to verdict"].append(1e3 * (judged - read))
+            times["frame to verdict, CPU"].append(1e3 * (cpu_after - cpu))
+            times["sink"].append(1e3 * (stored - judged))
+            for stage, milliseconds in inspection.timings_ms.items():
+                times.setdefault(stage, []).append(milliseconds)
+        return {"times": times}
+
+    def network(self, seconds: float, batch: int = 1) -> dict[str, object]:
+        """The backend alone, on inputs that are ready."""
+        rows = [np.roll(self._inputs, k, axis=0) for k in range(2)]  # not the same bytes each time
+        inputs = [np.ascontiguousarray(np.resize(r, (batch, *r.shape[1:]))) for r in rows]
+        times: Times = {"bare network": [], "bare network, CPU": []}
+        for k in _turn(seconds, times):
+            start, cpu = time.perf_counter(), time.process_time()
+            self._backend.infer(inputs[k % 2])
+            end, cpu_after = time.perf_counter(), time.process_time()
+            times["bare network"].append(1e3 * (end - start))
+            times["bare network, CPU"].append(1e3 * (cpu_after - cpu))
+        return {"times": times}
+
+    def streams(self, seconds: float, cameras: int) -> dict[str, object]:
+        """So many cameras that always have a frame, through a station's inspection thread."""
+        if self._saturated is None:
+            self._saturated = Saturated(self._bundle, self._open, self._held, self._settings)
+        return self._saturated.run(cameras, seconds)
+
+    def many(self, count: int) -> dict[str, object]:
+        """Inspects so many frames from memory, for the memory they leave behind."""
+        start = time.perf_counter()
+        for frame in islice(cycle(self._held), count):
+            self._inspector.inspect(frame)
+        return {"seconds": time.perf_counter() - start}
+
+    def allocations(self, count: int) -> dict[str, object]:
+        """For each frame: bytes that Python and numpy held at most and left behind, and pages touched anew."""
+        most, left, faults = list[int](), list[int](), list[int]()
+        self.many(WARM_UP)
+        for frame in islice(cycle(self._held), count):
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            self._inspector.inspect(frame)
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        tracemalloc.start()
+        self.many(WARM_UP)
+        for frame in islice(cycle(self._held), count):
+            tracemalloc.reset_peak()
+            held, _ = tracemalloc.get_traced_memory()
+            self._inspector.inspect(frame)
+            after, peak = tracemalloc.get_traced_memory()
+            most.append(peak - held)
+            left.append(after - held)
+        tracemalloc.stop()
+        frame_bytes = int(np.median([frame.image.nbytes for frame in self._held]))
+        return {
+            "most": most, "left": left, "faults": faults, "frame": frame_bytes, "input": int(self._inputs[0].nbytes),
+            "map": int(self._inputs[0].nbytes) // 3 * 4,
+        }  # fmt: skip
+
+    def close(self) -> None:
+        """Releases the device."""
+        if self._saturated is not None:
+            self._saturated.close()
+        self._backend.close()
+
+    def _endless(self) -> Iterator[Frame]:
+        while True:
+            with closing(frames(open_source(self._source))) as captured:
+                found = 0
+                for frame in captured:
+                    if isinstance(frame, Frame):
+                        found += 1
+                        yield frame
+            if not found:
+                raise CallError(f"--source {self._source}: gave no frame that can be inspected")
+
+
+def _turn(seconds: float, times: Times) -> Iterator[int]:
+    """Calls for so long; afterwards the first of them are taken out of ``times``."""
+    call, end = 0, float("inf")
+    while call < WARM_UP + FEWEST or time.perf_counter() < end:
+        if call == WARM_UP:
+            end = time.perf_counter() + seconds
+        yield call
+        call += 1
+    for values in times.values():
+        del values[:WARM_UP]
+
+
+def main(arguments: list[str]) -> int:
+    """Answers until nobody asks any more; returns the exit code."""
+    options = parser().parse_args(arguments)
+    with ExitStack() as stack:
+        bundle = load_bundle(options.bundle)
+        sinks = [stack.enter_context(closing(sink)) for sink in open_sinks(options.sink, bundle.manifest.input)]
+        contender = stack.enter_context(closing(Contender(bundle, options, sinks)))
+        graph = bundle.manifest.graphs[contender.graph]
+        about = {"backend": contender.name, "graph": contender.graph, "macs": graph.macs, "bundle": bundle.id}
+        say({**about, "max_batch": bundle.manifest.max_batch})
+        work: dict[str, Callable[..., dict[str, object]]] = {
+            name: getattr(contender, name) for name in ("inspect", "network", "streams", "many", "allocations")
+        }
+        for line in sys.stdin:
+            request = json.loads(line)
+            say(work[request.pop("work")](**request))
+    return 0
+
+
+def say(answer: dict[str, object]) -> None:
+    """One line, at once."""
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
