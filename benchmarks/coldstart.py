@@ -64,11 +64,11 @@ def run(options: argparse.Namespace, results: Results) -> Results:
         picture = Path(folder) / "frame.png"
         cv2.imwrite(str(picture), enlarged(bundle, options.size)[0])
         calls = {each.name: partial(started, words(each, picture)) for each in chosen}
-        tell(calls, options, results)
+        tell(calls, options.rounds, results, NAME, options.json)
     return results
 
 
-def tell(calls: Tasks, options: argparse.Namespace, results: Results) -> None:
+def tell(calls: Tasks, rounds: int, results: Results, benchmark: str, quiet: bool) -> None:
     """Rows of all contenders and their ratios to the first."""
     for call in calls.values():
         call()
@@ -77,13 +77,13 @@ def tell(calls: Tasks, options: argparse.Namespace, results: Results) -> None:
     def launch() -> Iterator[Tasks]:
         yield calls
 
-    measured = measure(launch, 1, options.rounds, options.json)
+    measured = measure(launch, 1, rounds, quiet)
     first = next(iter(calls))
     for what, unit in ((FIRST, "s"), (PEAK, "MB")):
-        rows = {name: measured.row(NAME, name, what, unit) for name in calls}
+        rows = {name: measured.row(benchmark, name, what, unit) for name in calls}
         results.rows.extend(rows.values())
-        results.ratios.extend([ratio(rows[name], rows[first]) for name in calls if name != first])
-    results.yardsticks[NAME] = measured.yardstick
+        results.ratios.extend(ratio(rows[name], rows[first]) for name in calls if name != first)
+    results.yardsticks[benchmark] = measured.yardstick
 
 
 def words(contestant: Contestant, picture: Path) -> list[str]:

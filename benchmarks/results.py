@@ -142,7 +142,9 @@ def table(results: Results) -> str:
         ]
     if results.ratios:
         lines.append("\nratios, from the same rounds (95 % interval)")
-        lines += [f"{r.of} / {r.to}, {r.what}: {r.median:.3f} ({r.low:.3f} to {r.high:.3f})" for r in results.ratios]
+        for r in results.ratios:
+            who = r.of if r.of == r.to else f"{r.of} / {r.to}"
+            lines.append(f"{who}, {r.what}: {r.median:.3f} ({r.low:.3f} to {r.high:.3f})")
     if results.floors:
         lines.append("\nwhat the machine could do at best")
         lines += [

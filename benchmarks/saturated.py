@@ -25,10 +25,12 @@ class Camera:
         self.name, self._frames, self._settings = name, cycle(frames), settings
         self.judgements: list[float] = []  # when each frame was judged
         self.waits: list[float] = []  # seconds from taking a frame to its verdict
-        self.fault = ""
+        self.fault, self.over = "", False
 
-    def take(self) -> tuple[Frame, Settings]:
-        """A frame, always."""
+    def take(self) -> tuple[Frame, Settings] | None:
+        """A frame, until it is over."""
+        if self.over:
+            return None
         return Frame(self.name, "0", time.time(), next(self._frames).image), self._settings
 
     def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
@@ -56,6 +58,8 @@ class Saturated:
             self._thread.attach(camera)
         _wait_for(lambda: all(camera.judgements for camera in cameras) or not self._thread.alive)
         time.sleep(WARM_UP + seconds)
+        for camera in cameras:
+            camera.over = True
         for camera in cameras:
             self._thread.detach(camera)
         if fault := next((camera.fault for camera in cameras if camera.fault), ""):

@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--threads", type=int, default=0)
     options.add_argument("--source", required=True, help="where frames come from, again and again")
     options.add_argument("--sink", action="append", default=[])
+    options.add_argument("--held", action="store_true", help="take frames from memory instead of reading them")
     options.add_argument("--maps", action="store_true", help="give every map, also where the score does not ask for it")
     return options
 
@@ -62,8 +63,8 @@ class Contender:
         self._settings = Settings.of(bundle.manifest.graphs[self.graph].thresholds)
         golden_check(bundle, self._backend)
         self._inspector = Inspector(bundle, self._backend, self._settings, keep_maps=options.maps)
-        self._frames = self._endless()
         self._held = list(islice(self._endless(), HELD))
+        self._frames = cycle(self._held) if options.held else self._endless()
         spec = bundle.manifest.input
         self._inputs: Image = np.stack([preprocess(f.image, spec.height, spec.width, spec.crop) for f in self._held])
         self._saturated: Saturated | None = None

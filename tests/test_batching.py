@@ -197,3 +197,26 @@ def test_detached_means_no_frame_is_under_way(bench: Bench) -> None:
     time.sleep(0.1)
     assert len(feed.results) == judged
     assert judged + len(feed.frames) == 50
+
+
+def test_a_camera_is_detached_though_the_other_never_leaves_a_gap(bench: Bench) -> None:
+    class Endless(Feed):
+        def take(self) -> tuple[Frame, Settings] | None:
+            self.add(1)
+            return super().take()
+
+    feeds = [Endless(name, Settings(9, 9)) for name in ("left", "right")]
+    bench.thread.attach(feeds[1])
+    bench.thread.start()
+    backend = bench.opened[0]
+    quick = backend.real.infer
+    backend.real.infer = lambda batch: time.sleep(0.005) or quick(batch)  # type: ignore[method-assign,func-returns-value]
+    wait_for(lambda: bool(feeds[1].results))
+    waited = []
+    for _ in range(5):
+        bench.thread.attach(feeds[0])
+        begun = len(backend.batches)
+        bench.thread.detach(feeds[0])
+        waited.append(len(backend.batches) - begun)
+    bench.thread.detach(feeds[1])
+    assert np.median(waited) <= 3  # the batch under way, and what a thread needs to wake up

@@ -63,7 +63,7 @@ class InspectionThread:
         self.bundle, self._open, self._budget, self._keep_maps = bundle, open_backend, latency_budget, keep_maps
         self._feeds: deque[Feed] = deque()
         self._work = threading.Condition()
-        self._in_batch = False
+        self._begun = self._ended = 0  # batches
         self._questions: deque[tuple[Frame, Settings, Future[Inspection]]] = deque()
         self._stopping = False
         self._inspector: Inspector | None = None
@@ -103,7 +103,8 @@ class InspectionThread:
         with self._work:
             if feed in self._feeds:
                 self._feeds.remove(feed)
-            self._work.wait_for(lambda: not self._in_batch or not self.alive, REJUDGE_TIMEOUT)
+            begun = self._begun  # not "until no batch is under way": other cameras may never leave a gap
+            self._work.wait_for(lambda: self._ended >= begun or not self.alive, REJUDGE_TIMEOUT)
 
     def wake(self) -> None:
         """Says that a camera has a frame."""
@@ -147,7 +148,7 @@ class InspectionThread:
             else:
                 self._reopen()
             with self._work:
-                self._in_batch = False
+                self._ended = self._begun
                 self._work.notify_all()
         self._close_backend()
         for _, _, answer in self._questions:
@@ -176,7 +177,7 @@ class InspectionThread:
                 oldest = min((job.frame.captured for job in batch), default=time.time())
                 left = oldest + self._budget - time.time()
                 if batch and (len(batch) >= most or left <= 0 or len(batch) >= len(self._feeds) or self._stopping):
-                    self._in_batch = True
+                    self._begun += 1
                     return batch
                 if self._stopping:
                     return None

@@ -1,0 +1,252 @@
+"""``python -m benchmarks peers``: the same frames through us and through anomalib, in the same rounds, end to end.
+
+anomalib comes into a virtual environment of its own (``--peers-venv``), made from ``benchmarks/peers_requirements.txt``
+when it is not there. Its models are built with random weights and exported by its own means: torch, ONNX, OpenVINO, and
+OpenVINO in INT8 as its INT8_PTQ does. Both sides take a frame from memory and give score and map.
+
+  openvino         as it comes: it computes in bfloat16 wherever the CPU can, without saying so
+  openvino-f32     the same, told to compute in float32
+  onnxruntime      anomalib has no inferencer for it: its OpenVINO one's preprocessing, its exported graph
+  trtexec          on a device: NVIDIA's tool on our own engine (``--trtexec``)
+
+Cold start is from the start of a Python to the first score of a picture on disk, ours with every check of the bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks import coldstart, trtexec
+from benchmarks.contenders import (
+    Contestant,
+    Workers,
+    add_options,
+    blank,
+    check,
+    contestants,
+    enlarged,
+    finish,
+    own_bundle,
+    pictures,
+    working,
+)
+from benchmarks.peer_worker import FILES, INFERENCERS, MODELS
+from benchmarks.processes import Answer, Worker
+from benchmarks.results import END_TO_END, Results, ratio, row
+from benchmarks.rounds import Tasks, measure
+from runtime import atomic
+from runtime.bundle import Bundle
+from runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
+
+HERE = Path(__file__).parent
+REQUIREMENTS, WORKER = HERE / "peers_requirements.txt", HERE / "peer_worker.py"
+CALM = {"HF_HUB_OFFLINE": "1", "ANOMALIB_TELEMETRY": "0", "DO_NOT_TRACK": "1", "PYTHONWARNINGS": "ignore"}
+STARTED = ("torch", "openvino")  # inferencers of anomalib's own, whose start is measured
+EXAMPLES = """examples:
+  PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu \\
+  python -m benchmarks peers --bundle runs/latest/bundle --models rd --out runs/peers.json
+  python -m benchmarks peers --models rd,stfpm,efficientad,patchcore --inferencers torch,openvino
+  python -m benchmarks peers --trtexec --backend tensorrt      on a device with an engine"""
+
+
+def parser() -> Parser:
+    """The command's options."""
+    options = Parser(
+        prog="python -m benchmarks peers", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add_options(options)
+    add = options.add_argument
+    add("--peers-venv", type=Path, default=Path("runs/peers"), help="folder of it and of models (default: %(default)s)")
+    add("--models", default="rd", help=f"separated by commas: {', '.join(MODELS)} (default: %(default)s)")
+    add("--inferencers", default=",".join(INFERENCERS), help="separated by commas (default: %(default)s)")
+    add("--starts", type=int, default=5, help="starts of each contender, 0 for none (default: %(default)s)")
+    add("--trtexec", action="store_true", help="trtexec on the bundle's engines instead of anomalib")
+    return options
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    return finish(run(options, blank(["peers", *arguments])), options)
+
+
+def run(options: argparse.Namespace, results: Results) -> Results:
+    """Measures and adds to ``results``."""
+    check(options)
+    models, kinds = (
+        _listed("--models", options.models, MODELS),
+        _listed("--inferencers", options.inferencers, INFERENCERS),
+    )
+    bundle = own_bundle(options)
+    chosen, notes = contestants(bundle, options)
+    results.notes.extend(notes)
+    if options.trtexec:
+        return beside_trtexec(bundle, chosen, options, results)
+    python = environment(options.peers_venv.absolute())
+    results.environment["peers"] = dict(said_of(python))
+    with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
+        bench = Bench(python, options.peers_venv.absolute(), Path(folder), bundle, options)
+        for model in models:
+            found = bench.exported(model, kinds, results)
+            bench.latency(model, found, chosen, results)
+            if options.starts:
+                bench.starts(model, {kind: file for kind, file in found.items() if kind in STARTED}, chosen, results)
+    return results
+
+
+def environment(folder: Path) -> Path:
+    """The Python of the peers' virtual environment, made and filled where it is not. Raises DskdError."""
+    python, stamp = folder / "venv" / "bin" / "python", folder / "requirements.sha256"
+    wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    if python.exists() and stamp.is_file() and stamp.read_text().strip() == wanted:
+        return python
+    print(f"installing {REQUIREMENTS.name} into {folder / 'venv'}; some gigabytes, some minutes", file=sys.stderr)
+    folder.mkdir(parents=True, exist_ok=True)
+    for words in (
+        [sys.executable, "-m", "venv", str(folder / "venv")],
+        [str(python), "-m", "pip", "install", "--quiet", "--requirement", str(REQUIREMENTS)],
+    ):
+        if subprocess.run(words, check=False, stdout=sys.stderr.fileno()).returncode:  # noqa: S603
+            raise DskdError(f"peers: {' '.join(words[1:4])} failed, its message stands above; check network and disk")
+    atomic.write_text(stamp, wanted + "\n")
+    return python
+
+
+def said_of(python: Path) -> dict[str, str]:
+    """Versions of what matters there."""
+    code = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in %r}))"
+    names = ("anomalib", "torch", "onnxruntime", "openvino", "nncf")
+    with Worker([python, "-c", code % (names,)]) as worker:
+        return {str(name): str(version) for name, version in worker.ready.items()}
+
+
+class Bench:
+    """Both sides on the same pictures."""
+
+    def __init__(self, python: Path, folder: Path, scratch: Path, bundle: Bundle, options: argparse.Namespace) -> None:
+        self._python, self._folder, self._scratch, self._options = python, folder, scratch, options
+        shown = scratch / "frames"
+        shown.mkdir()
+        self._source = pictures(bundle, options, shown)
+        frames = enlarged(bundle, options.size)
+        self._frames, self._picture = scratch / "frames.npy", scratch / "frame.png"
+        np.save(self._frames, np.stack(frames))
+        cv2.imwrite(str(self._picture), frames[0])
+
+    def exported(self, model: str, kinds: list[str], results: Results) -> dict[str, Path]:
+        """The model's file for each inferencer, made where it is not there yet; notes say what anomalib cannot make."""
+        folder = self._folder / "models" / model
+        if not folder.is_dir():
+            print(f"exporting {model} by anomalib", file=sys.stderr)
+            with atomic.replacing_directory(folder) as made, self._worker("make", model, made, self._frames):
+                pass
+        found = {kind: folder / FILES[kind] for kind in kinds if (folder / FILES[kind]).is_file()}
+        results.notes.extend(f"{model}: {file.read_text()}" for file in sorted(folder.glob("failed-*.txt")))
+        if not found:
+            raise DskdError(f"peers: anomalib exported nothing of {model}; remove {folder} and try again")
+        return found
+
+    def latency(self, model: str, found: dict[str, Path], chosen: list[Contestant], results: Results) -> None:
+        """Frame to score and map on both sides, and what their processes hold meanwhile."""
+        options, held = self._options, dict[tuple[str, str], list[float]]()
+
+        @contextmanager
+        def launch() -> Iterator[Tasks]:
+            with ExitStack() as stack:
+                workers: Workers = stack.enter_context(working(chosen, self._source, "--maps", "--held"))
+                for kind, file in found.items():
+                    name = f"anomalib {model}, {kind}"
+                    workers[name] = stack.enter_context(self._worker("serve", kind, file, self._frames))
+                yield {name: partial(_inspected, worker, options.seconds) for name, worker in workers.items()}
+                for name, worker in workers.items():
+                    for what, size in worker.memory().items():
+                        held.setdefault((name, what), []).append(size)
+
+        measured = measure(launch, options.launches, options.rounds, options.json)
+        benchmark = f"peers {model}"
+        rows = {name: measured.row(benchmark, name, what) for name, what in measured.values if what == END_TO_END}
+        results.rows.extend(rows.values())
+        cpu = f"{END_TO_END}, CPU"
+        results.rows.extend(measured.row(benchmark, name, cpu) for name in rows)
+        results.rows.extend(row(benchmark, name, what, "MB", sizes) for (name, what), sizes in held.items())
+        ours = [each.name for each in chosen]
+        results.ratios.extend(ratio(rows[peer], rows[own]) for own in ours for peer in rows if peer not in ours)
+        results.yardsticks[benchmark] = measured.yardstick
+        others = [100 * share for share in measured.others]
+        results.rows.append(row(benchmark, "machine", "taken by other programs", "%", others))
+
+    def starts(self, model: str, found: dict[str, Path], chosen: list[Contestant], results: Results) -> None:
+        """Process start to first score on both sides."""
+        calls: dict[str, Callable[[], Answer]] = {
+            each.name: partial(coldstart.started, coldstart.words(each, self._picture)) for each in chosen
+        }
+        for kind, file in found.items():
+            words = self._words("once", kind, file, self._picture)
+            calls[f"anomalib {model}, {kind}"] = partial(coldstart.started, words, CALM)
+        coldstart.tell(calls, self._options.starts, results, f"start {model}", self._options.json)
+
+    def _worker(self, *words: object) -> Worker:
+        return Worker(self._words(*words), CALM)
+
+    def _words(self, *words: object) -> list[str]:
+        more = ["--threads", self._options.threads]
+        return [str(word) for word in (self._python, WORKER, self._scratch, *words, *more)]
+
+
+def beside_trtexec(bundle: Bundle, chosen: list[Contestant], options: argparse.Namespace, results: Results) -> Results:
+    """Our TensorRT backend, whole and alone, beside NVIDIA's tool on the same engine."""
+    ours = [each for each in chosen if each.backend == "tensorrt"]
+    if not ours:
+        raise MissingPart("peers: --trtexec needs the tensorrt backend and an engine; build one: python -m export.trt")
+
+    @contextmanager
+    def launch() -> Iterator[Tasks]:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            working(ours, pictures(bundle, options, Path(folder)), "--held") as workers,
+        ):
+            tasks: dict[str, Callable[[], Answer]] = {
+                name: partial(_inspected, worker, options.seconds, True) for name, worker in workers.items()
+            }
+            for each in ours:
+                tasks[f"trtexec {each.precision}"] = partial(trtexec.turn, bundle, each.precision, options.seconds)
+            yield tasks
+
+    measured = measure(launch, options.launches, options.rounds, options.json)
+    rows = {key: measured.row("peers trtexec", *key) for key in measured.values}
+    results.rows.extend(rows.values())
+    for each in ours:
+        for what in trtexec.FIGURES.values():
+            results.ratios.append(ratio(rows[each.name, what], rows[f"trtexec {each.precision}", what]))
+    results.yardsticks["peers trtexec"] = measured.yardstick
+    return results
+
+
+def _inspected(worker: Worker, seconds: float, alone: bool = False) -> Answer:
+    """One turn: end to end, and where asked for the network alone."""
+    times = worker.ask("inspect", seconds=seconds)["times"]
+    kept = {what: times[what] for what in (END_TO_END, f"{END_TO_END}, CPU")}
+    return {"times": kept | (worker.ask("network", seconds=seconds / 2)["times"] if alone else {})}
+
+
+def _listed(option: str, given: str, known: tuple[str, ...]) -> list[str]:
+    names = given.split(",")
+    if unknown := next((name for name in names if name not in known), None):
+        raise CallError(f"{option} {unknown}: is not known; choose among {', '.join(known)}")
+    return names
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
