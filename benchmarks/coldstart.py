@@ -83,7 +83,7 @@ def tell(calls: Tasks, rounds: int, results: Results, benchmark: str, quiet: boo
         rows = {name: measured.row(benchmark, name, what, unit) for name in calls}
         results.rows.extend(rows.values())
         results.ratios.extend(ratio(rows[name], rows[first]) for name in calls if name != first)
-    results.yardsticks[benchmark] = measured.yardstick
+    results.yardsticks.update(measured.yardsticks(benchmark))
 
 
 def words(contestant: Contestant, picture: Path) -> list[str]:

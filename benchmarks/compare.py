@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 from benchmarks.intervals import Interval, Judgement, changed, judge
-from benchmarks.results import Results, Row, read_results
+from benchmarks.results import CPU, Results, Row, read_results
 from runtime.errors import CallError, Parser, exit_with_code
 
 MACHINE = ("machine", "cpu", "cores", "gpu", "model", "power_mode", "governor")
@@ -50,7 +50,10 @@ def compare(before: Results, after: Results) -> list[tuple[Row, Interval, Judgem
         old = known.get((row.benchmark, row.name, row.what))
         if old is None or not row.rounds or row.better == "neither" or not _positive(old, row):
             continue
-        sticks = before.yardsticks[row.benchmark], after.yardsticks[row.benchmark]
+        stick = f"{row.benchmark}{CPU}" if row.what.endswith(CPU) else row.benchmark
+        if stick not in before.yardsticks or stick not in after.yardsticks:
+            continue
+        sticks = before.yardsticks[stick], after.yardsticks[stick]
         if row.better == "higher":  # a rate falls where the yardstick's time rises
             sticks = _inverse(sticks[0]), _inverse(sticks[1])
         if row.unit not in ("ms", "s", "1/s"):  # bytes do not depend on how fast the machine is

@@ -25,6 +25,7 @@ from runtime.manifest import PRECISIONS, Precision
 from runtime.preprocess import Image
 
 Workers = dict[str, Worker]
+WORKER = (sys.executable, "-m", "benchmarks.worker")
 
 BACKENDS = tuple(name for name in NAMES if name != "auto")
 
@@ -47,7 +48,7 @@ class Contestant:
         """Its process, ready to work. Raises MissingPart or DskdError."""
         words = ["--bundle", self.bundle, "--backend", self.backend, "--precision", self.precision]
         words += ["--threads", self.threads, "--source", source, *more]
-        return Worker([sys.executable, "-m", "benchmarks.worker", *words])
+        return Worker([*WORKER, *words])
 
 
 def add_options(parser: Parser, rounds: int = 7, seconds: float = 0.6, launches: int = 3) -> None:

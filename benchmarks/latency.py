@@ -97,7 +97,7 @@ def tabled(measured: Measured, names: list[str]) -> Results:
         results.ratios.append(ratio(rows[name, END_TO_END], rows[name, NETWORK]))
         results.ratios.extend([ratio(rows[name, what], rows[name, END_TO_END]) for what in ("decision", "sink")])
     results.ratios.extend([ratio(rows[name, END_TO_END], rows[names[0], END_TO_END]) for name in names[1:]])
-    results.yardsticks[NAME] = measured.yardstick
+    results.yardsticks.update(measured.yardsticks(NAME))
     results.rows.append(row(NAME, "machine", "taken by other programs", "%", [100 * s for s in measured.others]))
     return results
 

@@ -43,7 +43,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.peer_worker import FILES, INFERENCERS, MODELS
 from benchmarks.processes import Answer, Worker
-from benchmarks.results import END_TO_END, Results, ratio, row
+from benchmarks.results import CPU, END_TO_END, Results, ratio, row
 from benchmarks.rounds import Tasks, measure
 from runtime import atomic
 from runtime.bundle import Bundle
@@ -178,12 +178,12 @@ class Bench:
         benchmark = f"peers {model}"
         rows = {name: measured.row(benchmark, name, what) for name, what in measured.values if what == END_TO_END}
         results.rows.extend(rows.values())
-        cpu = f"{END_TO_END}, CPU"
+        cpu = f"{END_TO_END}{CPU}"
         results.rows.extend(measured.row(benchmark, name, cpu) for name in rows)
         results.rows.extend(row(benchmark, name, what, "MB", sizes) for (name, what), sizes in held.items())
         ours = [each.name for each in chosen]
         results.ratios.extend(ratio(rows[peer], rows[own]) for own in ours for peer in rows if peer not in ours)
-        results.yardsticks[benchmark] = measured.yardstick
+        results.yardsticks.update(measured.yardsticks(benchmark))
         others = [100 * share for share in measured.others]
         results.rows.append(row(benchmark, "machine", "taken by other programs", "%", others))
 
@@ -230,14 +230,14 @@ def beside_trtexec(bundle: Bundle, chosen: list[Contestant], options: argparse.N
     for each in ours:
         for what in trtexec.FIGURES.values():
             results.ratios.append(ratio(rows[each.name, what], rows[f"trtexec {each.precision}", what]))
-    results.yardsticks["peers trtexec"] = measured.yardstick
+    results.yardsticks.update(measured.yardsticks("peers trtexec"))
     return results
 
 
 def _inspected(worker: Worker, seconds: float, alone: bool = False) -> Answer:
     """One turn: end to end, and where asked for the network alone."""
     times = worker.ask("inspect", seconds=seconds)["times"]
-    kept = {what: times[what] for what in (END_TO_END, f"{END_TO_END}, CPU")}
+    kept = {what: times[what] for what in (END_TO_END, f"{END_TO_END}{CPU}")}
     return {"times": kept | (worker.ask("network", seconds=seconds / 2)["times"] if alone else {})}
 
 

@@ -19,6 +19,7 @@ LARGEST = 64 << 20  # bytes of a results file: a day of rounds
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Better = Literal["lower", "higher", "neither"]
 END_TO_END, NETWORK = "frame to verdict", "bare network"
+CPU = ", CPU"  # after the name of a figure that is processor time
 
 
 class Row(Strict):

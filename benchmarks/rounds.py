@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.processes import Answer
 from benchmarks.progress import Progress
-from benchmarks.results import Better, Row, row
+from benchmarks.results import CPU, Better, Row, row
 
 Tasks = Mapping[str, Callable[[], Answer]]  # by contender: one turn, which answers with times
 YARDSTICK_CALLS = 5
@@ -24,8 +24,13 @@ class Measured:
     """Values by (contender, figure): launches of rounds of values."""
 
     values: dict[tuple[str, str], list[list[list[float]]]] = field(default_factory=dict)
-    yardstick: list[list[float]] = field(default_factory=list)
+    yardstick: list[list[float]] = field(default_factory=list)  # ms of the same work in every round
+    yardstick_cpu: list[list[float]] = field(default_factory=list)  # the same in processor time
     others: list[float] = field(default_factory=list)  # share of the machine that other programs took, each turn
+
+    def yardsticks(self, benchmark: str) -> dict[str, list[list[float]]]:
+        """As results keep them."""
+        return {benchmark: self.yardstick, f"{benchmark}{CPU}": self.yardstick_cpu}
 
     def figures(self, name: str) -> list[str]:
         """What is known of a contender."""
@@ -47,9 +52,12 @@ def measure(
     for number in range(launches):
         with launch() as tasks:
             measured.yardstick.append([])
+            measured.yardstick_cpu.append([])
             for _ in range(rounds):
                 names = list(tasks)
-                measured.yardstick[-1].append(yardstick())
+                wall, cpu = yardstick()
+                measured.yardstick[-1].append(wall)
+                measured.yardstick_cpu[-1].append(cpu)
                 for name in random.permutation(names):
                     before = _ticks()
                     answer = tasks[name]()
@@ -62,16 +70,17 @@ def measure(
     return measured
 
 
-def yardstick() -> float:
-    """Milliseconds of a fixed piece of arithmetic over more memory than a core's own cache, on all cores."""
+def yardstick() -> tuple[float, float]:
+    """Milliseconds, passed and of processors, of fixed work on more memory than a core's own cache, on all cores."""
     picture = np.linspace(0, 1, 1 << 20, dtype=np.float32).reshape(1024, 1024)
     kernel = np.full((7, 7), 1 / 49, np.float32)
     times = []
-    for _ in range(YARDSTICK_CALLS + 1):
-        start = time.perf_counter()
+    for _ in range(YARDSTICK_CALLS + 1):  # the first one is not counted
+        start, cpu = time.perf_counter(), time.process_time()
         cv2.filter2D(picture, -1, kernel)
-        times.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(times[1:]))
+        times.append((1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu)))
+    wall, processors = np.median(times[1:], axis=0)
+    return float(wall), float(processors)
 
 
 def _ticks() -> tuple[int, int, int]:

@@ -20,15 +20,13 @@ PLACES = "/usr/src/tensorrt/bin"  # where JetPack puts it, on nobody's path
 PATIENCE = 120.0  # seconds
 # "GPU Compute Time" is the engine alone, "Latency" with the copies to and from the device
 FIGURES = {"Latency": "frame to verdict", "GPU Compute Time": "bare network"}
-_LINE = r"{name}: min = [\d.]+ ms, max = [\d.]+ ms, mean = [\d.]+ ms, median = ([\d.]+) ms"
+_LINE = r"\[I\] {name}: min = [\d.]+ ms, max = [\d.]+ ms, mean = [\d.]+ ms, median = ([\d.]+) ms"
 
 
 def parse(said: str) -> dict[str, float]:
     """Medians in ms by our names, and ``rate`` in images a second. Raises DskdError where they are missing."""
     found = {
-        what: float(match[1])
-        for name, what in FIGURES.items()
-        if (match := re.search(r"(?<![\w ])" + _LINE.format(name=name), said))
+        what: float(match[1]) for name, what in FIGURES.items() if (match := re.search(_LINE.format(name=name), said))
     }
     rate = re.search(r"Throughput: ([\d.]+) qps", said)
     if len(found) < len(FIGURES) or rate is None:

