@@ -35,7 +35,7 @@ def describe(machine: Machine | None = None) -> dict[str, JsonValue]:
     found: dict[str, JsonValue] = {
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": platform.machine(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": platform.python_version(),
         "cpu": model[1].strip() if model else None,
         "instructions": [name for name in SPEED if flags and name in flags[1].split()],

@@ -104,6 +104,18 @@ def test_cameras_take_turns_and_each_has_its_own_thresholds(bench: Bench) -> Non
     assert [r.frame for r in lax.results if isinstance(r, Inspection)] == [str(k) for k in range(200)]
 
 
+def test_more_cameras_than_a_batch_takes_are_served_alike(bench: Bench) -> None:
+    order: list[str] = []
+    feeds = [Feed(str(k), Settings(9, 9), order) for k in range(2 * bench.bundle.manifest.max_batch + 1)]
+    for feed in feeds:
+        feed.add(20)
+        bench.thread.attach(feed)
+    bench.thread.start()
+    wait_for(lambda: len(order) == 20 * len(feeds))
+    for start in range(0, len(order), len(feeds)):
+        assert len(set(order[start : start + len(feeds)])) == len(feeds)  # each once, before any has its next turn
+
+
 def test_a_batch_is_judged_like_its_frames_alone(bench: Bench) -> None:
     feed = Feed("top", Settings(0.1, 0.2))
     bench.thread.attach(feed)

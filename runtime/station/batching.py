@@ -187,16 +187,14 @@ class InspectionThread:
 
     def _collect(self, batch: list[_Job], most: int) -> None:
         """One frame of each camera a round, as long as there are any; the next batch begins with the next camera."""
-        found = True
-        while found and len(batch) < most:
-            found = False
-            for _ in range(len(self._feeds)):
-                feed = self._feeds[0]
-                self._feeds.rotate(-1)
-                taken = feed.take() if len(batch) < most else None
-                if taken is not None:
-                    found = True
-                    batch.append(_Job(*taken, feed=feed))
+        empty = 0  # cameras in a row that had none
+        while len(batch) < most and empty < len(self._feeds):
+            feed = self._feeds[0]
+            self._feeds.rotate(-1)
+            taken = feed.take()
+            empty = 0 if taken is not None else empty + 1
+            if taken is not None:
+                batch.append(_Job(*taken, feed=feed))
 
     def _judge_batch(self, batch: list[_Job]) -> None:
         begun = time.time()
