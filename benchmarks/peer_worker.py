@@ -24,8 +24,9 @@ BANK = (20_000, 384)  # PatchCore's memory: rows, and channels of layer2 and lay
 SIDE = 256  # pixels of every network's input
 MODELS = ("rd", "stfpm", "efficientad", "patchcore")
 INFERENCERS = ("torch", "onnxruntime", "openvino", "openvino-f32", "openvino-int8")
-FILES = {"torch": "torch/model.pt", "onnxruntime": "onnx/model.onnx", "openvino": "openvino/model.xml",
-         "openvino-f32": "openvino/model.xml", "openvino-int8": "int8/openvino/model.xml"}  # fmt: skip
+IR = "weights/openvino/model.xml"  # anomalib's own layout
+FILES = {"torch": "weights/torch/model.pt", "onnxruntime": "weights/onnx/model.onnx", "openvino": IR, "openvino-f32": IR,
+         "openvino-int8": f"int8/{IR}"}  # fmt: skip
 Predict = Callable[[Any], float]
 
 
@@ -56,24 +57,17 @@ def make(name: str, folder: Path, frames: Path) -> None:
     calibrate_batch_norm(built)
     built.eval()
     built.to_torch(folder)
-    for path, more in ((folder, {}), (folder / "int8", {"compression_type": CompressionType.INT8_PTQ})):
-        if more:
-            more["datamodule"] = Pictures(frames)
+    quantised = {"compression_type": CompressionType.INT8_PTQ, "datamodule": Pictures(frames)}
+    exports: dict[str, Callable[[], object]] = {
+        "onnx": lambda: built.to_onnx(folder),
+        "openvino": lambda: built.to_openvino(folder),
+        "int8": lambda: built.to_openvino(folder / "int8", **quantised),
+    }
+    for form, export in exports.items():
         try:
-            if not more:
-                built.to_onnx(path / "onnx-export")
-                moved(path / "onnx-export", path / "onnx")
-            built.to_openvino(path, **more)
+            export()
         except Exception as error:  # a model that it cannot export is left out with its reason
-            (folder / f"failed-{'int8' if more else 'export'}.txt").write_text(f"{type(error).__name__}: {error}"[:500])
-
-
-def moved(exported: Path, target: Path) -> None:
-    """Anomalib writes below ``weights/onnx``."""
-    found = next(exported.rglob("model.onnx"))
-    target.mkdir(parents=True, exist_ok=True)
-    for file in found.parent.iterdir():
-        file.rename(target / file.name)
+            (folder / f"failed-{form}.txt").write_text(f"{form}: {type(error).__name__}: {error}"[:500])
 
 
 def model(name: str) -> Any:

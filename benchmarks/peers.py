@@ -152,10 +152,18 @@ class Bench:
             print(f"exporting {model} by anomalib", file=sys.stderr)
             with atomic.replacing_directory(folder) as made, self._worker("make", model, made, self._frames):
                 pass
-        found = {kind: folder / FILES[kind] for kind in kinds if (folder / FILES[kind]).is_file()}
         results.notes.extend(f"{model}: {file.read_text()}" for file in sorted(folder.glob("failed-*.txt")))
+        found = {}
+        for kind in kinds:
+            file = folder / FILES[kind]
+            if file.is_file():
+                try:
+                    coldstart.started(self._words("once", kind, file, self._picture), CALM)
+                    found[kind] = file
+                except DskdError as error:  # exported, and yet it does not run
+                    results.notes.append(f"anomalib {model}, {kind}: {error}")
         if not found:
-            raise DskdError(f"peers: anomalib exported nothing of {model}; remove {folder} and try again")
+            raise DskdError(f"peers: nothing of {model} runs; remove {folder} and try again: {results.notes[-1:]}")
         return found
 
     def latency(self, model: str, found: dict[str, Path], chosen: list[Contestant], results: Results) -> None:

@@ -237,6 +237,19 @@ def test_the_probe_is_nearly_all_multiply_accumulate_in_every_precision(tmp_path
     assert copy_bandwidth(1, 1 << 20) > 1e6
 
 
+@pytest.mark.slow
+def test_all_is_one_file_with_a_floor_and_says_what_it_left_out(
+    small: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.all import main
+
+    words = ["--bundle", str(small.path), *QUICK, "--launches", "1", "--rounds", "1", "--seconds", "0.02"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {each["benchmark"] for each in found["rows"]} == {"latency", "throughput", "memory", "coldstart", "parity"}
+    assert any("no power rails" in note for note in found["notes"])
+
+
 # Files, pages and other programs' output
 
 
