@@ -13,12 +13,12 @@ from runtime import atomic
 from runtime.errors import MissingPart
 
 WHATS = ("frame to verdict", "bare network", "process start to first verdict", "rate", "joules an inspection", "peak")
-MOST_PANELS = 6
+MOST_PANELS = 12
 
 
 def draw(results: Results, file: Path) -> bool:
     """Writes an SVG of what can be drawn, and says whether there was anything. Raises MissingPart without matplotlib."""
-    panels = [rows for rows in (_rows(results, what) for what in WHATS) if rows][:MOST_PANELS]
+    panels = _panels(results)[:MOST_PANELS]
     count = len(panels) + bool(results.floors)
     if not count:
         return False
@@ -44,8 +44,13 @@ def draw(results: Results, file: Path) -> bool:
     return True
 
 
-def _rows(results: Results, what: str) -> list[Row]:
-    return [row for row in results.rows if row.what == what]
+def _panels(results: Results) -> list[list[Row]]:
+    """Rows of one figure of one benchmark, for those figures that say most."""
+    panels: dict[tuple[str, str], list[Row]] = {}
+    for row in results.rows:
+        if row.what in WHATS:
+            panels.setdefault((row.benchmark, row.what), []).append(row)
+    return list(panels.values())
 
 
 def _bars(axis: Any, rows: list[Row]) -> None:
@@ -59,7 +64,7 @@ def _bars(axis: Any, rows: list[Row]) -> None:
     axis.set_yticks(places, [row.name for row in rows])
     axis.invert_yaxis()
     axis.margins(x=0.12)
-    axis.set_title(f"{rows[0].what} ({rows[0].unit}; line: p10 to p90)", loc="left", fontsize=10)
+    axis.set_title(f"{rows[0].benchmark}: {rows[0].what} ({rows[0].unit}; line: p10 to p90)", loc="left", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
 
 
