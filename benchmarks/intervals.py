@@ -18,8 +18,7 @@ Judgement = Literal["faster", "slower", "not distinguishable"]
 
 RESAMPLES = 4000
 CONFIDENCE = 0.95
-# Two launches of one build differ by this much by where their memory came to lie; less is not called a difference.
-RESOLUTION = 0.03
+RESOLUTION = 0.03  # less is not called a difference: launches of one build differ by where their memory came to lie
 
 
 @dataclass(frozen=True)

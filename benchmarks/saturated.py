@@ -56,25 +56,29 @@ class Saturated:
         cameras = [Camera(f"camera {k}", self._frames, self._settings) for k in range(number)]
         for camera in cameras:
             self._thread.attach(camera)
-        _wait_for(lambda: all(camera.judgements for camera in cameras) or not self._thread.alive)
-        time.sleep(WARM_UP + seconds)
+        _wait_for(lambda: all(camera.judgements for camera in cameras))
+        time.sleep(WARM_UP)
+        warm = [len(camera.judgements) for camera in cameras]
+        time.sleep(seconds)
+        _wait_for(lambda: all(len(c.judgements) > n + 1 for c, n in zip(cameras, warm, strict=True)))
+        stopped = time.perf_counter()
         for camera in cameras:
             camera.over = True
         for camera in cameras:
             self._thread.detach(camera)
         if fault := next((camera.fault for camera in cameras if camera.fault), ""):
             raise DskdError(f"a frame was dropped: {fault}")
-        return counted(cameras)
+        return counted(cameras, stopped)
 
     def close(self) -> None:
         """Ends the thread."""
         self._thread.stop()
 
 
-def counted(cameras: Sequence[Camera]) -> dict[str, object]:
-    """What was judged after the warm-up: from the end of one batch to the end of another."""
-    every = sorted(moment for camera in cameras for moment in camera.judgements)
-    begin, end = next(moment for moment in every if moment >= every[0] + WARM_UP), every[-1]
+def counted(cameras: Sequence[Camera], stopped: float) -> dict[str, object]:
+    """What was judged between the warm-up and the end: from one verdict to another."""
+    every = sorted(moment for camera in cameras for moment in camera.judgements if moment <= stopped)
+    begin, end = next((moment for moment in every if moment >= every[0] + WARM_UP), every[-1]), every[-1]
     counts = [sum(begin < moment <= end for moment in camera.judgements) for camera in cameras]
     waits = [1e3 * wait for camera in cameras for wait in camera.waits[len(camera.waits) // 4 :]]
     return {"rate": sum(counts) / (end - begin) if end > begin else 0.0, "counts": counts, "waits": waits}
