@@ -11,6 +11,7 @@ MODULES = {
 }  # where the command's name is not the module's
 COMMANDS = {
     "train": "learn what good parts look like",
+    "train.sweep": "a model and a bundle for each of many products",
     "export.onnx": "prune a trained run and write a bundle",
     "export.verify": "prove that all forms of the model agree",
     "calibration": "add INT8 graphs to a bundle and report what they cost",

@@ -1,13 +1,9 @@
-"""The training loop: schedule, batches, exact resume, refusals, precision, several processes."""
+"""The training loop: schedule, batches, exact resume, refusals, precision."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +20,8 @@ from train.augment import augment
 from train.batches import AugmentedImages, Schedule, batches
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.config import TrainConfig, load_config
-from train.loop import Curve, Process, learning_rate_factor, new_optimiser, read_curve, train
+from train.group import Process
+from train.loop import Curve, learning_rate_factor, new_optimiser, read_curve, train
 from train.methods import Method, build
 from train.networks.resnet import BACKBONES, Encoder
 from train.settings import AugmentConfig
@@ -445,66 +442,3 @@ def test_clipping_bounds_the_step(tmp_path: Path) -> None:
         norms[clip] = float(torch.stack([g.norm() for g in grads]).norm())
     assert norms[1e-3] == pytest.approx(1e-3, rel=1e-3)
     assert norms[0.0] > 1e-2
-
-
-# Several processes
-
-WORKER = """
-import sys
-from pathlib import Path
-import numpy as np
-import torch
-from safetensors.torch import save_file
-from train.config import load_config
-from train.loop import join_processes, train
-from train.methods import build
-from train.networks.resnet import BACKBONES, Encoder
-
-torch.set_num_threads(1)
-folder, settings = Path(sys.argv[1]), sys.argv[2:]
-config = load_config(None, settings)
-process = join_processes("cpu")
-torch.manual_seed(process.rank)  # each starts from other weights: only the group makes them one
-method = build(config, Encoder(BACKBONES["resnet18"]).eval().requires_grad_(False))
-images = np.random.default_rng(1).integers(0, 256, (8, 32, 64, 3), np.uint8)
-train(method, images, config, {}, folder, process)
-save_file({name: p.detach().contiguous() for name, p in method.named_parameters()}, folder / f"{process.rank}.safetensors")
-torch.distributed.destroy_process_group()
-"""
-
-
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*call, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment, check=False,
-    )  # fmt: skip
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_set_of_weights(tmp_path: Path) -> None:
-    (tmp_path / "worker.py").write_text(WORKER)
-    done = torchrun(tmp_path / "worker.py", tmp_path, *TINY)
-    assert done.returncode == 0, done.stderr
-    one, other = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))
-    assert differing(one, other) == []
-    assert all(torch.isfinite(tensor).all() for tensor in one.values())
-    assert [row["step"] for row in curve_of(tmp_path)] == ["0", "1", "2", "3"]  # 8 images, 2 processes of 2, 2 epochs
-
-
-@pytest.mark.slow
-def test_torchrun_trains_one_run_on_two_processes(small_set: Path, tmp_path: Path) -> None:
-    settings = [part for setting in TINY for part in ("--set", setting)]
-    out = tmp_path / "runs" / "pair"
-    done = torchrun(
-        "-m", "train", "--data", small_set, "--out", out, "--teacher-weights", "random", "--device", "cpu", *settings
-    )
-    assert done.returncode == 0, done.stderr
-    record = json.loads((out / "run.json").read_text())
-    steps_per_epoch = record["training_images"] // (2 * 2)
-    assert len(curve_of(out)) == 2 * steps_per_epoch
-    assert all(torch.isfinite(t).all() for t in load_file(out / "model.safetensors").values())
-    assert done.stdout.count("report:") == 1
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["latest", "pair"]
-    assert not list(out.glob("prepared-*"))

@@ -10,23 +10,22 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from runtime import atomic
-from runtime.errors import DskdError, MissingPart
+from runtime.errors import DskdError
 from runtime.preprocess import Image
 from train.batches import Schedule, batches
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.config import TrainConfig
+from train.group import Process, agree, lost
 from train.methods import Method
 from train.networks.image_input import ImageInput
 from train.settings import RecipeConfig
@@ -34,34 +33,6 @@ from train.settings import RecipeConfig
 log = logging.getLogger(__name__)
 BETAS = (0.5, 0.999)  # RD4AD's: a short memory of gradients suits targets that are features
 MOMENTUM = 0.9  # STFPM's
-
-
-@dataclass(frozen=True)
-class Process:
-    """This process among those that train together."""
-
-    device: torch.device
-    rank: int = 0
-    world: int = 1
-
-    @property
-    def first(self) -> bool:
-        """Whether this process writes files."""
-        return self.rank == 0
-
-
-def join_processes(device: str) -> Process:
-    """Picks the device and, under torchrun, joins the group (nccl on GPUs, gloo on CPUs)."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MissingPart("--device cuda: torch finds no GPU; use --device cpu, or install a CUDA build of torch")
-    if "RANK" not in os.environ:
-        return Process(torch.device(device))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return Process(torch.device(device), dist.get_rank(), dist.get_world_size())
 
 
 def learning_rate_factor(step: int, steps: int, warm_up: float, falls: bool = True) -> float:
@@ -114,6 +85,7 @@ def train(
         if scaler.is_enabled():
             scaler.load_state_dict(scaling)
         log.info("going on from step %d of %d", schedule.first_step, schedule.steps)
+    agree(process, {**run, "checkpoint": str(schedule.first_step)})
     step_module: nn.Module = method
     if process.world > 1:
         step_module = DistributedDataParallel(method, find_unused_parameters=method.phases > 1)
@@ -130,7 +102,8 @@ def train(
         terms: dict[str, Tensor] = {}
         for phase in range(method.phases):
             more = (phase,) if method.phases > 1 else ()
-            terms |= _update(step_module, inputs, more, optimiser, scaler, half, recipe, step)
+            with lost():
+                terms |= _update(step_module, inputs, more, optimiser, scaler, half, recipe, step)
         if curve:
             values = {name: term.item() for name, term in terms.items()}
             curve.add(step, {"learning_rate": optimiser.param_groups[0]["lr"], **values})

@@ -29,6 +29,7 @@ from train import data, loop
 from train.checkpoint import load_model, read_tensors
 from train.config import TrainConfig, load_config
 from train.evaluate import EagerGraph, Figures, Scored, figures, score, score_frames
+from train.group import Process, join_processes
 from train.local_statistics import build_map, fit_map
 from train.methods import Method, build
 from train.networks.maps import AnomalyMap
@@ -78,7 +79,7 @@ def run(
 
     Returns the record that is also written to ``run.json``.
     """
-    process = loop.join_processes(device)
+    process = join_processes(device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -94,7 +95,7 @@ def _run(
     images: data.InspectionSet,
     teacher_weights: str | None,
     folder: Path,
-    process: loop.Process,
+    process: Process,
     strict: bool,
 ) -> dict[str, object]:
     torch.manual_seed(config.recipe.seed)

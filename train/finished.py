@@ -1,0 +1,27 @@
+"""Whether a folder holds the finished run that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from runtime.errors import CallError
+from train.config import TrainConfig
+from train.data import InspectionSet, data_sha256
+from train.networks.resnet import BACKBONES
+from train.products import split_products
+from train.run import TrainedRun, load_run
+from train.weights import load_teacher
+
+
+def finished(
+    folder: Path, config: TrainConfig, images: InspectionSet, teacher_weights: str | None, strict: bool = True
+) -> TrainedRun | None:
+    """The run in ``folder`` if it is complete and of exactly this configuration, these training images and this teacher."""
+    try:
+        done = load_run(folder)
+    except CallError:
+        return None
+    training = [path for part, _ in split_products(images, config, strict) for path in part]
+    _, _, teacher = load_teacher(BACKBONES[config.backbone], teacher_weights)
+    found = (done.config, done.record["training_data_sha256"], done.record["teacher_weights_sha256"])
+    return done if found == (config, data_sha256(training), teacher) else None
