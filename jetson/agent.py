@@ -42,7 +42,7 @@ class Agent:
     ) -> None:
         self.config, self.slots, self.link = config, slots, link
         self.stopping = threading.Event()
-        self.say = say or (lambda text: print(text, file=sys.stderr, flush=True))
+        self.say = say or say_to_log
         fetcher = Fetcher(config.source, config.source_ca_file, pause=self._pause)
         self.updater = Updater(slots, fetcher, builder(config.engine), self._cursor, self._switched)
         self._last = ""
@@ -129,10 +129,15 @@ class Agent:
             self.say(f"{self.config.switched}: cannot be touched ({error.strerror}); restart the station by hand")
 
 
-def open_link(config: FleetConfig, wake: threading.Event) -> FleetLink | None:
+def say_to_log(text: str) -> None:
+    """A line for the journal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def open_link(config: FleetConfig, wake: threading.Event, say: Callable[[str], None] = say_to_log) -> FleetLink | None:
     """The line to the broker, where one is configured."""
     if config.broker is None:
         return None
-    link = FleetLink(config.broker, config.device, config.product, wake)
+    link = FleetLink(config.broker, config.device, config.product, wake, say)
     link.start()
     return link

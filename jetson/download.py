@@ -46,7 +46,7 @@ def check_source(source: str) -> str:
         return source
     if parts.scheme == "http" and _is_here(parts.hostname or ""):
         return source
-    raise CallError(f"{source}: name https://HOST/FOLDER/ or file:///FOLDER/")
+    raise CallError(f"{shown(source)}: name https://HOST/FOLDER/ or file:///FOLDER/")
 
 
 def _is_here(host: str) -> bool:
@@ -60,6 +60,11 @@ def address(source: str, name: str) -> str:
     """The address of a file beside the others of ``source``."""
     parts = urlsplit(source)
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}", query=parts.query, fragment=""))
+
+
+def shown(url: str) -> str:
+    """An address for logs and the fleet: without its query, which may be a key to the server."""
+    return urlunsplit(urlsplit(url)._replace(query="", fragment=""))
 
 
 class NoRoom(DskdError):
@@ -85,9 +90,9 @@ class Fetcher:
             try:
                 data: bytes = stream.read(limit + 1)
             except _TROUBLE as error:
-                raise NotFetched(f"{address(self.source, name)}: broke off ({error})") from error
+                raise NotFetched(f"{shown(address(self.source, name))}: broke off ({error})") from error
         if len(data) > limit:
-            raise Refused(f"{address(self.source, name)}: is larger than {limit} bytes")
+            raise Refused(f"{shown(address(self.source, name))}: is larger than {limit} bytes")
         return data
 
     def archive(self, name: str, size: int, sha256: str, folder: Path, disk: Disk) -> Path:
@@ -120,7 +125,7 @@ class Fetcher:
             forget(folder, sha256, disk)
             have, failures = 0, failures + 1
             trouble = NotFetched(
-                f"{address(self.source, name)}: is not the archive that was signed (its sha256 differs)"
+                f"{shown(address(self.source, name))}: is not the archive that was signed (its sha256 differs)"
             )
         raise trouble
 
@@ -146,9 +151,9 @@ class Fetcher:
         try:
             block: bytes = stream.read(most)
         except _TROUBLE as error:
-            raise NotFetched(f"{address(self.source, name)}: broke off ({error})") from error
+            raise NotFetched(f"{shown(address(self.source, name))}: broke off ({error})") from error
         if not block:
-            raise NotFetched(f"{address(self.source, name)}: ended early")
+            raise NotFetched(f"{shown(address(self.source, name))}: ended early")
         return block
 
     @contextmanager
@@ -159,7 +164,7 @@ class Fetcher:
             try:
                 handle = open(unquote(urlsplit(url).path), "rb")  # noqa: SIM115
             except OSError as error:
-                raise NotFetched(f"{url}: cannot be read ({error.strerror})") from error
+                raise NotFetched(f"{shown(url)}: cannot be read ({error.strerror})") from error
             with handle:
                 handle.seek(start)
                 yield handle, start
@@ -170,13 +175,13 @@ class Fetcher:
             response = urllib.request.build_opener(*handlers).open(request, timeout=PATIENCE)
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416:  # what we have is longer than what is there: begin anew
+            if error.code == 416 and start:  # what we have is longer than what is there: begin anew
                 with self._opened(name, 0) as opened:
                     yield opened
                 return
-            raise NotFetched(f"{url}: the server says {error.code}") from error
+            raise NotFetched(f"{shown(url)}: the server says {error.code}") from error
         except _TROUBLE as error:
-            raise NotFetched(f"{url}: cannot be reached ({getattr(error, 'reason', error)})") from error
+            raise NotFetched(f"{shown(url)}: cannot be reached ({getattr(error, 'reason', error)})") from error
         with response:
             ranged = response.status == 206 and (response.headers.get("Content-Range") or "").startswith(
                 f"bytes {start}-"
@@ -190,7 +195,7 @@ class _SameSchemeRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request: Any, *rest: Any) -> Any:
         new = super().redirect_request(request, *rest)
         if new is not None and urlsplit(new.full_url).scheme != urlsplit(request.full_url).scheme:
-            raise NotFetched(f"{request.full_url}: redirects to another scheme")
+            raise NotFetched(f"{shown(request.full_url)}: redirects to another scheme")
         return new
 
 

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Literal
 
 from runtime.bundle import Bundle
@@ -29,24 +31,32 @@ def builder(engine: Engine) -> Build:
         """``python -m export.trt`` as a process of the lowest priority. Raises DskdError with what it said."""
         words = [sys.executable, "-m", "export.trt", f"--{engine}", "--bundle", str(bundle.path)]
         try:
-            done = subprocess.run(  # noqa: S603
-                words, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False,
-                stdin=subprocess.DEVNULL, preexec_fn=_step_back,
-            )  # fmt: skip
+            with subprocess.Popen(  # noqa: S603
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            ) as process:
+                try:
+                    _put_last(process.pid)
+                    out, err = process.communicate(timeout=PATIENCE)
+                finally:
+                    process.kill()
         except (OSError, subprocess.TimeoutExpired) as error:
             raise DskdError(f"the {engine} engine was not built: {error}") from error
-        if done.returncode:
-            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        if process.returncode:
+            said = (err.strip() or out.strip()).splitlines()
             raise DskdError(f"the {engine} engine was not built: {one_line(said[-1] if said else 'no reason given')}")
 
     return build
 
 
-def _step_back() -> None:
-    """Between fork and exec: last in line for the CPU, first to go when memory runs out."""
-    os.nice(19)
-    try:
-        with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("800")
-    except OSError:
-        pass  # not permitted: then nice alone
+def _put_last(pid: int) -> None:
+    """Last in line for the CPU, first to go when memory runs out. Done from here: the agent has threads, and after a
+    fork beside threads nothing but exec is safe.
+    """
+    with suppress(OSError):  # not permitted, or ended already
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
+        Path(f"/proc/{pid}/oom_score_adj").write_text("800")

@@ -30,9 +30,9 @@ def agent(arguments: list[str]) -> int:
     """Runs until SIGTERM or SIGINT."""
     chosen = _parser("agent", "Takes updates, watches them at the line, confirms or rolls back, tells the fleet.").parse_args(arguments)  # fmt: skip
     config = load_fleet_config(chosen.config)
-    wake = threading.Event()
+    slots, wake = config.open_slots(), threading.Event()
     link = open_link(config, wake)
-    worker = Agent(config, config.open_slots(), link)
+    worker = Agent(config, slots, link)
 
     def stop(*_: object) -> None:
         worker.stopping.set()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from jetson.fleet_config import BrokerConfig
@@ -24,7 +26,9 @@ class FleetLink:
     Status and inventory are kept by the broker, so only the newest counts and nothing has to be queued.
     """
 
-    def __init__(self, config: BrokerConfig, device: str, product: str, wake: threading.Event) -> None:
+    def __init__(
+        self, config: BrokerConfig, device: str, product: str, wake: threading.Event, say: Callable[[str], None]
+    ) -> None:
         try:
             from paho.mqtt import client as paho_client
         except ImportError as error:
@@ -32,7 +36,8 @@ class FleetLink:
         paho: Any = paho_client
         self._base = f"{config.topic}/device/{device}"
         self._update_topic = f"{config.topic}/update/{product}"
-        self._wake, self._lock = wake, threading.Lock()
+        self._wake, self._lock, self._say = wake, threading.Lock(), say
+        self._trouble = ""
         self._announced: bytes | None = None
         self._told: dict[str, bytes] = {}
         tls, self._host, self._port = split_broker(config.address)
@@ -48,6 +53,7 @@ class FleetLink:
         self._limits.MaximumPacketSize = LARGEST_PACKET
         self._client.will_set(f"{self._base}/status", b"offline", qos=1, retain=True)
         self._client.on_connect, self._client.on_message = self._on_connect, self._on_message
+        self._client.on_connect_fail = lambda *_: self._in_trouble(f"cannot be reached ({sys.exc_info()[1]})")
 
     def start(self) -> None:
         """Begins to connect; a broker that is away is no error."""
@@ -78,13 +84,21 @@ class FleetLink:
 
     def _on_connect(self, client: Any, _data: object, _flags: object, reason: Any, _properties: object) -> None:
         if reason.is_failure:
+            self._in_trouble(f"refuses ({reason}); see user and password of broker: in fleet.yaml")
             return
+        self._trouble = ""
         client.subscribe(self._update_topic, qos=1)
         client.publish(f"{self._base}/status", b"online", qos=1, retain=True)
         with self._lock:
             told = dict(self._told)
         for what, data in told.items():
             client.publish(f"{self._base}/{what}", data, qos=1, retain=True)
+
+    def _in_trouble(self, what: str) -> None:
+        """Says once what keeps us from the broker; it is tried again for ever."""
+        if what != self._trouble:
+            self._trouble = what
+            self._say(f"the broker at {self._host}:{self._port} {what}")
 
     def _on_message(self, _client: object, _data: object, message: Any) -> None:
         if 0 < len(message.payload) <= LARGEST_ENVELOPE:

@@ -51,7 +51,7 @@ class Device:
         assert config.store is not None
         self.store = Store(config.store)
         self.inspected = 0
-        self.link = open_link(config, self.wake)
+        self.link = open_link(config, self.wake, say=lambda _: None)
         self.agent = Agent(config, self.slots, self.link, say=lambda _: None)
 
     def step(self) -> None:

@@ -17,7 +17,7 @@ readonly PREFIX=/opt/dskd CONFIG=/etc/dskd DATA=/var/lib/dskd LOGS=/var/log/dskd
 readonly UNITS=/etc/systemd/system JOURNAL=/etc/systemd/journald@dskd.conf ROTATION=/etc/logrotate.d/dskd
 readonly COMMAND=/usr/local/bin/dskd PYTHON=/usr/bin/python3
 readonly UNIT_FILES=(dskd-station.service dskd-agent.service dskd-switch.path dskd-switch.service)
-readonly EXTRAS=line,fleet
+readonly EXTRAS=line,fleet,gpu
 readonly DEVICE_GROUPS=(video render gpio i2c dialout)
 
 wheels="" online=no service=yes action=install purge=no changed=0 generation="" scratch="" made_user=no

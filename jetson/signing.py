@@ -72,13 +72,13 @@ def make_key(folder: Path, name: str) -> tuple[Path, Path]:
     public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / f"{name}.pem", folder / f"{name}.pub"
+    for path in paths:  # both before the first is written: half a pair is of no use
+        if os.path.lexists(path):
+            raise CallError(f"{path} exists; a key is not overwritten, name another")
     for path, data, mode in zip(paths, (private, public), (0o600, 0o644), strict=True):
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        except FileExistsError as error:
-            raise CallError(f"{path} exists; a key is not overwritten, name another") from error
-        with open(handle, "wb") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             file.write(data)
+            os.fsync(file.fileno())
     return paths
 
 

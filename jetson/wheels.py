@@ -16,7 +16,7 @@ from runtime.errors import CallError, DskdError, Parser
 # JetPack 6 is Ubuntu 22.04 with glibc 2.35, JetPack 7 is 24.04 with 2.39
 TARGETS = {"jp6": ("3.10", 35), "jp7": ("3.12", 39)}
 OLDEST_GLIBC = 17
-EXTRAS = "line,fleet"
+EXTRAS = "line,fleet,gpu"
 EXAMPLES = """examples:
   python -m jetson wheels --for jp6 --out release      then copy release/ to the device: sudo release/install.sh
   python -m jetson wheels --for jp7 --out release --wheel dskd_edge-0.1.0-py3-none-any.whl"""

@@ -29,6 +29,8 @@ HEALTHY = {
     "cv2": Library("4.8.0", "/usr/lib/python3/dist-packages/cv2/__init__.py", gstreamer=True),
     "tensorrt": Library("10.3.0", "/usr/lib/python3.10/dist-packages/tensorrt/__init__.py"),
     "onnxruntime": Library("1.23.2", "/opt/dskd/venv/lib/python3.10/site-packages/onnxruntime/__init__.py"),
+    "cuda.bindings": Library("12.9.4", "/opt/dskd/venv/lib/python3.10/site-packages/cuda/bindings/__init__.py"),
+    "pycuda": Library(error="No module named 'pycuda'", missing=True),
 }
 NOBODY = User("dskd", 4711, frozenset((4711,)))
 

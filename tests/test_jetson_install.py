@@ -34,7 +34,7 @@ INSTALL = "/release/install.sh"
 # backups and locks of useradd and userdel; every installed system has them
 NOT_OURS = {"etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/.pwd.lock", "etc/subuid", "etc/subgid",
             "etc/subuid-", "etc/subgid-"}  # fmt: skip
-MOUNTED = ("proc", "dev", "sys", "tmp", "release", "bundle", "tiny", "pictures", "root")
+MOUNTED = ("proc", "dev", "sys", "tmp", "release", "bundle", "tiny", "pictures", "root", "media")
 
 
 def snapshot(root: Path, times: bool) -> dict[str, tuple[object, ...]]:
@@ -234,7 +234,7 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
     shutil.copytree(bundle.path, home / "bundle")
     pictures = at_network_size(small_set / "test", bundle, home / "pictures")
     private, _ = make_key(home / "keys", "plant-7")
-    publish(tiny_bundle(tmp_path / "tiny"), "bracket", 1, 0, home / "host/bracket", load_private(private))
+    publish(tiny_bundle(tmp_path / "tiny"), "bracket", 1, 0, root / "media/stick/bracket", load_private(private))
     private.unlink()
     (root / "usr/bin/sudo").write_text('#!/bin/sh\nexec "$@"\n')
     (root / "usr/bin/sudo").chmod(0o755)

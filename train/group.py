@@ -78,7 +78,7 @@ def lost() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)):
             raise
-        reason = str(error).splitlines()[0].rpartition("] ")[2][:150]
+        reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0][:150]
         raise DskdError(
             f"another process of this training is gone or silent ({reason}); mend it and give the same command again: "
             "training goes on from the last checkpoint"

@@ -102,7 +102,7 @@ class Context:
 
     @cached_property
     def libraries(self) -> dict[str, Library]:
-        """numpy, cv2, tensorrt and onnxruntime as the station's Python finds them."""
+        """Each library as the station's Python finds it."""
         return probe(self.python)
 
     @cached_property

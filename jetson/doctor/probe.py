@@ -7,7 +7,7 @@ import os
 import subprocess
 from dataclasses import dataclass
 
-LIBRARIES = ("numpy", "cv2", "tensorrt", "onnxruntime")
+LIBRARIES = ("numpy", "cv2", "tensorrt", "onnxruntime", "cuda.bindings", "pycuda")
 PATIENCE = 60.0  # seconds; the first import on a cold SD card takes several
 _SCRIPT = """
 import importlib, json, sys
@@ -16,7 +16,7 @@ gstreamer = None
 if sys.argv[1] == "cv2":
     lines = [line for line in module.getBuildInformation().splitlines() if "GStreamer:" in line]
     gstreamer = bool(lines) and "YES" in lines[0]
-json.dump([str(module.__version__), str(module.__file__), gstreamer], sys.stdout)
+json.dump([str(getattr(module, "__version__", "")), str(module.__file__), gstreamer], sys.stdout)
 """
 
 

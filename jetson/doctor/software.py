@@ -13,6 +13,7 @@ from runtime.errors import MissingPart
 SYSTEM_OPENCV = ("/usr/lib/python3/dist-packages/cv2*", "/usr/lib/python3.*/dist-packages/cv2*")
 PIP_OPENCV = "opencv-python opencv-python-headless opencv-contrib-python opencv-contrib-python-headless"
 OLDEST_OPENCV = (4, 5)
+GPU_MEMORY = ("cuda.bindings", "pycuda")  # either will do
 # TensorRT by JetPack generation, as a hint where another one is met
 TENSORRT = {"jp6": "10.3 (8.6 on JetPack 6.0)", "jp7": "10.16"}
 
@@ -91,6 +92,12 @@ def tensorrt(context: Context) -> Finding:
     found = context.libraries["tensorrt"]
     expected = TENSORRT.get(context.platform.generation or "")
     if not found.error:
+        missing = [context.libraries[name].error for name in GPU_MEMORY]
+        if all(missing):
+            return fail(
+                f"TensorRT {found.version}, but nothing that gives it GPU memory: {missing[0]}",
+                f"{context.python} -m pip install cuda-bindings (install.sh brings the right one)",
+            )
         return ok(f"TensorRT {found.version}")
     if not context.platform.is_jetson:
         return ok("no TensorRT; onnxruntime inspects")
