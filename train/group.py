@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from runtime.errors import CallError, DskdError, MissingPart
 
 # for one that hangs, or whose machine lost its power: one that died is noticed at once
 PATIENCE = timedelta(minutes=10)
+AGAIN = "mend it and give the same command again: training goes on from the last checkpoint"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ def join_processes(device: str) -> Process:
         torch.cuda.set_device(place)
     with lost():
         dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=PATIENCE)
+    signal.signal(signal.SIGTERM, _ended)
     return Process(torch.device(device), dist.get_rank(), dist.get_world_size())
 
 
@@ -79,7 +82,11 @@ def lost() -> Iterator[None]:
         if not (isinstance(error, dist.DistError) or "gloo" in str(error) or "NCCL" in str(error)):
             raise
         reason = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0][:150]
-        raise DskdError(
-            f"another process of this training is gone or silent ({reason}); mend it and give the same command again: "
-            "training goes on from the last checkpoint"
-        ) from error
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which follows: this is said already
+        raise DskdError(f"another process of this training is gone or silent ({reason}); {AGAIN}") from error
+
+
+def _ended(*_: object) -> None:
+    """Torchrun ends the others when one is gone, often before they notice by themselves."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise DskdError(f"torchrun ended this process: another one of this training is gone, or torchrun itself; {AGAIN}")
