@@ -29,7 +29,7 @@ TINY = ["input.height=32", "input.width=64", "recipe.epochs=2", "recipe.precisio
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 PAIR = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
-PATIENCE = 120.0  # seconds until what does not end fails the test
+PATIENCE = 300.0  # seconds until what does not end fails the test
 
 WORKER = """
 import sys

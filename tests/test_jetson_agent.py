@@ -68,12 +68,13 @@ def test_half_a_pair_of_keys_is_never_made(tmp_path: Path) -> None:
 
 def test_engines_are_built_last_in_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command is one that says how it runs, and fails."""
+    bundle = tiny_bundle(tmp_path / "bundle")
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nsleep 0.5\necho priority $(nice) $(cat /proc/self/oom_score_adj) >&2\nexit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(DskdError, match="engine was not built: priority 19 800"):
-        builder("fp16")(tiny_bundle(tmp_path / "bundle"))
+        builder("fp16")(bundle)
 
 
 def link(port: int, said: list[str], user: str | None = None) -> FleetLink:
