@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import sys
 import threading
 import time
@@ -81,7 +82,6 @@ def link(port: int, said: list[str], user: str | None = None) -> FleetLink:
     secrets = {"user": "${FLEET_USER}", "password": "${FLEET_PASSWORD}"} if user else {}
     config = BrokerConfig.model_validate({"address": f"mqtt://127.0.0.1:{port}", **secrets})
     made = FleetLink(config, "device-1", "bracket", threading.Event(), said.append)
-    made._client.reconnect_delay_set(1, 1)
     made.start()
     return made
 
@@ -113,9 +113,28 @@ def test_a_broker_that_is_away_is_told_once_and_forgotten_when_it_comes(tmp_path
     try:
         wait_for(lambda: said)
         broker.start()
-        wait_for(waiting._client.is_connected)
+        wait_for(lambda: waiting.connected)
     finally:
         waiting.close()
         broker.kill()
     assert len(said) == 1
-    assert f"127.0.0.1:{broker.port} cannot be reached" in said[0]
+    assert f"127.0.0.1:{broker.port}: cannot be reached" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"), [(b"\x20\x02\xff\xff" + b"\xf3" * 100, "broker"), (b"", "without an answer")]
+)
+def test_a_broker_that_speaks_nonsense_or_hangs_up_is_told_and_tried_again(answer: bytes, told: str) -> None:
+    said = list[str]()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        stubborn = link(server.getsockname()[1], said)
+        try:
+            for _ in range(3):
+                with server.accept()[0] as connection:
+                    connection.recv(1000)
+                    connection.sendall(answer)
+        finally:
+            stubborn.close()
+    assert len(said) == 1
+    assert told in said[0]
