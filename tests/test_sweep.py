@@ -220,7 +220,7 @@ def test_without_ray_the_extra_is_named(products: Path, tmp_path: Path, monkeypa
     ("more", "said"),
     [
         (["--cpus", "0"], "--cpus"),
-        (["--category", "nothing"], "nothing"),
+        (["--category", "nothing"], "name one category"),
         (["--set", "recipe.epoch=1"], "did you mean"),
         (["--teacher-weights", "/no/file.pth"], "no such file"),
     ],

@@ -24,6 +24,8 @@ CORES = 4  # for one call where nobody asks for another number
 def connected(address: str | None) -> Iterator[Any]:
     """The ``ray`` module, connected to ``address`` (``auto``, ``HOST:6379``) or to workers of its own on this machine."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address is None:  # Ray takes a loopback address that it is given for a mistake; this keeps it, on Linux too
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     try:
         import ray
     except ImportError as error:
@@ -35,7 +37,7 @@ def connected(address: str | None) -> Iterator[Any]:
             if address is None:
                 ray.init(
                     "local", include_dashboard=False, object_store_memory=OBJECTS, _temp_dir=folder,
-                    _node_ip_address="127.0.0.1", **quiet,
+                    **quiet,
                 )  # fmt: skip
             else:
                 ray.init(address, **quiet)
