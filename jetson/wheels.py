@@ -11,11 +11,13 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
+from jetson.wheel_closure import lacking, requirements_of
 from runtime.errors import CallError, DskdError, Parser
 
 # JetPack 6 is Ubuntu 22.04 with glibc 2.35, JetPack 7 is 24.04 with 2.39
 TARGETS = {"jp6": ("3.10", 35), "jp7": ("3.12", 39)}
 OLDEST_GLIBC = 17
+ROUNDS = 4  # what one round adds may itself require more
 EXTRAS = "line,fleet,gpu"
 EXAMPLES = """examples:
   python -m jetson wheels --for jp6 --out release      then copy release/ to the device: sudo release/install.sh
@@ -46,9 +48,16 @@ def collect(out: Path, python: str, glibc: int, constraints: str, wheel: Path | 
         wheel = next(out.glob("dskd_edge-*.whl"))
     else:
         wheel = Path(shutil.copy(wheel, out))
-    own = f"dskd-edge[{EXTRAS}] @ {wheel.resolve().as_uri()}"
+    wanted = [f"dskd-edge[{EXTRAS}] @ {wheel.resolve().as_uri()}", "pip>=23"]
     with resources.as_file(resources.files("jetson") / constraints) as limits:
-        _pip("download", "--dest", str(out), "--constraint", str(limits), *pip_words(python, glibc), own, "pip>=23")
+        for _ in range(ROUNDS):
+            _pip("download", "--dest", str(out), "--constraint", str(limits), *pip_words(python, glibc), *wanted)
+            missing = lacking(requirements_of(out), wanted, python)
+            if not missing:
+                break
+            wanted += missing
+        else:
+            raise DskdError(f"{out}: still lacks {', '.join(missing)} for Python {python}; report this")
     with resources.as_file(resources.files("jetson") / "install.sh") as script:
         shutil.copy(script, out / "install.sh")
     (out / "install.sh").chmod(0o755)

@@ -108,7 +108,8 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on(products: Path, tmp_path: 
         [sys.executable, "-m", "train.sweep", *asked], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
     try:
-        wait_for(lambda: (out / PRODUCTS[0] / "checkpoint.safetensors").exists())
+        wait_for(lambda: (out / PRODUCTS[0] / "checkpoint.safetensors").exists() or sweep.poll() is not None)
+        assert sweep.poll() is None, "it ended before it could be killed"
         assert named(out)
     finally:
         sweep.send_signal(signal.SIGKILL)
