@@ -240,7 +240,8 @@ def test_a_score_without_a_place_on_the_map_is_looked_at() -> None:
     assert decision == Decision(Verdict.REVIEW, 0.5001, ())
 
 
-maps = arrays(np.float32, FRAME, elements=st.sampled_from([0.0, 0.3, 0.5, 0.55, 0.75, 0.8, 2.0]), fill=st.just(0.1))
+LEVELS = st.sampled_from([float(np.float32(level)) for level in (0.0, 0.3, 0.5, 0.55, 0.75, 0.8, 2.0)])
+maps = arrays(np.float32, FRAME, elements=LEVELS, fill=st.just(float(np.float32(0.1))))
 RANK = {Verdict.PASS: 0, Verdict.REVIEW: 1, Verdict.REJECT: 2}
 
 
