@@ -181,7 +181,7 @@ def compare(bundle: Bundle, held_out: dict[str, Answers], pictures: Pictures) ->
             Row(
                 graph=name,
                 precision=graph.precision,
-                megabytes=round(bundle.file(name).stat().st_size / 1e6, 1),
+                megabytes=round(bundle.graph_file(name).stat().st_size / 1e6, 1),
                 score_shift=float(difference.mean()),
                 score_shift_largest=float(difference.max()),
                 map_correlation=map_correlation(good, held_out[name]),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx
 
+from calibration.bfloat import ROUNDED
 from calibration.compare import Answers, answer, answer_files, thresholds_like, tolerance_of
 from runtime import atomic
 from runtime.bundle import HELD_OUT, Bundle, hash_files, load_bundle, write_manifest
@@ -27,15 +28,15 @@ def measured(bundle: Bundle, held_out: Sequence[Path]) -> tuple[dict[str, Graph]
     ``held_out`` are good images that were never trained on: they keep the meaning of a false-reject rate.
     The float graph keeps what training found.
     """
-    golden = bundle.golden()
-    expected, graphs, answers = Answers(golden.scores, golden.maps), dict(bundle.manifest.graphs), {}
+    golden, graphs = bundle.golden(), dict(bundle.manifest.graphs)
+    answers = {name: answer_files(bundle, name, held_out, f"held-out images, {name}") for name in graphs}
+    expected = Answers(golden.scores, golden.maps).followed_by(answers[FLOAT])
     for name, graph in bundle.manifest.graphs.items():
-        answers[name] = answer_files(bundle, name, held_out, f"held-out images, {name}")
         if name == FLOAT:
             continue
         thresholds = thresholds_like(graph.thresholds, answers[name])
-        tolerance = tolerance_of(answer(bundle, name, golden.inputs, f"golden frames, {name}"), expected)
-        graphs[name] = graph.model_copy(update={"thresholds": thresholds, "tolerance": tolerance})
+        found = answer(bundle, name, golden.inputs, f"golden frames, {name}").followed_by(answers[name])
+        graphs[name] = graph.model_copy(update={"thresholds": thresholds, "tolerance": tolerance_of(found, expected)})
     return graphs, answers
 
 
@@ -43,7 +44,7 @@ def add_graphs(
     folder: Path, manifest: Manifest, added: Mapping[str, tuple[onnx.ModelProto, Precision]], held_out: Sequence[Path]
 ) -> tuple[Bundle, dict[str, Answers]]:
     """Puts graphs into the bundle that is being made in ``folder``; an older one of a name is replaced."""
-    graphs = dict(manifest.graphs)
+    graphs = {FLOAT: manifest.graphs[FLOAT], ROUNDED: provisional(manifest.graphs[FLOAT], "bf16"), **manifest.graphs}
     for name, (model, precision) in added.items():
         onnx.save(model, folder / name)
         graphs[name] = provisional(manifest.graphs[FLOAT], precision)

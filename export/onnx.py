@@ -17,6 +17,7 @@ import onnxsim
 import torch
 
 from calibration.add_graphs import finish, provisional
+from calibration.bfloat import ROUNDED
 from calibration.half import to_half
 from export import verify
 from export.golden import PARITY_IMAGES, held_out_images, parity_inputs, write_golden
@@ -113,7 +114,7 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             bottleneck_source=reading,  # type: ignore[arg-type]
             input=InputSpec.model_validate(run.config.input.model_dump()),
             max_batch=batch,
-            graphs={MODEL: full, HALF: provisional(full, "fp16")},
+            graphs={MODEL: full, ROUNDED: provisional(full, "bf16"), HALF: provisional(full, "fp16")},
             golden=golden,
             parity=[],
             provenance=provenance(run, licence),

@@ -20,10 +20,9 @@ from pydantic import Field, ValidationError
 from jetson.bundle_archive import check
 from jetson.disk import Disk
 from jetson.signing import LARGEST_ENVELOPE, Floor, Refused, Statement, Version, open_envelope
-from runtime.backends import open_backend
 from runtime.bundle import Bundle
 from runtime.errors import CallError, DskdError, one_line
-from runtime.inspector import golden_check
+from runtime.inspector import open_proved
 from runtime.strict_yaml import Strict
 
 Slot = Literal["a", "b"]
@@ -68,11 +67,8 @@ class Start:
 
 def prove(bundle: Bundle) -> None:
     """The golden check on the backend that would run. Raises DskdError."""
-    backend = open_backend(bundle, "auto")
-    try:
-        golden_check(bundle, backend)
-    finally:
-        backend.close()
+    backend, _ = open_proved(bundle)
+    backend.close()
 
 
 class Slots:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 from urllib.parse import quote
 
-from runtime.backends import NAMES, open_backend
+from runtime.backends import NAMES
 from runtime.bundle import default_bundle, load_bundle
 from runtime.decision import Settings
 from runtime.errors import CallError, Parser, exit_with_code, one_line
 from runtime.frame_queue import REPLACED
 from runtime.images import BadImage, read_mask
-from runtime.inspector import Inspector, golden_check
+from runtime.inspector import Inspector, open_proved
 from runtime.manifest import PRECISIONS, Thresholds
 from runtime.pipeline import Tally, run
 from runtime.result import Dropped, Inspection
@@ -49,14 +52,16 @@ def parser() -> argparse.ArgumentParser:
         "--backend",
         default=NAMES[0],
         choices=NAMES,
-        help="what runs the graph (default: tensorrt where the bundle has an engine\nfor this device, else onnxruntime)",
+        help="what runs the graph (default: tensorrt where the bundle has an engine for this\n"
+        "device, onnxruntime where it has CUDA, openvino where installed, else onnxruntime)",
     )
     options.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="which of the bundle's graphs (default: with tensorrt the fastest engine,\nwith onnxruntime fp32)",
+        help="what to compute in (default: with tensorrt the fastest engine, with openvino\n"
+        "bf16 where the CPU and the bundle have it, else fp32)",
     )
-    options.add_argument("--threads", type=int, default=0, help="CPU threads (default: the backend's choice)")
+    options.add_argument("--threads", type=int, default=0, help="CPU threads (default: one for each core it may use)")
     options.add_argument(
         "--reject-threshold", type=float, help="score over which a part is rejected (default: the bundle's)"
     )
@@ -90,21 +95,22 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     if not 0 <= options.threads <= MOST_THREADS:
         raise CallError(f"--threads {options.threads} must lie between 0 (the backend's choice) and {MOST_THREADS}")
-    bundle = load_bundle(options.bundle or default_bundle())
+    bundle = load_bundle(options.bundle or default_bundle(), later=True)
     golden = f"folder://{quote(str((bundle.path / 'golden').resolve()))}"
     source = open_source(golden if options.source is None else options.source)
     if options.json and source.live:
         raise CallError("--json prints when the source ends, and a camera does not; use --sink jsonl://-")
-    backend = open_backend(bundle, options.backend, options.threads, options.precision)
+    backend, check = open_proved(bundle, options.backend, options.threads, options.precision, quick=True)
     decision_settings = settings(bundle.manifest.graphs[backend.graph].thresholds, options)
-    check = golden_check(bundle, backend)
     sinks = open_sinks(options.sink, bundle.manifest.input)
     inspector = Inspector(bundle, backend, decision_settings, keep_maps=any(sink.needs_map for sink in sinks))
     quiet = options.json or "jsonl://-" in options.sink
     if not quiet:
-        print(f"bundle {bundle.id} on {backend.name}: golden check of {check.images} frames within {check.score:.1e}")
+        frames = f"{check.images} frame{'s' * (check.images != 1)}"
+        print(f"bundle {bundle.id} on {backend.name}: golden check of {frames} within {check.score:.1e}")
     tally = Tally()
     inspections = []
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         for result in run(source, inspector, sinks, tally):
             if isinstance(result, Dropped):
@@ -115,6 +121,7 @@ def main(arguments: list[str]) -> int:
             elif not quiet:
                 print(line(result[1]), flush=True)
     finally:  # what was inspected is told, also when the source or a sink fails half-way
+        signal.signal(signal.SIGTERM, before)
         backend.close()
         if options.json:
             single = len(inspections) == 1 and tally.captured == 1
@@ -122,6 +129,12 @@ def main(arguments: list[str]) -> int:
         elif not quiet:
             print(" ".join(f"{name} {count}" for name, count in tally.as_dict().items()))
     return 1 if tally.dropped > tally.replaced else 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM, which a service manager sends, ends the run as Ctrl-C does: sinks are closed on the way out."""
+    signal.signal(number, signal.SIG_DFL)  # who asks twice is not made to wait
+    raise SystemExit(128 + number)
 
 
 def line(inspection: Inspection) -> str:

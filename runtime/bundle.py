@@ -9,7 +9,7 @@ import errno
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +42,11 @@ class Golden:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every file was checked against the manifest."""
+    """A bundle whose every file was, or is before it is used, checked against the manifest."""
 
     path: Path
     manifest: Manifest
+    _unchecked: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def id(self) -> str:
@@ -58,7 +59,14 @@ class Bundle:
         if name not in self.manifest.files:
             maker = "python -m calibration" if ".int8." in name else "python -m export.onnx"
             raise DskdError(f"{self.path}: holds no {name}; make it with {maker}")
+        if name in self._unchecked:
+            _check_file(self.path, name, self.manifest.files[name])
+            self._unchecked.remove(name)
         return self.path / name
+
+    def graph_file(self, graph: str) -> Path:
+        """The ONNX file behind a key of the manifest's ``graphs``."""
+        return self.file(graph.partition("@")[0])
 
     def golden(self) -> Golden:
         """Golden frames and the trained model's answers."""
@@ -114,25 +122,34 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_bundle(path: Path) -> Bundle:
-    """Reads a manifest and checks every file. Raises DskdError that names the first wrong file."""
+def load_bundle(path: Path, later: bool = False) -> Bundle:
+    """Reads a manifest and checks every file. Raises DskdError that names the first wrong file.
+
+    ``later`` leaves the graphs, which are large, until they are asked for: most are not used.
+    """
     manifest = _read_manifest(path)
     present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_symlink() or not file.is_dir()}
     foreign = {name for name in present - set(manifest.files) - {MANIFEST} if not name.startswith(IGNORED)}
     if foreign:
         raise DskdError(f"{path / min(foreign)}: is not in the manifest; remove it or export the bundle again")
+    graphs = {name for name in manifest.files if name.endswith(".onnx")} if later else set()
     for name, expected in sorted(manifest.files.items()):
-        file = path / name
-        try:
-            if file.is_symlink() or not file.resolve().is_relative_to(path.resolve()):
-                raise DskdError(f"{file}: leads out of the bundle; copy the bundle again")
-            found = file_sha256(file)
-        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-            reason = getattr(error, "strerror", None) or str(error)
-            raise DskdError(f"{file}: cannot be read ({reason}); copy the bundle again") from error
-        if found != expected:
-            raise DskdError(f"{file}: sha256 is {found[:12]}, the manifest says {expected[:12]}; copy the bundle again")
-    return Bundle(path, manifest)
+        if name not in graphs:
+            _check_file(path, name, expected)
+    return Bundle(path, manifest, graphs)
+
+
+def _check_file(path: Path, name: str, expected: str) -> None:
+    file = path / name
+    try:
+        if file.is_symlink() or not file.resolve().is_relative_to(path.resolve()):
+            raise DskdError(f"{file}: leads out of the bundle; copy the bundle again")
+        found = file_sha256(file)
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DskdError(f"{file}: cannot be read ({reason}); copy the bundle again") from error
+    if found != expected:
+        raise DskdError(f"{file}: sha256 is {found[:12]}, the manifest says {expected[:12]}; copy the bundle again")
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends import Backend, Output
+from runtime.backends import Backend, Output, candidates, first_that
+from runtime.backends.base import cpu_words
 from runtime.bundle import Bundle
 from runtime.decision import Map, Settings, decide
 from runtime.errors import DskdError
 from runtime.images import read_image
-from runtime.manifest import InputSpec
+from runtime.manifest import InputSpec, Precision
 from runtime.preprocess import Image, preprocess
 from runtime.result import Frame, Inspection
 from runtime.tiling import infer_tiles
+from runtime.user_cache import key_of, recall, remember
 
+COMPUTE = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # a new version of one is proved anew
+SPARSE = 16  # pixels, down and across, from one that is looked at to the next
 BLANK_LEVELS = 4  # grey levels that noise leaves of a covered lens once it is averaged to network size
 
 
@@ -33,18 +38,22 @@ class GoldenCheck:
     map: float
 
 
-def golden_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
-    """Runs the golden frames. Raises DskdError where preprocessing or backend is outside the bundle's tolerance."""
+def golden_check(bundle: Bundle, backend: Backend, frames: int | None = None) -> GoldenCheck:
+    """Runs the golden frames, or the first ``frames`` of them.
+
+    Raises DskdError where preprocessing or backend is outside the bundle's tolerance.
+    """
     golden, spec = bundle.golden(), bundle.manifest.input
     tolerance = bundle.manifest.graphs[backend.graph].tolerance
     levels = score = map_ = 0.0
-    for k, path in enumerate(golden.frames):
+    asked = golden.frames[:frames]
+    for k, path in enumerate(asked):
         made = preprocess(read_image(path), spec.height, spec.width, spec.crop)
         levels = max(levels, float(np.abs(made.astype(int) - golden.inputs[k]).max()))
         output = backend.infer(golden.inputs[k : k + 1])
         score = _worse(score, output.scores - golden.scores[k])
         map_ = _worse(map_, output.maps() - golden.maps[k])
-    check = GoldenCheck(len(golden.frames), int(levels), score, map_)
+    check = GoldenCheck(len(asked), int(levels), score, map_)
     if levels > 1:
         raise DskdError(
             f"preprocessing differs by {check.input_levels} levels on golden frames; install another OpenCV"
@@ -56,6 +65,32 @@ def golden_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
             "use another backend or export again on this device"
         )
     return check
+
+
+def open_proved(
+    bundle: Bundle, name: str = "auto", threads: int = 0, precision: Precision | None = None, quick: bool = False
+) -> tuple[Backend, GoldenCheck]:
+    """The first of ``runtime.backends.candidates`` that opens and passes its golden check.
+
+    What is passed over is said on stderr with the reason. Raises DskdError where none is left. With ``quick`` one
+    frame is enough where the same bundle passed with all of them before, on the same backend, libraries and CPU.
+    """
+    prove = _quick_check if quick else golden_check
+    return first_that(partial(prove, bundle), candidates(bundle, name, threads, precision))
+
+
+def _quick_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
+    key = key_of(bundle.id, backend.name, backend.graph, _libraries(), *sorted(cpu_words()))
+    if not backend.name.startswith("tensorrt") and recall("proved", key) is not None:
+        return golden_check(bundle, backend, 1)
+    check = golden_check(bundle, backend)
+    remember("proved", key, b"proved", keep=64)
+    return check
+
+
+def _libraries() -> str:
+    """What computes, with versions."""
+    return " ".join(sorted(f"{name} {getattr(sys.modules.get(name), '__version__', '')}" for name in COMPUTE))
 
 
 def _worse(worst: float, difference: np.ndarray) -> float:
@@ -74,6 +109,8 @@ class Inspector:
     def __init__(self, bundle: Bundle, backend: Backend, settings: Settings, keep_maps: bool = False) -> None:
         self.bundle, self.backend, self.settings, self.keep_maps = bundle, backend, settings, keep_maps
         self._id = bundle.id  # a hash over the manifest: not once per frame
+        spec = bundle.manifest.input
+        self._inputs = np.empty((bundle.manifest.max_batch, spec.height, spec.width, 3), np.uint8)  # of one call
 
     def inspect(self, frame: Frame) -> Inspection:
         """Judges one frame. Raises DskdError where it is blank, does not fit, or the backend gives no number."""
@@ -92,18 +129,22 @@ class Inspector:
         spec = self.bundle.manifest.input
         if spec.tiling:
             return [self._inspect_tiled(frame, settings) for frame, settings in batch]
-        prepared = [_prepare(frame, spec) for frame, _ in batch]
-        images = [image for image in prepared if not isinstance(image, DskdError)]
+        if len(batch) > len(self._inputs):
+            raise BackendFailed(f"{len(batch)} frames at once are more than the bundle's {len(self._inputs)}")
+        prepared, rows = list[float | DskdError](), 0
+        for frame, _ in batch:
+            prepared.append(_prepare(frame, spec, self._inputs[rows]))
+            rows += not isinstance(prepared[-1], DskdError)
         start = time.perf_counter()
-        output = self._infer(np.stack([image for image, _ in images])) if images else None
+        output = self._infer(self._inputs[:rows]) if rows else None
         inference = _milliseconds(start, time.perf_counter())
         judged, row = list[Inspection | DskdError](), 0
         maps = cache(output.maps) if output else None  # off the device once, and only where a frame needs them
-        for (frame, settings), image in zip(batch, prepared, strict=True):
-            if isinstance(image, DskdError):
-                judged.append(image)
+        for (frame, settings), took in zip(batch, prepared, strict=True):
+            if isinstance(took, DskdError):
+                judged.append(took)
             elif output and maps:
-                timings = {"preprocess": image[1], "inference": inference}
+                timings = {"preprocess": took, "inference": inference}
                 judged.append(self._judge(frame, settings, float(output.scores[row]), _Row(maps, row), timings))
                 row += 1
         return judged
@@ -171,16 +212,21 @@ class _Row:
         return found
 
 
-def _prepare(frame: Frame, spec: InputSpec) -> tuple[Image, float] | DskdError:
-    """Network input [height, width, 3] and the milliseconds it took, or why there is none."""
+def _prepare(frame: Frame, spec: InputSpec, image: Image) -> float | DskdError:
+    """Writes the network input into ``image`` [height, width, 3]; the milliseconds it took, or why there is none."""
     start = time.perf_counter()
     try:
-        image = preprocess(frame.image, spec.height, spec.width, spec.crop)
+        preprocess(frame.image, spec.height, spec.width, spec.crop, out=image)
     except DskdError as error:
         return error
-    if np.ptp(image, axis=(0, 1)).max() <= BLANK_LEVELS:
+    if _is_blank(image[::SPARSE, ::SPARSE]) and _is_blank(image):  # few pixels tell that nearly every picture is none
         return _blank(image.min(), image.max())
-    return image, _milliseconds(start, time.perf_counter())
+    return _milliseconds(start, time.perf_counter())
+
+
+def _is_blank(image: Image) -> bool:
+    """Whether no channel's values differ by more than noise."""
+    return bool(np.ptp(image, axis=(0, 1)).max() <= BLANK_LEVELS)
 
 
 def _blank(lowest: np.integer, highest: np.integer) -> DskdError:

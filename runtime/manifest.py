@@ -15,7 +15,7 @@ Positive = Annotated[int, Field(gt=0, lt=1 << 63)]
 NotNegative = Annotated[int, Field(ge=0, lt=1 << 31)]
 Side = Annotated[int, Field(gt=0, le=8192)]  # pixels of a network input; 8192 x 8192 needs over 100 GB
 Rate = Annotated[float, Field(gt=0, lt=1)]
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -128,7 +128,7 @@ class Manifest(Strict):
     bottleneck_source: Literal["teacher", "encoder_student", "none"]
     input: InputSpec
     max_batch: Positive = Field(description="largest batch that the graph was exported for")
-    graphs: dict[str, Graph]
+    graphs: dict[str, Graph] = Field(description="by file; FILE@bf16 is the same file, computed in bfloat16")
     golden: Positive
     parity: list[Parity]
     provenance: Provenance

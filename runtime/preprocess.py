@@ -12,12 +12,13 @@ Image = NDArray[np.uint8]
 Crop = tuple[int, int, int, int]
 
 
-def preprocess(image: Image, height: int, width: int, crop: Crop | None = None) -> Image:
+def preprocess(image: Image, height: int, width: int, crop: Crop | None = None, out: Image | None = None) -> Image:
     """uint8 BGR frame [H, W, 3] -> uint8 BGR network input [height, width, 3].
 
     ``crop`` is (x, y, width, height) in frame pixels. An axis that shrinks is averaged (INTER_AREA), one that grows
     is interpolated (INTER_LINEAR); where one shrinks and the other grows each gets its own, because OpenCV would
-    otherwise skip pixels. Raises DskdError where the frame is not uint8 BGR or the crop leaves it.
+    otherwise skip pixels. ``out``, where given, is a contiguous array of the result's shape that takes it. Raises
+    DskdError the frame is not uint8 BGR or the crop leaves it.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DskdError(f"frame is {image.dtype} {list(image.shape)}; expected uint8 [height, width, 3] in BGR order")
@@ -32,16 +33,19 @@ def preprocess(image: Image, height: int, width: int, crop: Crop | None = None) 
         image = image[y:bottom, x:right]
     rows, columns = image.shape[:2]
     if (rows > height) == (columns > width) or rows == height or columns == width:
-        return _resize(image, height, width)
+        return _resize(image, height, width, out)
     if rows > height:
-        return _resize(_resize(image, height, columns), height, width)
-    return _resize(_resize(image, rows, width), height, width)
+        return _resize(_resize(image, height, columns), height, width, out)
+    return _resize(_resize(image, rows, width), height, width, out)
 
 
-def _resize(image: Image, height: int, width: int) -> Image:
+def _resize(image: Image, height: int, width: int, out: Image | None = None) -> Image:
     rows, columns = image.shape[:2]
     if (rows, columns) == (height, width):
-        return np.ascontiguousarray(image)
-    shrinks = rows >= height and columns >= width
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        if out is None:
+            return np.ascontiguousarray(image)
+        out[:] = image
+        return out
+    filtered = cv2.INTER_AREA if rows >= height and columns >= width else cv2.INTER_LINEAR
+    resized = cv2.resize(image, (width, height), dst=out, interpolation=filtered)
     return resized.astype(np.uint8, copy=False)

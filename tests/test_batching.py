@@ -12,7 +12,7 @@ import pytest
 from station_files import wait_for
 from tiny_bundle import tiny_bundle
 
-from runtime.backends import Backend, Output, open_backend
+from runtime.backends import Backend, Candidate, Output, open_backend
 from runtime.bundle import Bundle
 from runtime.decision import Settings
 from runtime.errors import DskdError
@@ -72,7 +72,7 @@ class Bench:
     def __init__(self, bundle: Bundle, budget: float = 0.0) -> None:
         self.bundle, self.opened = bundle, list[Flaky]()
         self.cannot_open: Exception | None = None
-        self.thread = InspectionThread(bundle, self.open, budget, keep_maps=False)
+        self.thread = InspectionThread(bundle, lambda: [Candidate("bench", self.open)], budget, keep_maps=False)
 
     def open(self) -> Backend:
         if self.cannot_open is not None:

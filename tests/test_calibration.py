@@ -392,7 +392,7 @@ def calibrated(
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert {row["graph"] for row in report["rows"]} == {
-        "model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.cpu.onnx"
+        "model.onnx", "model.onnx@bf16", "model.fp16.onnx", "model.int8.onnx", "model.int8.cpu.onnx"
     }  # fmt: skip
     assert {"image_auroc", "pixel_auroc", "pro"} == set(report["rows"][0]["labelled"])
     return folder
@@ -401,7 +401,7 @@ def calibrated(
 def test_a_calibrated_bundle_loads_with_thresholds_for_each_precision(calibrated: Path) -> None:
     bundle = load_bundle(calibrated / "bundle")
     thresholds = {name: graph.thresholds.reject.score for name, graph in bundle.manifest.graphs.items()}
-    assert len(set(thresholds.values())) == 4
+    assert len(set(thresholds.values())) == 5
     for precision in ("fp32", "fp16", "int8"):
         backend = open_backend(bundle, "onnxruntime", precision=precision)  # type: ignore[arg-type]
         golden_check(bundle, backend)

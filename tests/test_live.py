@@ -22,8 +22,17 @@ def listens_to_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("camera", ["test://pattern?size=128x128&fps=200", "rtsp"])
-def test_a_live_camera_until_the_user_stops_it(camera: str, bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("camera", "asked", "code"),
+    [
+        ("test://pattern?size=128x128&fps=200", signal.SIGINT, 130),
+        ("test://pattern?size=128x128&fps=200", signal.SIGTERM, 143),
+        ("rtsp", signal.SIGINT, 130),
+    ],
+)
+def test_a_live_camera_until_it_is_asked_to_stop(
+    camera: str, asked: signal.Signals, code: int, bundle: Bundle, tmp_path: Path
+) -> None:
     with RtspCamera(fps=60) as served:
         uri = served.uri.replace("rtsp://", "rtsp://user:geheim@") if camera == "rtsp" else camera
         lines, store = tmp_path / "line.jsonl", tmp_path / "line.db"
@@ -36,9 +45,9 @@ def test_a_live_camera_until_the_user_stops_it(camera: str, bundle: Bundle, tmp_
             end = time.monotonic() + 60
             while time.monotonic() < end and not (lines.exists() and len(lines.read_text().splitlines()) > 20):
                 time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
+            process.send_signal(asked)
             out, err = process.communicate(timeout=20)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     counts = dict(zip(*[iter(out.splitlines()[-1].split())] * 2, strict=True))
     assert int(counts["captured"]) == int(counts["inspected"]) + int(counts["dropped"])
     told = [json.loads(line) for line in lines.read_text().splitlines()]

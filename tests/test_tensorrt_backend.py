@@ -619,6 +619,7 @@ def test_auto_without_engines_asks_nobody(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tensorrt, "find_device", never)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     assert isinstance(open_backend(bundle, "auto"), OnnxRuntimeBackend)
     assert capsys.readouterr().err == ""
 
@@ -654,6 +655,7 @@ def test_auto_passes_over_an_engine_that_cannot_be_used_and_says_why(
         sha = bundle.manifest.files["model.onnx"]
         write_facts(engine_paths(copy, "fp32")[1], facts.model_copy(update={"graph_sha256": sha}))
     hindrance(monkeypatch)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     backend = open_backend(copy, "auto")
     assert isinstance(backend, OnnxRuntimeBackend)
     told = capsys.readouterr().err.splitlines()
@@ -670,7 +672,7 @@ def missing(text: str) -> Callable[..., Any]:
 
 
 def test_an_unknown_backend_is_a_wrong_call(bundle_folder: Bundle) -> None:
-    with pytest.raises(CallError, match="choose one of: auto, onnxruntime, tensorrt"):
+    with pytest.raises(CallError, match="choose one of: auto, onnxruntime, openvino, tensorrt"):
         open_backend(bundle_folder, "magic")
     assert runtime.backends.NAMES[0] == "auto"
 

@@ -6,12 +6,11 @@ import os
 import re
 
 from jetson.doctor.base import Context, Finding, fail, ok, warn
-from runtime.backends import open_backend
 from runtime.bundle import file_sha256
 from runtime.cuda.device import find_device
 from runtime.engine import EngineFacts, build_command, engine_paths, read_facts, why_unfit
 from runtime.errors import CallError, DskdError, MissingPart, one_line
-from runtime.inspector import golden_check
+from runtime.inspector import open_proved
 from runtime.manifest import PRECISIONS
 
 LITTLE_DISK, NO_DISK = 5e9, 1e9  # bytes; an update needs room for a second bundle and its engines
@@ -52,11 +51,8 @@ def bundle(context: Context) -> Finding:
     except DskdError as error:
         return fail(str(error), "copy the bundle again, or export it again")
     try:
-        backend = open_backend(loaded, "auto")
-        try:
-            check = golden_check(loaded, backend)
-        finally:
-            backend.close()
+        backend, check = open_proved(loaded)
+        backend.close()
     except DskdError as error:
         return fail(f"{loaded.id}: {one_line(str(error))}", "export the bundle again, or use the onnxruntime backend")
     return ok(f"{loaded.id}: {check.images} golden frames within {check.score:.1e} on {backend.name}")

@@ -1,59 +1,130 @@
-"""What runs a bundle's graph. Each backend is a module here; ``open_backend`` picks by name."""
+"""What runs a bundle's graph. Each backend is a module here; ``candidates`` says which to try, best first."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
 
-from runtime.backends.base import Backend, Output
+from runtime.backends.base import Backend, Output, cpu_words
 from runtime.bundle import Bundle
 from runtime.engine import engine_paths
 from runtime.errors import CallError, DskdError, MissingPart, one_line
 from runtime.manifest import Precision
 
-NAMES = ("auto", "onnxruntime", "tensorrt")
+NAMES = ("auto", "onnxruntime", "openvino", "tensorrt")
 BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+Proof = TypeVar("Proof")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backend that was not opened yet."""
+
+    library: str
+    open: Callable[[], Backend]
+
+
+def candidates(bundle: Bundle, name: str, threads: int = 0, precision: Precision | None = None) -> list[Candidate]:
+    """Backends to try in turn. ``threads`` 0 is all cores that this process may use; ``precision`` None the backend's.
+
+    * ``tensorrt``: the fastest precision whose engine is in the bundle.
+    * ``openvino``: float, in bf16 where the CPU has it and the bundle records what that changes, else fp32. INT8 when
+      asked for; what its graph leaves in float is then in bf16 where the CPU has it.
+    * ``onnxruntime``: fp32.
+    * ``auto``: tensorrt where the bundle has engines, onnxruntime where it computes on a GPU, openvino where it is
+      installed, onnxruntime.
+    """
+    makers = {"tensorrt": _tensorrt, "openvino": _openvino, "onnxruntime": _onnxruntime}
+    if name != "auto" and name not in makers:
+        raise CallError(f"no backend {name!r}; choose one of: {', '.join(NAMES)}")
+    if name != "auto":
+        return makers[name](bundle, threads, precision)
+    found = _tensorrt(bundle, threads, precision) if _engines(bundle, precision) else []
+    if find_spec("openvino") and not _onnxruntime_on_gpu():
+        found += _openvino(bundle, threads, precision)
+    return found if found and precision == "bf16" else found + _onnxruntime(bundle, threads, precision)
 
 
 def open_backend(
     bundle: Bundle, name: str = "onnxruntime", threads: int = 0, precision: Precision | None = None
 ) -> Backend:
-    """Loads the graph of ``bundle``. ``threads`` 0 leaves the number to the backend, as does None its ``precision``.
+    """The first of the ``candidates`` that opens; what is passed over is said on stderr with the reason.
 
-    onnxruntime takes fp32 by itself, tensorrt the fastest precision whose engine fits this device. ``auto`` is tensorrt
-    where such an engine is, else onnxruntime. What is passed over is said on stderr with the reason.
+    Nothing is proved of it: see ``runtime.inspector.open_proved``.
     """
-    if name == "auto":
-        return _open_auto(bundle, threads, precision)
-    if name == "tensorrt":
-        return _open_tensorrt(bundle, precision)
-    if name == "onnxruntime":
+    return first_that(lambda backend: None, candidates(bundle, name, threads, precision))[0]
+
+
+def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate]) -> tuple[Backend, Proof]:
+    """The first backend that opens and for which ``prove`` raises nothing, with what it gave.
+
+    Where a library or its device is missing, the rest of what needs it is not tried. Raises the last DskdError.
+    """
+    while True:
+        candidate, *tried = tried
+        try:
+            backend = candidate.open()
+            try:
+                return backend, prove(backend)
+            except BaseException:
+                backend.close()
+                raise
+        except DskdError as error:
+            if isinstance(error, MissingPart):
+                tried = [other for other in tried if other.library != candidate.library]
+            if not tried:
+                raise
+            print(f"passed over: {one_line(str(error))}", file=sys.stderr)
+
+
+def _tensorrt(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
+    def opened(chosen: Precision) -> Backend:
+        from runtime.backends.tensorrt import TensorRtBackend
+
+        return TensorRtBackend(bundle, chosen)
+
+    _refuse_bf16("tensorrt", precision)
+    return [
+        Candidate("tensorrt", partial(opened, chosen))
+        for chosen in _engines(bundle, precision) or [precision or "fp16"]
+    ]
+
+
+def _openvino(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
+    def opened(chosen: Precision, rest: Precision = "fp32") -> Backend:
+        from runtime.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(bundle, chosen, threads, rest)
+
+    fast = _cpu_has_bf16()
+    if precision == "int8":
+        tried = [partial(opened, "int8", "bf16")] if fast else []
+        tried.append(partial(opened, "int8"))
+    elif precision is None and fast and "model.onnx@bf16" in bundle.manifest.graphs:
+        tried = [partial(opened, "bf16"), partial(opened, "fp32")]
+    else:
+        tried = [partial(opened, precision or "fp32")]
+    return [Candidate("openvino", found) for found in tried]
+
+
+def _onnxruntime(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
+    def opened() -> Backend:
         from runtime.backends.onnx_runtime import GRAPHS, OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(bundle, GRAPHS[precision or "fp32"], threads)
-    raise CallError(f"no backend {name!r}; choose one of: {', '.join(NAMES)}")
+
+    _refuse_bf16("onnxruntime", precision)
+    return [Candidate("onnxruntime", opened)]
 
 
-def _open_auto(bundle: Bundle, threads: int, precision: Precision | None) -> Backend:
-    if _engines(bundle, precision):
-        try:
-            return _open_tensorrt(bundle, precision)
-        except DskdError as error:
-            _pass_over(error)
-    return open_backend(bundle, "onnxruntime", threads, precision)
-
-
-def _open_tensorrt(bundle: Bundle, precision: Precision | None) -> Backend:
-    from runtime.backends.tensorrt import TensorRtBackend
-
-    *better, last = _engines(bundle, precision) or [precision or "fp16"]
-    for candidate in better:
-        try:
-            return TensorRtBackend(bundle, candidate)
-        except MissingPart:  # no GPU or no TensorRT: the next engine would fail like this one
-            raise
-        except DskdError as error:
-            _pass_over(error)
-    return TensorRtBackend(bundle, last)
+def _refuse_bf16(name: str, precision: Precision | None) -> None:
+    if precision == "bf16":
+        raise CallError(f"{name} does not compute in bf16; use --backend openvino, or another --precision")
 
 
 def _engines(bundle: Bundle, precision: Precision | None) -> list[Precision]:
@@ -62,8 +133,17 @@ def _engines(bundle: Bundle, precision: Precision | None) -> list[Precision]:
     return [candidate for candidate in wanted if engine_paths(bundle, candidate)[0].is_file()]
 
 
-def _pass_over(error: DskdError) -> None:
-    print(f"passed over: {one_line(str(error))}", file=sys.stderr)
+def _onnxruntime_on_gpu() -> bool:
+    """Whether the onnxruntime that is installed brings CUDA; its import, which would tell too, takes long."""
+    package = find_spec("onnxruntime")
+    if package is None or package.origin is None:
+        return False
+    return any(Path(package.origin).parent.glob("capi/*onnxruntime_providers_cuda*"))
 
 
-__all__ = ["NAMES", "Backend", "Output", "open_backend"]
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 by itself (AVX512-BF16, AMX, Arm's BF16)."""
+    return not cpu_words().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+__all__ = ["NAMES", "Backend", "Candidate", "Output", "candidates", "first_that", "open_backend"]

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from functools import cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.preprocess import Image
+
+
+def allowed_cores() -> int:
+    """How many cores this process may use: of the machine's, those that its affinity mask leaves it."""
+    return len(os.sched_getaffinity(0))
+
+
+@cache
+def cpu_words() -> frozenset[str]:
+    """What the kernel says of the CPU's kind and instructions, word by word; empty where it does not."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    asked = ("flags", "model name", "Features", "CPU implementer", "CPU part")  # of x86, and of Arm
+    return frozenset(word for line in lines if line.startswith(asked) for word in line.partition(":")[2].split())
 
 
 class Output(Protocol):

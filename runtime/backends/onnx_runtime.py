@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from runtime.backends.base import allowed_cores
 from runtime.bundle import Bundle
 from runtime.errors import DskdError
 from runtime.manifest import Precision
@@ -33,22 +34,24 @@ class OnnxRuntimeOutput:
 
 
 class OnnxRuntimeBackend:
-    """Runs one of the bundle's ONNX files."""
+    """Runs one of the bundle's ONNX files, or ``model``, which stands for it."""
 
-    def __init__(self, bundle: Bundle, graph: str = GRAPHS["fp32"], threads: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, graph: str = GRAPHS["fp32"], threads: int = 0, model: bytes | None = None
+    ) -> None:
         self.graph = graph
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = threads or allowed_cores()  # its own choice counts the machine's
         options.log_severity_level = 3
         available = onnxruntime.get_available_providers()
         exact = {"use_tf32": "0"}  # TensorFloat-32 rounds to ten bits, and the golden check would say so
         wanted = [("CUDAExecutionProvider", exact), ("CPUExecutionProvider", {})]
         providers = [provider for provider in wanted if provider[0] in available]
-        model = bundle.file(graph)
+        file = bundle.graph_file(graph)
         try:
-            self._session = onnxruntime.InferenceSession(str(model), options, providers=providers)
+            self._session = onnxruntime.InferenceSession(model or str(file), options, providers=providers)
         except Exception as error:  # onnxruntime raises its own unrelated types
-            raise DskdError(f"{model}: onnxruntime cannot load it ({error}); export the bundle again") from error
+            raise DskdError(f"{file}: onnxruntime cannot load it ({error}); export the bundle again") from error
         self._device = "cuda" if self._session.get_providers()[0].startswith("CUDA") else "cpu"
         self.name = f"onnxruntime-{self._device}"
 

@@ -7,10 +7,12 @@ of the system shadows the environment's.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -31,6 +33,10 @@ def typelib(name: str, version: str, package: str) -> ModuleType:
 
 
 def _gi(package: str) -> ModuleType:
+    with _lock, suppress(OSError):
+        # GStreamer brings libunwind, for all of the process, and C++ libraries loaded later would throw by its functions
+        # and catch by the compiler's: a crash (OpenVINO). First come, first served: the compiler's own come first.
+        ctypes.CDLL("libgcc_s.so.1", mode=ctypes.RTLD_GLOBAL)
     with _lock:
         try:
             return importlib.import_module("gi")

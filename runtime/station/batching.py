@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
-from runtime.backends import Backend
+from runtime.backends import Backend, Candidate, first_that
 from runtime.bundle import Bundle
 from runtime.decision import Settings
 from runtime.errors import DskdError, one_line
@@ -58,9 +59,9 @@ class InspectionThread:
     """Runs one bundle on one backend for all cameras attached."""
 
     def __init__(
-        self, bundle: Bundle, open_backend: Callable[[], Backend], latency_budget: float, keep_maps: bool
+        self, bundle: Bundle, tried: Callable[[], list[Candidate]], latency_budget: float, keep_maps: bool
     ) -> None:
-        self.bundle, self._open, self._budget, self._keep_maps = bundle, open_backend, latency_budget, keep_maps
+        self.bundle, self._tried, self._budget, self._keep_maps = bundle, tried, latency_budget, keep_maps
         self._feeds: deque[Feed] = deque()
         self._work = threading.Condition()
         self._begun = self._ended = 0  # batches
@@ -155,12 +156,7 @@ class InspectionThread:
             answer.set_exception(DskdError("the station stops"))
 
     def _open_inspector(self) -> Inspector:
-        backend = self._open()
-        try:
-            golden_check(self.bundle, backend)
-        except BaseException:
-            backend.close()
-            raise
+        backend, _ = first_that(partial(golden_check, self.bundle), self._tried())
         graph = self.bundle.manifest.graphs[backend.graph]
         return Inspector(self.bundle, backend, Settings.of(graph.thresholds), self._keep_maps)
 

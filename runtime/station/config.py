@@ -137,8 +137,8 @@ class RecipeConfig(Strict):
 class BackendConfig(Strict):
     """What runs the graphs."""
 
-    name: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: the backend's choice")
+    name: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = "auto"
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: one for each core it may use")
     latency_budget_ms: Milliseconds = Field(20, description="how long a frame may wait for others of its batch")
 
 

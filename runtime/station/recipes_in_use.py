@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from runtime.backends import open_backend
+from runtime.backends import candidates
 from runtime.bundle import load_bundle
 from runtime.errors import CallError, DskdError, one_line
 from runtime.station.batching import InspectionThread
@@ -93,7 +93,7 @@ class RecipesInUse:
         if thread is None or not thread.alive:
             thread = InspectionThread(
                 bundle,
-                lambda: open_backend(bundle, backend.name, backend.threads, wanted.precision),
+                lambda: candidates(bundle, backend.name, backend.threads, wanted.precision),
                 backend.latency_budget_ms / 1000,
                 keep_maps=True,
             )
