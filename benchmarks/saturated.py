@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle
 
-from runtime.backends import Backend
+from runtime.backends import Backend, Candidate
 from runtime.bundle import Bundle
 from runtime.decision import Settings
 from runtime.errors import DskdError
@@ -48,7 +48,9 @@ class Saturated:
         self, bundle: Bundle, open_backend: Callable[[], Backend], frames: Sequence[Frame], settings: Settings
     ) -> None:
         self._frames, self._settings = frames, settings
-        self._thread = InspectionThread(bundle, open_backend, latency_budget=0.0, keep_maps=False)
+        self._thread = InspectionThread(
+            bundle, lambda: [Candidate("benchmark", open_backend)], latency_budget=0.0, keep_maps=False
+        )
         self._thread.start()
 
     def run(self, number: int, seconds: float) -> dict[str, object]:
