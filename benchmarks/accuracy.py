@@ -15,13 +15,13 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
 
 from benchmarks.comparison import overlays, table
+from benchmarks.labelled import Labelled, read_labelled, sha256_of
 from benchmarks.trained import trained
 from calibration.__main__ import main as calibrate
 from calibration.compare import answer_files
@@ -31,7 +31,6 @@ from runtime.backends.onnx_runtime import GRAPHS, OnnxRuntimeBackend
 from runtime.bundle import Bundle, is_bundle, load_bundle
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from runtime.manifest import PRECISIONS, Precision
-from runtime.preprocess import Image
 from train import data
 from train.config import TrainConfig, load_config
 from train.data import InspectionSet
@@ -53,16 +52,6 @@ EXAMPLES = """examples:
   python -m benchmarks.accuracy --data tiles --variant wide method=rd backbone=wide_resnet50_2"""
 
 Row = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Test:
-    """Labelled test images: inputs [N, H, W, 3], masks [N, H, W]."""
-
-    paths: list[Path]
-    defects: list[str]
-    inputs: Image
-    masks: NDArray[np.bool_]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -111,6 +100,7 @@ def main(arguments: list[str]) -> int:
             write(options.out, images, rows, precisions)  # what is known so far
     spec = next(iter(shown.values())).manifest.input
     if all(bundle.manifest.input == spec for bundle in shown.values()):
+        time_side_by_side(shown, rows, precisions)
         overlays(shown, GRAPHS[precisions[0]], first_of_each(images), spec, options.out / "overlays")
     report = write(options.out, images, rows, precisions)
     print(json.dumps(report) if options.json else table(rows))
@@ -162,12 +152,12 @@ def judged(
     if file.is_file():
         with contextlib.suppress(ValueError):
             known = json.loads(file.read_text())
-    test_sha256 = data.data_sha256([path for item in images.test for path in (item.path, item.mask) if path])
+    test_sha256 = sha256_of(images)
     rows, test = [], None
     for precision in precisions:
         key = f"{bundle.manifest.files[GRAPHS[precision]]} {test_sha256}"
         if key not in known:
-            test = test or read_test(images, done.config)
+            test = test or read_labelled(images, done.config.input)
             known[key] = measured(bundle, precision, images, test)
             atomic.write_text(file, json.dumps(known, indent=1))
         recipe, record = done.config.recipe, done.record
@@ -177,18 +167,7 @@ def judged(
     return rows
 
 
-def read_test(images: InspectionSet, config: TrainConfig) -> Test:
-    """The test images at network size."""
-    spec = config.input
-    return Test(
-        [item.path for item in images.test],
-        [item.defect for item in images.test],
-        data.load_inputs([item.path for item in images.test], spec),
-        np.stack([data.load_mask(item, spec) for item in images.test]),
-    )
-
-
-def measured(bundle: Bundle, precision: Precision, images: InspectionSet, test: Test) -> Row:
+def measured(bundle: Bundle, precision: Precision, images: InspectionSet, test: Labelled) -> Row:
     """Figures of one graph; of several products the mean over them, and each one's own."""
     graph = GRAPHS[precision]
     answers = answer_files(bundle, graph, test.paths, f"test images, {graph}")
@@ -205,7 +184,7 @@ def measured(bundle: Bundle, precision: Precision, images: InspectionSet, test: 
         found = figures(scored, test.defects, test.masks).as_dict()
     entry = bundle.manifest.graphs[graph]
     cost = {"parameters": entry.parameters, "macs": entry.macs, "megabytes": bundle.file(graph).stat().st_size / 1e6}
-    return {**found, **cost, "latency_ms": latency(bundle, graph, test.inputs)}
+    return {**found, **cost}
 
 
 def _mean(values: Sequence[object]) -> float | None:
@@ -213,15 +192,28 @@ def _mean(values: Sequence[object]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def latency(bundle: Bundle, graph: str, inputs: Image) -> float:
-    """Median milliseconds of one picture on one thread, as a rule of thumb; benchmarks of speed are elsewhere."""
-    backend, times = OnnxRuntimeBackend(bundle, graph, threads=1), []
-    for k in range(WARM_UP + TIMED):
-        image, start = inputs[k % len(inputs)][None], time.perf_counter()
-        backend.infer(image).maps()
-        times.append(1000 * (time.perf_counter() - start))
-    backend.close()
-    return float(np.median(times[WARM_UP:]))
+def time_side_by_side(shown: Mapping[str, Bundle], rows: Sequence[Row], precisions: Sequence[Precision]) -> None:
+    """Gives each row its graph's median milliseconds for one picture on one thread, all graphs taking turns.
+
+    One run of a method stands for all its seeds: the graphs differ in their numbers only.
+    """
+    size = next(iter(shown.values())).manifest.input
+    picture = np.random.default_rng(0).integers(0, 256, (1, size.height, size.width, 3), np.uint8)
+    backends = {
+        (name, precision): OnnxRuntimeBackend(bundle, GRAPHS[precision], threads=1)
+        for name, bundle in shown.items()
+        for precision in precisions
+    }
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in backends}
+    for _ in tqdm(range(WARM_UP + TIMED), desc="latency", unit="round", leave=False, disable=None):
+        for key, backend in backends.items():
+            start = time.perf_counter()
+            backend.infer(picture).maps()
+            times[key].append(1000 * (time.perf_counter() - start))
+    for backend in backends.values():
+        backend.close()
+    for row in rows:
+        row["latency_ms"] = float(np.median(times[str(row["method"]), str(row["precision"])][WARM_UP:]))
 
 
 def first_of_each(images: InspectionSet) -> list[data.TestImage]:

@@ -35,7 +35,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
         cells = [method, precision, str(len(runs)), str(runs[0]["images_shown"])]
         cells += [_spread([run.get(column) for run in runs], 3) for column in COLUMNS]
         cells += [f"{_number(runs[0]['parameters']) / 1e6:.2f}", f"{_number(runs[0]['macs']) / 1e9:.2f}"]
-        cells += [_spread([run["latency_ms"] for run in runs], 0)]
+        cells += [_spread([runs[0].get("latency_ms")], 1)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

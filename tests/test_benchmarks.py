@@ -61,6 +61,8 @@ def test_ablation_reads_finished_rows_back(small_set: Path, tmp_path: Path, caps
             main(words)
     finally:
         (small_set / "train" / "good" / "extra.png").unlink()
+    assert all(0 <= row["published_map"]["image_auroc"] <= 1 for row in first)
+    assert first[0]["published_map"]["pro"] != first[0]["pro"]
     lines = table([{**first[0], "image_auroc": None}]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert set(VARIANTS) >= set(chosen)
