@@ -72,6 +72,9 @@ def test_a_deadline_gives_the_fail_safe_verdict_and_a_late_inspection_is_kept_an
     desk = Desk(deadline=0.1)
     desk.desk.trigger("a")
     desk.desk.trigger("b")
+    assert desk.desk.waits("a", time.time())
+    assert not desk.desk.waits("a", time.time() - 10)  # an older frame, of an earlier part that was called the same
+    assert not desk.desk.waits("c", time.time())
     start = time.monotonic()
     while len(desk.told) < 2 and time.monotonic() < start + 5:
         time.sleep(0.005)
@@ -79,6 +82,7 @@ def test_a_deadline_gives_the_fail_safe_verdict_and_a_late_inspection_is_kept_an
         ("a", Verdict.REJECT, "no frame before the deadline"), ("b", Verdict.REJECT, "no frame before the deadline"),
     ]  # fmt: skip
     assert all(0.09 < answer.answered - answer.triggered < 1.0 for answer in desk.told)
+    assert not desk.desk.waits("a", time.time())  # its frame would be judged for nobody
     desk.inspected("a")
     assert desk.parts == ["a", "b"]
     assert LATE in desk.kept[0].timings_ms

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pymodbus.client import ModbusTcpClient
 from station_files import PATTERN, STRICT, Process, rows, wait_for, write_station
@@ -92,6 +93,36 @@ def test_a_late_inspection_is_kept_and_marked_and_the_answer_stays(tmp_path: Pat
     assert 0.14 < float(str(found[0][4])) < 1.4
     timings = json.loads(str(rows(tmp_path, "SELECT timings_ms FROM inspections WHERE part = 'slow'")[0][0]))
     assert timings["late"] > 0
+
+
+def test_a_frame_whose_part_is_answered_already_costs_no_inspection(tmp_path: Path) -> None:
+    """Else an overload would end in no part being judged in time."""
+    hasty = {**TRIGGERED, "trigger": {"kind": "software", "deadline_ms": 100, "queue": 4}}
+    with running(write_station(tmp_path, cameras={"top": hasty})) as station:
+        wait_for(lambda: camera(station).ready)
+        thread = station.cameras["top"].inspects
+        assert thread is not None
+        assert thread._inspector is not None
+        infer, judged = thread._inspector.backend.infer, []
+
+        def slow(batch: np.ndarray) -> object:
+            judged.append(len(batch))
+            time.sleep(0.5)
+            return infer(batch)
+
+        thread._inspector.backend.infer = slow  # type: ignore[method-assign, assignment]
+        station.trigger("top", "first")
+        wait_for(lambda: judged)
+        for part in ("second", "third"):
+            station.trigger("top", part)
+        wait_for(lambda: rows(tmp_path, "SELECT count(*) FROM answers") == [(3,)])
+        wait_for(lambda: rows(tmp_path, "SELECT count(*) FROM records WHERE kind != 'answer'") == [(3,)])
+        assert judged == [1]
+    assert rows(tmp_path, "SELECT part, reason FROM dropped ORDER BY id") == [
+        (part, "late: the part was answered at its deadline") for part in ("second", "third")
+    ]
+    state = camera(station)
+    assert (state.captured, state.inspected, state.dropped) == (3, 1, 2)
 
 
 def test_triggers_beyond_the_queue_are_missed_and_said(tmp_path: Path) -> None:

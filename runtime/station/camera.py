@@ -119,9 +119,13 @@ class StationCamera:
             elif self._recorder.full:
                 reason = "store full: it takes no records, and nothing inspected may be lost; check the disk"
                 self.judged(captured, Dropped(self.name, captured.id, captured.captured, reason, captured.part))
-            else:
-                if self.desk is not None and captured.part is not None:
+            elif self.desk is not None and captured.part is not None:
+                if self.desk.waits(captured.part, captured.captured):
                     self.desk.seen(captured.part, captured.captured)
+                    return captured, self.recipe.settings
+                late = "late: the part was answered at its deadline"  # else every part behind it would come late too
+                self.judged(captured, Dropped(self.name, captured.id, captured.captured, late, captured.part))
+            else:
                 return captured, self.recipe.settings
 
     def judged(self, frame: Frame, result: Inspection | Dropped) -> None:

@@ -105,6 +105,12 @@ class PartDesk:
             if found is not None:
                 found.seen = True
 
+    def waits(self, part: str, captured: float) -> bool:
+        """Whether a part's frame is still worth judging: its deadline has not answered for it."""
+        with self._change:
+            found = self._find(part, captured)
+            return found is not None and found.answer is None
+
     def inspected(self, inspection: Inspection, keep: Callable[[Inspection], None]) -> None:
         """Takes a part's verdict. ``keep`` gets the inspection before the line does, marked where it comes too late."""
         with self._change:
