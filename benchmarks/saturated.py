@@ -21,6 +21,8 @@ PATIENCE = 60.0  # seconds for a first batch
 class Camera:
     """One feed. Its frames are in memory: what a real one costs is its own business."""
 
+    timed = False
+
     def __init__(self, name: str, frames: Sequence[Frame], settings: Settings) -> None:
         self.name, self._frames, self._settings = name, cycle(frames), settings
         self.judgements: list[float] = []  # when each frame was judged

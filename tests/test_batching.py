@@ -24,6 +24,8 @@ from runtime.station.batching import FAILURES, InspectionThread
 class Feed:
     """A camera with frames ready."""
 
+    timed = False
+
     def __init__(self, name: str, settings: Settings, order: list[str] | None = None) -> None:
         self.name, self.settings = name, settings
         self.order = [] if order is None else order
@@ -127,6 +129,16 @@ def test_a_batch_is_judged_like_its_frames_alone(bench: Bench) -> None:
     bench.thread.wake()
     wait_for(lambda: len(feed.results) == 8)
     assert len({(r.score, r.verdict, r.regions) for r in feed.results if isinstance(r, Inspection)}) == 1
+
+
+def test_a_batch_takes_one_part_of_a_camera_whose_parts_have_deadlines(bench: Bench) -> None:
+    timed = Feed("timed", Settings(9, 9))
+    timed.timed = True
+    timed.add(3)
+    bench.thread.attach(timed)
+    bench.thread.start()
+    wait_for(lambda: len(timed.results) == 3)
+    assert bench.opened[0].batches[-3:] == [1, 1, 1]
 
 
 def test_frames_of_a_failing_backend_are_dropped_and_it_is_opened_again(bench: Bench) -> None:

@@ -35,6 +35,7 @@ class Feed(Protocol):
     """A camera as its inspection thread sees it."""
 
     name: str
+    timed: bool  # its parts have deadlines: a batch takes one of them, for all of a batch wait for its last frame
 
     def take(self) -> tuple[Frame, Settings] | None:
         """The next frame and how to judge it, None where there is none now."""
@@ -187,7 +188,8 @@ class InspectionThread:
         while len(batch) < most and empty < len(self._feeds):
             feed = self._feeds[0]
             self._feeds.rotate(-1)
-            taken = feed.take()
+            served = feed.timed and any(job.feed is feed for job in batch)
+            taken = None if served else feed.take()
             empty = 0 if taken is not None else empty + 1
             if taken is not None:
                 batch.append(_Job(*taken, feed=feed))

@@ -65,6 +65,7 @@ class StationCamera:
             depth=QUEUE if isinstance(trigger, FreeTrigger) else max(QUEUE, trigger.queue),
             on_ready=self._frame_came,
         )
+        self.timed = not isinstance(trigger, FreeTrigger)
         self.desk: PartDesk | None = None
         if not isinstance(trigger, FreeTrigger):
             self.desk = PartDesk(
