@@ -43,7 +43,7 @@ MACHINE = {
     "model": "module", "cpu": "CPU", "cores": "cores", "instructions": "instructions", "governor": "governor",
     "memory_mb": "memory (MB)", "gpu": "GPU", "power_mode": "power mode", "clocks_locked": "clocks locked",
     "jetpack": "JetPack", "l4t": "L4T", "system": "system", "python": "Python", "versions": "versions",
-    "load": "load at the start", "commit": "commit", "when": "when",
+    "peers": "peers", "load": "load at the start", "commit": "commit", "when": "when",
 }  # fmt: skip
 
 
