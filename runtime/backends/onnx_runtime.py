@@ -42,6 +42,9 @@ class OnnxRuntimeBackend:
         self.graph = graph
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or allowed_cores()  # its own choice counts the machine's
+        # A thread that waits by spinning takes the core from capture, decoding and sinks: with two threads at ten frames
+        # a second on two busy cores, more than twice the CPU time a frame and a later answer.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         available = onnxruntime.get_available_providers()
         exact = {"use_tf32": "0"}  # TensorFloat-32 rounds to ten bits, and the golden check would say so
