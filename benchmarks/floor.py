@@ -26,7 +26,7 @@ from jetson.telemetry import read_telemetry
 from runtime.bundle import Bundle
 from runtime.errors import DskdError
 
-SIZES = {"fp32": 4, "fp16": 2, "int8": 1}  # bytes of an activation
+SIZES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # bytes of an activation
 COPIED = 96 << 20  # bytes for each thread: more than caches hold
 COPIES = 5
 SECONDS = 1.0  # on the large convolutions
@@ -52,7 +52,7 @@ def floors(bundle: Bundle, chosen: Sequence[Contestant], measured_ms: Mapping[st
             except DskdError as error:
                 results.notes.append(f"floor of {each.name}: {error}")
                 continue
-            size = bundle.file(graph).stat().st_size + found.activations * SIZES[each.precision]
+            size = bundle.file(graph.partition("@")[0]).stat().st_size + found.activations * SIZES[each.precision]
             at_best = 1e3 * max(found.macs / peak, size / bandwidth)
             results.floors.append(
                 Floor(name=each.name, macs=found.macs, bytes=size, peak_macs=peak, bandwidth=bandwidth,

@@ -43,7 +43,8 @@ def write_probe(folder: Path) -> Bundle:
         for name, (model, _) in files.items():
             onnx.save(model, made / name)
         _golden(made, images)
-        write_manifest(made, _manifest(made, {name: precision for name, (_, precision) in files.items()}))
+        precisions: dict[str, Precision] = {name: precision for name, (_, precision) in files.items()}
+        write_manifest(made, _manifest(made, {**precisions, "model.onnx@bf16": "bf16"}))
     return load_bundle(folder)
 
 

@@ -24,7 +24,7 @@ from runtime.backends import open_backend
 from runtime.bundle import Bundle, load_bundle
 from runtime.decision import Settings
 from runtime.errors import CallError, Parser, exit_with_code
-from runtime.inspector import Inspector, golden_check
+from runtime.inspector import Inspector, open_proved
 from runtime.manifest import Precision
 from runtime.preprocess import Image, preprocess
 from runtime.result import Frame
@@ -58,10 +58,9 @@ class Contender:
         precision: Precision | None = options.precision
         self._bundle, self._sinks, self._source = bundle, sinks, options.source
         self._open = lambda: open_backend(bundle, options.backend, options.threads, precision)
-        self._backend = self._open()
+        self._backend, _ = open_proved(bundle, options.backend, options.threads, precision)
         self.name, self.graph = self._backend.name, self._backend.graph
         self._settings = Settings.of(bundle.manifest.graphs[self.graph].thresholds)
-        golden_check(bundle, self._backend)
         self._inspector = Inspector(bundle, self._backend, self._settings, keep_maps=options.maps)
         self._held = list(islice(self._endless(), HELD))
         self._frames = cycle(self._held) if options.held else self._endless()
