@@ -74,13 +74,16 @@ class Bench:
     def __init__(self, bundle: Bundle, budget: float = 0.0) -> None:
         self.bundle, self.opened = bundle, list[Flaky]()
         self.cannot_open: Exception | None = None
+        self.graph: str | None = None  # of what is opened from now on; None: as it is
         self.thread = InspectionThread(bundle, lambda: [Candidate("bench", self.open)], budget, keep_maps=False)
 
     def open(self) -> Backend:
         if self.cannot_open is not None:
             raise self.cannot_open
-        self.opened.append(Flaky(self.bundle))
-        return self.opened[-1]
+        flaky = Flaky(self.bundle)
+        flaky.graph = self.graph or flaky.graph
+        self.opened.append(flaky)
+        return flaky
 
 
 @pytest.fixture
@@ -139,6 +142,29 @@ def test_a_batch_takes_one_part_of_a_camera_whose_parts_have_deadlines(bench: Be
     bench.thread.start()
     wait_for(lambda: len(timed.results) == 3)
     assert bench.opened[0].batches[-3:] == [1, 1, 1]
+
+
+def test_a_backend_with_another_graph_does_not_take_over_thresholds(bench: Bench) -> None:
+    """Its scores differ: the same threshold would reject another share of good parts."""
+    feed = Feed("top", Settings(9, 9))
+    bench.thread.attach(feed)
+    bench.thread.start()
+    bench.graph = "other"
+    bench.bundle.manifest.graphs["other"] = bench.bundle.manifest.graphs[bench.opened[0].graph]
+    try:
+        bench.opened[0].broken = RuntimeError("device lost")
+        for _ in range(FAILURES + 1):
+            feed.add(1)
+            bench.thread.wake()
+            known = len(feed.results)
+            wait_for(lambda seen=known: len(feed.results) > seen)  # type: ignore[misc]
+        wait_for(lambda: len(bench.opened) > 1)
+        wait_for(lambda: "runs other, and the thresholds in use are those of" in bench.thread.fault)
+        assert bench.opened[1].closed
+        bench.graph = None
+        wait_for(lambda: bench.thread.ready)
+    finally:
+        del bench.bundle.manifest.graphs["other"]
 
 
 def test_frames_of_a_failing_backend_are_dropped_and_it_is_opened_again(bench: Bench) -> None:

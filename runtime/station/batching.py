@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Protocol
 
 from runtime.backends import Backend, Candidate, first_that
@@ -157,9 +156,19 @@ class InspectionThread:
             answer.set_exception(DskdError("the station stops"))
 
     def _open_inspector(self) -> Inspector:
-        backend, _ = first_that(partial(golden_check, self.bundle), self._tried())
+        backend, _ = first_that(self._prove, self._tried())
         graph = self.bundle.manifest.graphs[backend.graph]
         return Inspector(self.bundle, backend, Settings.of(graph.thresholds), self._keep_maps)
+
+    def _prove(self, backend: Backend) -> None:
+        """The golden check; and a graph that is opened later is the first one, to which the thresholds in use belong."""
+        golden_check(self.bundle, backend)
+        first = self.opened.result().graph if self.opened.done() else backend.graph
+        if backend.graph != first:
+            raise DskdError(
+                f"{backend.name} runs {backend.graph}, and the thresholds in use are those of {first}; "
+                "start the station again to go on with it"
+            )
 
     def _next_batch(self) -> list[_Job] | None:
         """Frames of the cameras in turn, as many as fit and come within the budget; none to open again, None to stop."""
