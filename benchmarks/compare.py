@@ -3,6 +3,7 @@
 A piece of arithmetic that never changes ran in every round of both; figures are compared in its measure, so that a
 machine that was busier, hotter or clocked lower the second time is not taken for a slower build. An interval comes from
 4000 draws of launches and rounds; only what lies beyond 3 % with all of it is called a difference.
+Measure both with --launches 7 or more: of fewer, one odd launch decides.
 """
 
 from __future__ import annotations

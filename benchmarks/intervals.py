@@ -75,15 +75,15 @@ def _interval(of: list[NDArray[np.float64]], to: list[NDArray[np.float64]] | Non
 
 
 def _centre(launches: list[NDArray[np.float64]]) -> float:
-    """Mean over launches of the median over rounds: one bad round counts for little, each launch the same."""
-    return float(np.mean([np.median(launch) for launch in launches]))
+    """Median over launches of the median over rounds: neither a bad round nor a bad launch counts for much."""
+    return float(np.median([np.median(launch) for launch in launches]))
 
 
 def _resampled(launches: list[NDArray[np.float64]], random: np.random.Generator) -> NDArray[np.float64]:
     """The centre, again and again over launches and rounds drawn with replacement."""
     medians = np.stack([np.median(_draws(launch, random), axis=1) for launch in launches], axis=1)
     chosen = random.integers(0, len(launches), medians.shape)
-    return np.asarray(np.take_along_axis(medians, chosen, axis=1).mean(axis=1))
+    return np.asarray(np.median(np.take_along_axis(medians, chosen, axis=1), axis=1))
 
 
 def _draws(launch: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from benchmarks.progress import Progress
 from benchmarks.results import CPU, Better, Row, row
 
 Tasks = Mapping[str, Callable[[], Answer]]  # by contender: one turn, which answers with times
-YARDSTICK_CALLS = 5
+YARDSTICK_CALLS = 15
 
 
 @dataclass
