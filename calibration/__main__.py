@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import resource
 import shutil
-from collections.abc import Sequence
-from functools import partial
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
-from calibration.add_graphs import FLOAT, add_graphs
-from calibration.compare import Answers, Row, answer_files, map_correlation, verdicts
-from calibration.equalise import equalised, largest_of_channels
-from calibration.images import cover
-from calibration.observed import Observed, read_observed, write_observed
-from calibration.pictures import Labelled, Pictures, gather
-from calibration.quantise import FILES, TARGETS, observed_tensors, quantisable, quantise, without_transposed
-from calibration.ranges import METHODS, observe
+from calibration.add_graphs import FLOAT, add_graphs, float_answers
+from calibration.compare import HeldOut, Row, verdicts
+from calibration.graph_parts import convolution_macs
+from calibration.images import usable
+from calibration.judged import Judged, judge_all
+from calibration.observed import observe_once
+from calibration.pictures import Pictures, gather
+from calibration.quantise import FILES, TARGETS, in_eight_bits, quantisable
+from calibration.ranges import METHODS
 from calibration.report import Report
-from calibration.sensitivity import sensitivity
-from calibration.usual_errors import relearn
+from calibration.sensitivity import sensitivity, too_sensitive
+from calibration.within_tolerance import Limit, Recipe, graph_within, relative_shift
 from runtime import atomic
-from runtime.bundle import Bundle, default_bundle, file_sha256, hash_files, load_bundle, write_manifest
+from runtime.bundle import Bundle, default_bundle, hash_files, load_bundle, write_manifest
 from runtime.errors import CallError, Parser, exit_with_code
-from runtime.manifest import Precision
-from train import metrics
 
-FOLDER, CACHE = "calibration", "observed.json"
-LOOKED_AT = 16  # images by which layers are compared
+FOLDER = "calibration"
+LOOKED_AT = 8  # images by which layers are compared
 
 EXAMPLES = """examples:
   python -m calibration                                      the newest bundle, with the pictures of its run
@@ -83,43 +82,44 @@ def main(arguments: list[str]) -> int:
     with atomic.replacing_directory(bundle.path) as folder:  # a killed calibration leaves the bundle as it was
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
         report = calibrate(bundle, folder, pictures, options)
-    final = load_bundle(bundle.path)
-    print(json.dumps({"bundle": final.id, **report.as_dict()}) if options.json else summary(final, report))
+    final, peak = load_bundle(bundle.path), peak_memory()
+    fields = {"bundle": final.id, "peak_memory_mb": peak, **report.as_dict()}
+    print(json.dumps(fields) if options.json else summary(final, report, peak))
     return 0
 
 
 def calibrate(bundle: Bundle, folder: Path, pictures: Pictures, options: argparse.Namespace) -> Report:
     """Adds the INT8 graphs and the report to the copy of ``bundle`` in ``folder``."""
-    model = without_transposed(onnx.load(bundle.file(FLOAT)))
-    excluded = named_layers(model, options.exclude)
-    chosen = cover(model, pictures.inputs, options.count)
-    observed = observe_once(bundle, model, pictures, chosen, folder / FOLDER)
-    model, histograms = equalised(model, observed.largest), observed.histograms
-    looked_at = pictures.inputs[chosen[:LOOKED_AT]]
-    layers = sensitivity(model, histograms, options.method, looked_at)
-    candidates = [name for name in layers if name not in excluded]
-    targets = options.target or TARGETS
-    while True:
-        graphs: dict[str, tuple[onnx.ModelProto, Precision]] = {}
-        for target in targets:
-            quantised = quantise(model, histograms, options.method, target, excluded)
-            if not options.keep_map:
-                relearn(quantised, pictures.inputs, ridge_of(bundle), f"usual errors, {target}")
-            graphs[FILES[target]] = (quantised, "int8")
-        made, answers = add_graphs(folder, bundle.manifest, graphs, pictures.held_out)
-        shift = max(relative_shift(answers[FLOAT], answers[name]) for name in graphs)
-        if options.tolerance is None or shift <= options.tolerance or not candidates:
-            break
-        tqdm.write(f"scores move by {shift:.3f} of their spread; {candidates[0]} goes back to float")
-        excluded.append(candidates.pop(0))
+    kept = folder / FOLDER
+    kept.mkdir(exist_ok=True)
+    reference = float_answers(bundle, pictures.held_out)
+    with TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"  # read where it is needed: protobuf frees a graph as a whole or not
+        chosen, histograms = observe_once(bundle.file(FLOAT), pictures.inputs, options.count, kept, prepared)
+        named = named_layers(onnx.load(prepared), options.exclude)
+        layers = sensitivity(onnx.load(prepared), histograms, options.method, chosen.first(LOOKED_AT))
+        spared = [name for name in too_sensitive(layers, float(reference.scores.std())) if name not in named]
+        ridge = None if options.keep_map else ridge_of(bundle)
+        limit = Limit(options.tolerance, usable(pictures.held_out, bundle.manifest.input), prepared)
+        recipe = Recipe(prepared, histograms, options.method, pictures.inputs, ridge)
+        excluded = {}
+        for target in options.target or TARGETS:
+            at_first = [*named, *spared] if target == "tensorrt" else named
+            graph, excluded[FILES[target]] = graph_within(limit, recipe, target, at_first, layers)
+            onnx.save(graph, folder / FILES[target])
+            del graph
+        macs = convolution_macs(onnx.load(prepared))
+    made, held_out = add_graphs(folder, bundle.manifest, dict.fromkeys(excluded, "int8"), pictures.held_out, reference)
+    judged = judge_all(made, pictures.labelled, kept) if pictures.labelled else {}
+    shifts = {name: relative_shift(reference.scores, held_out[name].scores) for name in excluded}
     facts = {
         "method": options.method,
         "images": f"{len(chosen)} of {len(pictures.inputs)}",
         "held-out good images": len(pictures.held_out),
-        "largest score shift, in spreads of good images": round(shift, 4),
+        "largest score shift, in spreads of good images": round(max(shifts.values()), 4),
     }
-    report = Report(facts, compare(made, answers, pictures), layers, excluded)
-    report.write(folder / FOLDER)
+    report = Report(facts, compare(made, held_out, judged, macs), layers, excluded)
+    report.write(kept)
     write_manifest(folder, made.manifest.model_copy(update={"files": hash_files(folder)}))
     return report
 
@@ -139,77 +139,53 @@ def named_layers(model: onnx.ModelProto, parts: Sequence[str]) -> list[str]:
     return [name for name in layers if any(part in name for part in parts)]
 
 
-def observe_once(
-    bundle: Bundle, model: onnx.ModelProto, pictures: Pictures, chosen: list[int], folder: Path
-) -> Observed:
-    """What the chosen images showed: as kept from an earlier calibration of the same graph and images, or seen anew."""
-    hashes = {str(pictures.paths[k]): file_sha256(pictures.paths[k]) for k in chosen}
-    belongs = [bundle.manifest.files[FLOAT], *sorted(hashes.values())]
-    key = hashlib.sha256("".join(belongs).encode()).hexdigest()
-    folder.mkdir(exist_ok=True)
-    found = read_observed(folder / CACHE, key)
-    if found is None:
-        bar = partial(tqdm, pictures.inputs[chosen], unit="image", leave=False, disable=None)
-        largest = largest_of_channels(model, bar(desc="equalising"))
-        histograms = observe(equalised(model, largest), observed_tensors(model), bar(desc="calibrating"))
-        found = Observed(largest, histograms)
-        write_observed(folder / CACHE, found, key)
-    (folder / "images.json").write_text(json.dumps(hashes, indent=1))
-    return found
-
-
-def relative_shift(reference: Answers, other: Answers) -> float:
-    """Mean absolute difference of the scores, as a share of their standard deviation."""
-    difference = np.abs(reference.scores - other.scores).mean()
-    return float(difference / max(float(reference.scores.std()), 1e-9))
-
-
-def compare(bundle: Bundle, held_out: dict[str, Answers], pictures: Pictures) -> list[Row]:
-    """A row for each graph of ``bundle``."""
-    good, rows, truth = held_out[FLOAT], [], None
+def compare(
+    bundle: Bundle, held_out: Mapping[str, HeldOut], judged: Mapping[str, Judged], macs: Mapping[str, int]
+) -> list[Row]:
+    """A row for each graph of ``bundle``, the float graph first. ``macs``: of each convolution."""
+    rows, truth, good = [], None, held_out[FLOAT].scores
     for name, graph in bundle.manifest.graphs.items():
-        judged = held_out[name].scores
-        figures: dict[str, float] = {}
-        if pictures.labelled is not None:
-            answers = answer_files(bundle, name, pictures.labelled.paths, f"test images, {name}")
-            figures = labelled_figures(answers, pictures.labelled)
-            judged = np.concatenate((judged, answers.scores))
-        found = verdicts(judged, graph.thresholds)
-        truth = found if truth is None else truth  # the float graph is the first
-        difference = np.abs(good.scores - held_out[name].scores)
+        own, scores = judged.get(name, Judged([], {})), held_out[name].scores
+        found = verdicts(np.append(scores, np.array(own.scores, np.float32)), graph.thresholds)
+        truth = found if truth is None else truth
+        difference = np.abs(good - scores)
         rows.append(
             Row(
                 graph=name,
                 precision=graph.precision,
                 megabytes=round(bundle.graph_file(name).stat().st_size / 1e6, 1),
+                macs=graph.macs,
+                macs_in_eight_bits=sum(macs[layer] for layer in in_eight_bits(onnx.load(bundle.graph_file(name)))),
                 score_shift=float(difference.mean()),
                 score_shift_largest=float(difference.max()),
-                map_correlation=map_correlation(good, held_out[name]),
+                map_correlation=held_out[name].map_correlation,
                 reject_threshold=graph.thresholds.reject.score,
                 review_threshold=graph.thresholds.review.score,
                 flips=int((found != truth).sum()),
                 judged=len(found),
-                labelled=figures,
+                labelled=own.figures,
             )
         )
     return rows
 
 
-def labelled_figures(answers: Answers, labelled: Labelled) -> dict[str, float]:
-    """Image AUROC, pixel AUROC and PRO."""
-    return {
-        "image_auroc": metrics.auroc(np.array([defect != "good" for defect in labelled.defects]), answers.scores),
-        "pixel_auroc": metrics.auroc(labelled.masks.ravel(), answers.maps.ravel()),
-        "pro": metrics.pro(labelled.masks, answers.maps),
-    }
+def peak_memory() -> int:
+    """Most memory that this process held at once, in MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage counts what the caller held before it started this program
+        kilobytes = int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
+    else:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+    return round(kilobytes * 1024 / 1e6)
 
 
-def summary(bundle: Bundle, report: Report) -> str:
+def summary(bundle: Bundle, report: Report, peak: int) -> str:
     """The calibration for a terminal."""
     head, cells = report.table()
     widths = [max(len(row[k]) for row in [head, *cells]) for k in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *cells]]
-    lines += [f"left in float: {', '.join(report.excluded)}"] if report.excluded else []
+    lines += report.left_in_float()
+    lines.append(f"most memory held at once: {peak} MB")
     return "\n".join([*lines, f"bundle {bundle.id}: report in {bundle.path / FOLDER / 'report.html'}"])
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from calibration.bfloat import ROUNDED, rounded_to_bfloat16
+from calibration.images import Inputs
+from calibration.session import return_freed_memory
 from runtime.backends.onnx_runtime import OnnxRuntimeBackend
 from runtime.bundle import Bundle
 from runtime.images import read_image
 from runtime.manifest import Thresholds, Tolerance
-from runtime.preprocess import Image, preprocess
+from runtime.preprocess import Image
 from runtime.threshold import conformal_thresholds
 from runtime.tiling import coarse, infer_tiles
 
@@ -33,9 +35,14 @@ class Answers:
     scores: NDArray[np.float32]
     maps: NDArray[np.float32]
 
-    def followed_by(self, more: Answers) -> Answers:
-        """These and then ``more``."""
-        return Answers(np.concatenate((self.scores, more.scores)), np.concatenate((self.maps, more.maps)))
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Of held-out good images: scores [N] of a graph, and how near its maps are to the float graph's."""
+
+    scores: NDArray[np.float32]
+    map_correlation: float
+    largest_map_difference: float
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,8 @@ class Row:
     graph: str
     precision: str
     megabytes: float
+    macs: int
+    macs_in_eight_bits: int
     score_shift: float
     score_shift_largest: float
     map_correlation: float
@@ -59,59 +68,85 @@ class Row:
         return asdict(self)
 
 
-def answer(bundle: Bundle, graph: str, inputs: Image, label: str) -> Answers:
+Answer = tuple[np.float32, NDArray[np.float32]]  # score and map [H, W]
+
+
+def answers(bundle: Bundle, graph: str, inputs: Iterable[Image], label: str) -> Iterator[Answer]:
+    """What one graph says of inputs [H, W, 3], one after the other, by onnxruntime."""
+    with _backend(bundle, graph) as backend:
+        for image in tqdm(inputs, desc=label, unit="image", leave=False, disable=None):
+            output = backend.infer(image[None])
+            yield output.scores[0], output.maps()[0]
+
+
+def answer(bundle: Bundle, graph: str, inputs: Iterable[Image], label: str) -> Answers:
     """Runs inputs [N, H, W, 3] through one graph by onnxruntime."""
-    backend = _backend(bundle, graph)
-    scores, maps = [], []
-    for image in tqdm(inputs, desc=label, unit="image", leave=False, disable=None):
-        output = backend.infer(image[None])
-        scores.append(output.scores)
-        maps.append(output.maps())
-    backend.close()
-    return Answers(np.concatenate(scores), np.concatenate(maps))
+    return _together(answers(bundle, graph, inputs, label))
 
 
-def answer_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: str) -> Answers:
+def answers_of_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: str) -> Iterator[Answer]:
     """Runs image files through one graph as the runtime does; a tiled picture has its merged map's score.
 
     Maps are at network size; of a tiled picture each cell holds the worst of what it covers.
     """
-    spec, bar = bundle.manifest.input, partial(tqdm, desc=label, unit="image", leave=False, disable=None)
+    spec = bundle.manifest.input
     if spec.tiling is None:
-        inputs = [preprocess(read_image(path), spec.height, spec.width, spec.crop) for path in paths]
-        return answer(bundle, graph, np.stack(inputs), label)
-    backend = _backend(bundle, graph)
-    merged = (infer_tiles(backend.infer, read_image(path), spec, TILES).anomaly_map for path in bar(paths))
-    pairs = [(found.max(), coarse(found, spec.height, spec.width)) for found in merged]
-    backend.close()
-    return Answers(np.array([score for score, _ in pairs]), np.stack([map_ for _, map_ in pairs]))
+        inputs = Inputs([(path, 0) for path in paths], spec)
+        yield from answers(bundle, graph, inputs, label)
+        return
+    with _backend(bundle, graph) as backend:
+        for path in tqdm(paths, desc=label, unit="image", leave=False, disable=None):
+            found = infer_tiles(backend.infer, read_image(path), spec, TILES).anomaly_map
+            yield found.max(), coarse(found, spec.height, spec.width)
 
 
-def _backend(bundle: Bundle, graph: str) -> OnnxRuntimeBackend:
+def answer_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: str) -> Answers:
+    """The same, kept."""
+    return _together(answers_of_files(bundle, graph, paths, label))
+
+
+def _together(found: Iterable[Answer]) -> Answers:
+    scores, maps = zip(*found, strict=True)
+    return Answers(np.array(scores, np.float32), np.stack(maps))
+
+
+def held_out_answers(bundle: Bundle, graph: str, paths: Sequence[Path], reference: Answers) -> HeldOut:
+    """Runs held-out images through one graph; ``reference`` is what the float graph says of them."""
+    scores, correlations, worst = [], [], 0.0
+    found = answers_of_files(bundle, graph, paths, f"held-out images, {graph}")
+    for expected, (score, anomaly_map) in zip(reference.maps, found, strict=True):
+        scores.append(score)
+        correlations.append(np.corrcoef(expected.ravel(), anomaly_map.ravel())[0, 1])
+        worst = max(worst, float(np.abs(expected - anomaly_map).max()))
+    return HeldOut(np.array(scores, np.float32), float(np.mean(correlations)), worst)
+
+
+@contextmanager
+def _backend(bundle: Bundle, graph: str) -> Iterator[OnnxRuntimeBackend]:
     """onnxruntime; it has no bfloat16, which is made for it as ``calibration.bfloat`` says."""
     rounded = rounded_to_bfloat16(onnx.load(bundle.graph_file(graph))) if graph == ROUNDED else None
-    return OnnxRuntimeBackend(bundle, graph, model=rounded and rounded.SerializeToString())
+    backend = OnnxRuntimeBackend(bundle, graph, model=rounded and rounded.SerializeToString())
+    del rounded
+    try:
+        yield backend
+    finally:
+        backend.close()
+        return_freed_memory()
 
 
-def thresholds_like(old: Thresholds, held_out: Answers) -> Thresholds:
+def thresholds_like(old: Thresholds, held_out: HeldOut) -> Thresholds:
     """Thresholds of this graph for the same false-reject rates."""
     return conformal_thresholds(held_out.scores, old.review.false_reject_rate, old.reject.false_reject_rate)
 
 
-def tolerance_of(found: Answers, expected: Answers) -> Tolerance:
+def tolerance_of(golden: Answers, expected: Answers, held_out: HeldOut, reference: HeldOut) -> Tolerance:
     """How far an engine of this graph may be from the trained model on the golden frames.
 
-    Judged by many pictures: another engine's rounding meets its worst case in another one.
+    Judged by held-out pictures too: another engine's rounding meets its worst case in another one.
     """
-    score = float(np.abs(found.scores - expected.scores).max())
-    map_ = float(np.abs(found.maps - expected.maps).max())
-    return Tolerance(score=SLACK * score + FLOOR, map=SLACK * map_ + FLOOR)
-
-
-def map_correlation(a: Answers, b: Answers) -> float:
-    """Mean over images of Pearson's correlation of the two maps."""
-    found = [np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in zip(a.maps, b.maps, strict=True)]
-    return float(np.mean(found))
+    score = max(np.abs(golden.scores - expected.scores).max(), np.abs(held_out.scores - reference.scores).max())
+    map_ = max(np.abs(golden.maps - expected.maps).max(), held_out.largest_map_difference)
+    return Tolerance(score=SLACK * float(score) + FLOOR, map=SLACK * float(map_) + FLOOR)
 
 
 def verdicts(scores: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.int_]:

@@ -9,7 +9,6 @@ that read it (Nagel et al. 2019, cross-layer equalisation), balanced between act
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -32,18 +31,22 @@ Floats = NDArray[np.float64]
 def largest_of_channels(model: onnx.ModelProto, inputs: Iterable[Image]) -> dict[str, Floats]:
     """Largest |value| [C] of each tensor that a convolution reads, over network inputs [H, W, 3]."""
     tensors = _read_by_convolutions(model)
-    watched, asked = copy.deepcopy(model), []
+    nodes, constants, asked = len(model.graph.node), len(model.graph.initializer), []
     axes = numpy_helper.from_array(np.array([0, 2, 3]), "channel_axes")
-    watched.graph.initializer.append(axes)
+    model.graph.initializer.append(axes)
     for name in tensors:
         size, largest = f"{name}_size", f"{name}_largest"
-        watched.graph.node.append(helper.make_node("Abs", [name], [size]))
+        model.graph.node.append(helper.make_node("Abs", [name], [size]))
         if opset(model) >= AXES_ARE_INPUT:
-            watched.graph.node.append(helper.make_node("ReduceMax", [size, axes.name], [largest], keepdims=0))
+            model.graph.node.append(helper.make_node("ReduceMax", [size, axes.name], [largest], keepdims=0))
         else:
-            watched.graph.node.append(helper.make_node("ReduceMax", [size], [largest], keepdims=0, axes=[0, 2, 3]))
+            model.graph.node.append(helper.make_node("ReduceMax", [size], [largest], keepdims=0, axes=[0, 2, 3]))
         asked.append(largest)
-    session = open_session(watched, asked)
+    try:
+        session = open_session(model, asked)
+    finally:  # put back: a copy would take as much memory again as the graph
+        del model.graph.node[nodes:]
+        del model.graph.initializer[constants:]
     found = {name: np.zeros(1) for name in tensors}
     for image in inputs:
         for name, values in zip(tensors, session.run(asked, {"image": image[None]}), strict=True):
@@ -51,21 +54,19 @@ def largest_of_channels(model: onnx.ModelProto, inputs: Iterable[Image]) -> dict
     return found
 
 
-def equalised(model: onnx.ModelProto, largest: Mapping[str, Floats]) -> onnx.ModelProto:
-    """A copy of a graph without transposed convolutions that computes the same with channels of like ranges."""
-    result = copy.deepcopy(model)
-    channels = _Channels(result)
+def equalise(model: onnx.ModelProto, largest: Mapping[str, Floats]) -> None:
+    """Changes a graph without transposed convolutions so that it computes the same with channels of like ranges."""
+    channels = _Channels(model)
     factors = channels.factors(largest)
-    constants = constants_of(result)
+    constants = constants_of(model)
     for node in channels.convolutions:
         weight = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
         made, read = factors[channels.of[node.output[0]]], factors[channels.of[node.input[0]]]
         weight = weight / made[:, None, None, None] * read[None, :, None, None]
-        set_constant(result, node.input[1], numpy_helper.from_array(weight.astype(np.float32)))
+        set_constant(model, node.input[1], numpy_helper.from_array(weight.astype(np.float32)))
         if len(node.input) > 2:
             bias = numpy_helper.to_array(constants[node.input[2]]) / made
-            set_constant(result, node.input[2], numpy_helper.from_array(bias.astype(np.float32)))
-    return result
+            set_constant(model, node.input[2], numpy_helper.from_array(bias.astype(np.float32)))
 
 
 def _convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:

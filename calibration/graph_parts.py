@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import onnx
+from onnx import shape_inference
 
 INPUT, TRUNK, HEAD = "/to_input/", "/path/", "/anomaly_map/"  # the modules of export.prune.PrunedGraph
 
@@ -52,3 +55,20 @@ def remove_unused_constants(model: onnx.ModelProto) -> None:
 def opset(model: onnx.ModelProto) -> int:
     """Version of ONNX's own operators that the graph is written in."""
     return max(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def convolution_macs(model: onnx.ModelProto) -> dict[str, int]:
+    """Multiply-accumulates of each convolution for one image. Raises ValueError where a shape cannot be inferred."""
+    graph = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    weights = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    places = {value.name: _spatial(value) for value in [*graph.input, *graph.value_info, *graph.output]}
+    return {  # a kernel is applied once per output position, a transposed one once per input position
+        node.name: prod(places[node.output[0] if node.op_type == "Conv" else node.input[0]])
+        * prod(weights[node.input[1]])
+        for node in graph.node
+        if node.op_type in ("Conv", "ConvTranspose")
+    }
+
+
+def _spatial(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim[2:])

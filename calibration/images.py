@@ -1,7 +1,8 @@
-"""Choosing calibration images that cover what good parts look like, and remembering which they were."""
+"""Images that are read when they are asked for, and the choice of those that cover what good parts look like."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,41 +19,56 @@ from runtime.preprocess import Image
 from train.data import read_tiles
 
 FEWEST = 16  # under this one odd picture moves a range more than the choice of method does
-MOST_TILES = 4096  # 0.8 GB at 256 pixels
+MOST_TILES = 4096  # more would take longer than they tell
 SEED = 0
 
 
-def readable(paths: list[Path], spec: InputSpec) -> list[Path]:
+class Inputs:
+    """Network inputs [H, W, 3], each read anew when its turn comes: hundreds take the memory of one.
+
+    ``pieces`` says of each which file it is of and which of its tiles; a picture that is not tiled is its tile 0.
+    """
+
+    def __init__(self, pieces: Sequence[tuple[Path, int]], spec: InputSpec) -> None:
+        self.pieces, self._spec = list(pieces), spec
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __iter__(self) -> Iterator[Image]:
+        return (read_tiles(path, self._spec)[tile] for path, tile in self.pieces)
+
+    def chosen(self, indices: Iterable[int]) -> Inputs:
+        """Those at ``indices``."""
+        return Inputs([self.pieces[k] for k in indices], self._spec)
+
+    def first(self, count: int) -> Inputs:
+        """The first ``count``, or all where there are fewer."""
+        return Inputs(self.pieces[:count], self._spec)
+
+
+def readable(paths: Sequence[Path], spec: InputSpec) -> list[Path]:
     """The files that can be read and hold the crop or a tile; the others are named."""
-    kept = []
+    return list(dict.fromkeys(path for path, _ in usable(paths, spec).pieces))
+
+
+def usable(paths: Sequence[Path], spec: InputSpec) -> Inputs:
+    """Of the files that can be read and hold the crop or a tile; the others are named.
+
+    Of tiled pictures a random choice of tiles, the same number of each.
+    """
+    pieces, rng = list[tuple[Path, int]](), np.random.default_rng(SEED)
     for path in tqdm(paths, desc="checking images", unit="image", leave=False, disable=None):
         try:
-            read_tiles(path, spec)
-            kept.append(path)
-        except BadImage as error:
-            tqdm.write(f"skipped {one_line(str(error))}")
-    return kept
-
-
-def read_inputs(paths: list[Path], spec: InputSpec) -> tuple[list[Path], Image]:
-    """Network inputs [N, H, W, 3] of the files that can be read, and of which file each is; the others are named.
-
-    Of tiled pictures a random choice of tiles, as many as memory has room for, the same number of each.
-    """
-    kept, inputs, rng = list[Path](), list[Image](), np.random.default_rng(SEED)
-    for path in tqdm(paths, desc="reading images", unit="image", leave=False, disable=None):
-        try:
-            tiles = read_tiles(path, spec)
+            tiles = len(read_tiles(path, spec))
         except BadImage as error:
             tqdm.write(f"skipped {one_line(str(error))}")
             continue
-        chosen = rng.permutation(len(tiles))[: max(1, MOST_TILES // len(paths))] if spec.tiling else [0]
-        inputs += [tiles[k] for k in chosen]
-        kept += [path] * len(chosen)
-    return kept, np.stack(inputs) if inputs else np.zeros((0, spec.height, spec.width, 3), np.uint8)
+        pieces += [(path, int(k)) for k in rng.permutation(tiles)[: max(1, MOST_TILES // len(paths))]]
+    return Inputs(pieces, spec)
 
 
-def cover(model: onnx.ModelProto, inputs: Image, count: int) -> list[int]:
+def cover(model: onnx.ModelProto, inputs: Inputs, count: int) -> list[int]:
     """Indices of ``count`` inputs that cover all others best (k-centre, farthest first) by the teacher's features."""
     if len(inputs) < FEWEST:
         raise DskdError(f"only {len(inputs)} usable images; ranges need at least {FEWEST}, better some hundreds")
@@ -72,7 +88,7 @@ def k_centre(features: NDArray[np.float32], count: int) -> list[int]:
     return chosen
 
 
-def _teacher_features(model: onnx.ModelProto, inputs: Image) -> NDArray[np.float32]:
+def _teacher_features(model: onnx.ModelProto, inputs: Inputs) -> NDArray[np.float32]:
     """Mean of each teacher channel over the picture, [N, D]; every scale counts alike."""
     names = [name for name in feature_names(model) if name.startswith(f"{TRUNK}teacher/")]
     session = open_session(model, names)

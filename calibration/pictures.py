@@ -2,55 +2,71 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from calibration.images import read_inputs, readable
+from calibration.images import Inputs, readable, usable
 from runtime.bundle import Bundle
 from runtime.errors import CallError, DskdError
 from runtime.images import list_images
-from runtime.preprocess import Image
-from train.data import load_mask
+from runtime.manifest import InputSpec
+from train.data import TestImage, data_sha256, load_mask, read_tiles
 from train.products import find_products
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Test pictures: files, defects ("good" or a name), masks [N, H, W] at network size."""
+    """Test pictures and their masks, read when they are asked for."""
 
-    paths: list[Path]
-    defects: list[str]
-    masks: NDArray[np.bool_]
+    items: list[TestImage]
+    spec: InputSpec
+
+    @property
+    def paths(self) -> list[Path]:
+        """Files of the pictures."""
+        return [item.path for item in self.items]
+
+    @property
+    def defective(self) -> NDArray[np.bool_]:
+        """[N]: whether a picture shows a defect."""
+        return np.array([item.defect != "good" for item in self.items])
+
+    def masks(self) -> Iterator[NDArray[np.bool_]]:
+        """Masks [H, W] at network size, one after the other."""
+        return (load_mask(item, self.spec) for item in self.items)
+
+    def sha256(self) -> str:
+        """Of all pictures and masks and of what is made of them."""
+        files = [path for item in self.items for path in (item.path, item.mask) if path]
+        return hashlib.sha256(f"{data_sha256(files)} {self.spec.model_dump_json()}".encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Good pictures for ranges, good pictures never trained on for thresholds, and test pictures if there are any.
+    """Good pictures for ranges, good pictures never trained on for thresholds, and test pictures if there are any."""
 
-    ``paths`` says of each of the ``inputs`` [N, H, W, 3] which file it is, or is a tile of.
-    """
-
-    paths: list[Path]
-    inputs: Image
+    inputs: Inputs
     held_out: list[Path]
     labelled: Labelled | None
 
 
 def gather(bundle: Bundle, images: Path | None, held_out: Path | None, labelled: Path | None) -> Pictures:
-    """Reads what is named, and for what is not what ``run.json`` beside the bundle names."""
+    """Finds what is named, and for what is not what ``run.json`` beside the bundle names."""
     record = _record(bundle)
     good = list_images(images) if images else _listed(record, "training", bundle, "--images")
     out = list_images(held_out) if held_out else _listed(record, "held_out", bundle, "--held-out")
     spec = bundle.manifest.input
-    paths, inputs = read_inputs(good, spec)
-    unseen = readable(out, spec)
+    inputs, unseen = usable(good, spec), readable(out, spec)
     if not unseen:
         raise DskdError("none of the held-out good images can be read; name a folder of them with --held-out")
-    return Pictures(paths, inputs, unseen, _labelled(bundle, labelled, record))
+    return Pictures(inputs, unseen, _labelled(bundle, labelled, record))
 
 
 def _record(bundle: Bundle) -> dict[str, object]:
@@ -80,8 +96,7 @@ def _labelled(bundle: Bundle, folder: Path | None, record: dict[str, object]) ->
     test, spec = find_products(sources).test, bundle.manifest.input
     if not any(item.defect == "good" for item in test) or all(item.defect == "good" for item in test):
         return None
-    return Labelled(
-        [item.path for item in test],
-        [item.defect for item in test],
-        np.stack([load_mask(item, spec) for item in test]),
-    )
+    for item in tqdm(test, desc="checking images", unit="image", leave=False, disable=None):
+        read_tiles(item.path, spec)  # one that cannot be read is better named now than after the work
+        load_mask(item, spec)
+    return Labelled(test, spec)

@@ -5,7 +5,7 @@
   that reads the picture: 4 % of the work, and seven bits of a picture's eight would be felt everywhere after.
 * CPU: unsigned activations, which the instructions of x86 and Arm want; sums are quantised too.
 
-Input scaling and head stay in float32, and the head reads features that were not rounded to eight bits.
+Input scaling and head stay in float32, and the head, like every layer left in float, reads values that were not rounded.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from calibration.graph_parts import (
     INPUT,
     TRUNK,
     constants_of,
-    feature_names,
+    names_of,
     opset,
     remove_unused_constants,
 )
@@ -64,6 +64,18 @@ def reading_picture(model: onnx.ModelProto) -> set[str]:
     return {node.name for node in model.graph.node if node.op_type == "Conv" and node.input[0] in made}
 
 
+def in_eight_bits(model: onnx.ModelProto) -> list[str]:
+    """Names of the convolutions of a Q/DQ graph that read rounded activations."""
+    producer = _producers(model)
+
+    def source(name: str) -> onnx.NodeProto | None:
+        made = producer.get(name)  # a cast stands between where the part before is in float32
+        return producer.get(made.input[0]) if made is not None and made.op_type == "Cast" else made
+
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    return [n.name for n in convolutions if (made := source(n.input[0])) and made.op_type == "DequantizeLinear"]
+
+
 def observed_tensors(model: onnx.ModelProto) -> list[str]:
     """Float tensors whose ranges a quantiser may ask for: what goes into and comes out of those nodes and their ReLUs."""
     constants = constants_of(model)
@@ -84,7 +96,9 @@ def quantise(
     allowed = set(quantisable(model)).difference(exclude)
     if target == "tensorrt":
         allowed -= reading_picture(model)
+    allowed -= _sums_of_what_is_not_rounded(model, allowed)
     kept_out = [node.name for node in model.graph.node if node.name not in allowed]
+    in_float = set(quantisable(model)) - allowed | set(names_of(model, HEAD))
     with tempfile.TemporaryDirectory() as folder:
         source, result, cache = (Path(folder) / name for name in ("model.onnx", "quantised.onnx", "ranges.json"))
         onnx.save(model, source)
@@ -98,7 +112,7 @@ def quantise(
         )  # fmt: skip
         logging.disable(logging.NOTSET)
         quantised = onnx.load(result)
-    _give_head_float_features(quantised, model)
+    _give_float_to(quantised, in_float)
     if target == "tensorrt":
         _free_main_branches(quantised)
     _prune(quantised)
@@ -107,6 +121,15 @@ def quantise(
         return to_half(quantised)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
+
+
+def _sums_of_what_is_not_rounded(model: onnx.ModelProto, allowed: Collection[str]) -> set[str]:
+    """Residual sums whose shortcut no convolution reads in eight bits: to round it for the sum alone spares nothing."""
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    known = {node.output[0] for node in convolutions}
+    known |= {node.input[0] for node in convolutions if node.name in allowed}
+    sums = [node for node in model.graph.node if node.op_type == "Add" and node.name in allowed]
+    return {node.name for node in sums if not known.issuperset(node.input)}
 
 
 def _options(target: Target) -> dict[str, object]:
@@ -130,17 +153,12 @@ def _tensors_data(ranges: dict[str, tuple[float, float]]) -> TensorsData:
     )
 
 
-def _give_head_float_features(quantised: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """The quantiser lets every reader of a tensor read its rounded form; the head compares the features themselves."""
+def _give_float_to(quantised: onnx.ModelProto, kept_out: Collection[str]) -> None:
+    """The quantiser lets every reader of a tensor read its rounded form; nodes that are ``kept_out`` read it as it was."""
     producer = _producers(quantised)
-    features = set(feature_names(original))
     for node in quantised.graph.node:
-        if not node.name.startswith(HEAD):
-            continue
-        for k, name in enumerate(node.input):
-            source = _before_pair(producer, name)
-            if source in features:
-                node.input[k] = source
+        if node.name in kept_out:
+            node.input[:] = [_before_pair(producer, name) or name for name in node.input]
 
 
 def _free_main_branches(quantised: onnx.ModelProto) -> None:

@@ -21,14 +21,16 @@ class Report:
     facts: Mapping[str, object]
     rows: Sequence[Row]
     sensitivity: Mapping[str, float]
-    excluded: Sequence[str]
+    excluded: Mapping[str, Sequence[str]]
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
-        rows = [row.as_dict() for row in self.rows]
         return {
-            **self.facts, "rows": rows, "sensitivity": dict(self.sensitivity), "excluded": list(self.excluded)
-        }  # fmt: skip
+            **self.facts,
+            "rows": [row.as_dict() for row in self.rows],
+            "sensitivity": dict(self.sensitivity),
+            "excluded": {graph: list(names) for graph, names in self.excluded.items()},
+        }
 
     def write(self, folder: Path) -> None:
         """Writes the three files."""
@@ -39,17 +41,31 @@ class Report:
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Headings and cells, one row for each graph."""
         labelled = [key for key in LABELLED if any(key in row.labelled for row in self.rows)]
-        head = ["graph", "MB", *(LABELLED[key] for key in labelled), "score shift", "largest", "map correlation"]
+        head = [
+            "graph",
+            "MB",
+            "GMAC",
+            "in 8 bits",
+            *(LABELLED[key] for key in labelled),
+            "score shift",
+            "largest",
+            "map correlation",
+        ]
         head += ["reject over", "verdict flips"]
         cells = [
             [
-                row.graph, f"{row.megabytes:.1f}", *(f"{row.labelled[key]:.4f}" for key in labelled),
+                row.graph, f"{row.megabytes:.1f}", f"{row.macs / 1e9:.2f}", f"{row.macs_in_eight_bits / row.macs:.0%}",
+                *(f"{row.labelled[key]:.4f}" for key in labelled),
                 f"{row.score_shift:.4f}", f"{row.score_shift_largest:.4f}", f"{row.map_correlation:.5f}",
                 f"{row.reject_threshold:.4f}", f"{row.flips} of {row.judged}",
             ]
             for row in self.rows
         ]  # fmt: skip
         return head, cells
+
+    def left_in_float(self) -> list[str]:
+        """A line for each graph that leaves layers in float."""
+        return [f"{graph} leaves in float {', '.join(names)}" for graph, names in self.excluded.items() if names]
 
     def markdown(self) -> str:
         """The report as Markdown."""
@@ -63,14 +79,14 @@ class Report:
         if self.sensitivity:
             lines += ["", "| layer, rounded alone | mean change of the score |", "|---|---|"]
             lines += [f"| {name} | {value:.5f} |" for name, value in list(self.sensitivity.items())[:SHOWN_LAYERS]]
-        if self.excluded:
-            lines += ["", f"Left in float: {', '.join(self.excluded)}."]
+        lines += [f"\n{line}." for line in self.left_in_float()]
         return "\n".join(lines) + "\n"
 
     def page(self) -> str:
         """The report as one HTML page that needs nothing else."""
         head, cells = self.table()
         facts = "".join(f"<li>{html.escape(key)}: {html.escape(str(value))}</li>" for key, value in self.facts.items())
+        left = "".join(f"<p>{html.escape(line)}.</p>" for line in self.left_in_float())
         most = max(self.sensitivity.values(), default=0) or 1
         bars = "".join(
             f"<tr><td>{html.escape(name)}</td><td>{value:.5f}</td>"
@@ -82,7 +98,7 @@ class Report:
             "<style>body{font:15px sans-serif;margin:2em;max-width:70em}td,th{padding:.2em .7em;text-align:left}"
             "table{border-collapse:collapse}tr{border-bottom:1px solid #ccc}</style>"
             f"<h1>Calibration</h1><ul>{facts}</ul><table>{_row('th', head)}{''.join(_row('td', c) for c in cells)}</table>"
-            f"<h2>What each layer's rounding alone does to the score</h2><table>{bars}</table></html>"
+            f"<h2>What each layer's rounding alone does to the score</h2><table>{bars}</table>{left}</html>"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,19 +18,25 @@ from calibration.session import open_session
 from runtime.preprocess import Image
 
 LARGEST = 127
+ALONE = 0.04  # of the scores' spread on good parts: what no layer's rounding may do by itself
 
 
 def sensitivity(
-    model: onnx.ModelProto, histograms: dict[str, Histogram], method: Method, inputs: Image
+    model: onnx.ModelProto, histograms: dict[str, Histogram], method: Method, inputs: Iterable[Image]
 ) -> dict[str, float]:
     """Name of each convolution -> mean absolute change of the score when it alone is rounded, worst first."""
-    reference = _scores(model, inputs)
+    reference = scores_of(model, inputs)
     convolutions = [name for name in quantisable(model) if name.endswith("Conv")]
     found = {}
     for name in tqdm(convolutions, desc="sensitivity", unit="layer", leave=False, disable=None):
         with only_quantised(model, name, histograms, method):
-            found[name] = float(np.abs(_scores(model, inputs) - reference).mean())
+            found[name] = float(np.abs(scores_of(model, inputs) - reference).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def too_sensitive(layers: Mapping[str, float], spread: float) -> list[str]:
+    """Layers that alone move scores by too much of their ``spread`` (standard deviation) on good images."""
+    return [name for name, shift in layers.items() if shift > ALONE * spread]
 
 
 @contextmanager
@@ -63,6 +69,7 @@ def only_quantised(
         model.graph.node[index].input[:] = inputs
 
 
-def _scores(model: onnx.ModelProto, inputs: Image) -> NDArray[np.float32]:
+def scores_of(model: onnx.ModelProto, inputs: Iterable[Image]) -> NDArray[np.float32]:
+    """Score [N] of each input [H, W, 3]."""
     session = open_session(model)
     return np.concatenate([session.run(["score"], {"image": image[None]})[0] for image in inputs])

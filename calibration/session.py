@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 
@@ -23,6 +24,7 @@ def open_session(model: onnx.ModelProto, asked: Sequence[str] = (), fused: bool 
     finally:  # changed and put back: a copy would take as much memory again as the graph
         del model.graph.output[:]
         model.graph.output.extend(own)
+    return_freed_memory()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.enable_cpu_mem_arena = (
@@ -32,3 +34,10 @@ def open_session(model: onnx.ModelProto, asked: Sequence[str] = (), fused: bool 
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_mem_pattern = False
     return onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+
+
+def return_freed_memory() -> None:
+    """Gives what is free back to the system. glibc keeps it, in pieces that the next graph may not fit into."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # elsewhere than with glibc there is no such function
+        trim(0)

@@ -6,6 +6,8 @@ covariance of the error on good images are gathered again, from the graph that w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 from onnx import numpy_helper
 from tqdm import tqdm
@@ -18,8 +20,8 @@ from train.error_statistics import ErrorStatistics
 PART = "anomaly_map.distances.{}"  # names of the exported constants
 
 
-def relearn(model: onnx.ModelProto, inputs: Image, ridge: float, label: str) -> None:
-    """Sets what is usual in ``model``'s local distance from good images [N, H, W, 3]; other maps stay.
+def relearn(model: onnx.ModelProto, inputs: Iterable[Image], ridge: float, label: str) -> None:
+    """Sets what is usual in ``model``'s local distance from good images [H, W, 3]; other maps stay.
 
     The principal components in which errors are measured stay those of the float model.
     """

@@ -7,6 +7,7 @@ import importlib
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from runtime import atomic
 from runtime.bundle import Bundle, default_bundle, load_bundle
 from runtime.cuda import Device, find_device, open_memory
 from runtime.engine import GRAPHS, EngineFacts, engine_paths
-from runtime.errors import CallError, MissingPart, Parser, exit_with_code
+from runtime.errors import CallError, MissingPart, Parser, exit_with_code, one_line
 from runtime.manifest import Precision
 
 LARGEST_WORKSPACE = 1 << 20  # MiB: more than any device has
@@ -87,9 +88,9 @@ def main(arguments: list[str]) -> int:
         device = find_device()
     except MissingPart as missing:
         what = str(missing).partition(";")[0]  # the advice after it is for those who want to inspect
-        raise MissingPart(
-            f"{what}; build on the device, and here try the graph with TensorRT-RTX by adding --check"
-        ) from missing
+        print(f"error: {one_line(what)}; an engine is built on the device that will run it", file=sys.stderr)
+        print("next: add --check to try the graph here with TensorRT-RTX, which needs no GPU", file=sys.stderr)
+        return MissingPart.exit_code
     return build(onnx, bundle, precision, device, wanted, options)
 
 

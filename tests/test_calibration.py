@@ -19,14 +19,19 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.equalise import equalised, largest_of_channels
+from calibration import judged
+from calibration.compare import answer
+from calibration.equalise import equalise, largest_of_channels
 from calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, names_of
 from calibration.half import KEPT, to_half
 from calibration.images import FEWEST, k_centre
+from calibration.judged import judge_all
 from calibration.observed import RECIPE, Observed, read_observed, write_observed
+from calibration.pictures import Labelled
 from calibration.quantise import (
     TARGETS,
     Target,
+    in_eight_bits,
     observed_tensors,
     quantisable,
     quantise,
@@ -45,7 +50,10 @@ from calibration.sensitivity import sensitivity
 from runtime.backends import open_backend
 from runtime.bundle import Bundle, load_bundle
 from runtime.errors import DskdError
+from runtime.images import write_image
 from runtime.inspector import golden_check
+from train import metrics
+from train.data import find_images
 from train.run import TrainedRun
 
 
@@ -154,6 +162,7 @@ def test_transposed_convolutions_are_rewritten_exactly(
     origin: Bundle, model: onnx.ModelProto, inputs: NDArray[np.uint8]
 ) -> None:
     plain = without_transposed(model)
+    onnx.checker.check_model(plain, full_check=True)
     decoded = origin.manifest.method != "stfpm"  # the one method without a decoder
     assert ("ConvTranspose" in {node.op_type for node in model.graph.node}) == decoded
     assert "ConvTranspose" not in {node.op_type for node in plain.graph.node}
@@ -222,16 +231,17 @@ def test_a_number_that_is_none_is_refused() -> None:
 
 def test_what_was_observed_comes_back_for_its_own_key_only(tmp_path: Path) -> None:
     file, kept = tmp_path / "o.json", {"a": histogram_of(np.arange(100, dtype=np.float32)), "b": Histogram.empty()}
-    write_observed(file, Observed({"x": np.array([0.25, 3.0])}, kept), "key")
+    write_observed(file, Observed(["a1", "b2"], {"x": np.array([0.25, 3.0])}, kept), "key")
     found = read_observed(file, "key")
     assert found is not None
+    assert found.chosen == ["a1", "b2"]
     np.testing.assert_array_equal(found.largest["x"], [0.25, 3.0])
     for name, histogram in kept.items():
         again = found.histograms[name]
         assert (again.low, again.high, again.limit) == (histogram.low, histogram.high, histogram.limit)
         np.testing.assert_array_equal(again.counts, histogram.counts)
     assert read_observed(file, "other") is None
-    for damaged in (file.read_text().replace(f'"recipe":{RECIPE}', '"recipe":1'), "{", "[]", '{"recipe": 2}'):
+    for damaged in (file.read_text().replace(f'"recipe":{RECIPE}', '"recipe":1'), "{", "[]", '{"recipe": 3}'):
         file.write_text(damaged)
         assert read_observed(file, "key") is None
 
@@ -245,7 +255,9 @@ def test_equalising_changes_ranges_and_no_answer(
 ) -> None:
     plain = without_transposed(model)
     before = largest_of_channels(plain, inputs)
-    even = equalised(plain, before)
+    even = onnx.ModelProto()
+    even.CopyFrom(plain)
+    equalise(even, before)
     onnx.checker.check_model(even, full_check=True)
     for expected, found in zip(answers(plain, inputs), answers(even, inputs), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
@@ -268,7 +280,9 @@ def _spread(largest: NDArray[np.float64]) -> float:
 def test_channels_that_never_speak_are_left_alone(model: onnx.ModelProto, inputs: NDArray[np.uint8]) -> None:
     plain = without_transposed(model)
     silent = {name: np.zeros_like(values) for name, values in largest_of_channels(plain, inputs).items()}
-    assert equalised(plain, silent).SerializeToString() == plain.SerializeToString()
+    before = plain.SerializeToString()
+    equalise(plain, silent)
+    assert plain.SerializeToString() == before
 
 
 # Q/DQ graphs
@@ -310,12 +324,7 @@ def test_the_graph_for_tensorrt_holds_what_its_parser_takes(
         if node.name.startswith(HEAD):
             assert "DequantizeLinear" not in {producer[name].op_type for name in node.input if name in producer}
 
-    def before(node: onnx.NodeProto) -> onnx.NodeProto | None:
-        made = producer.get(node.input[0])  # a cast stands between where the part before is in float32
-        return producer.get(made.input[0]) if made is not None and made.op_type == "Cast" else made
-
-    convolutions = [node for node in quantised.graph.node if node.op_type == "Conv"]
-    rounded = {n.name for n in convolutions if (made := before(n)) and made.op_type == "DequantizeLinear"}
+    rounded = set(in_eight_bits(quantised))
     plain = without_transposed(model)
     first = reading_picture(plain)  # stays in half precision
     assert "/path/teacher/conv1/Conv" in first
@@ -336,13 +345,24 @@ def test_a_dead_channel_keeps_a_positive_scale(model: onnx.ModelProto, histogram
     assert all((numpy_helper.to_array(scale) > 0).all() for scale in scales)
 
 
-def test_excluded_layers_stay_in_float(model: onnx.ModelProto, histograms: dict[str, Histogram]) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("excluded", "still_rounded"), [("layer2.0/conv1/Conv", True), ("layer1.0/conv1/Conv", False)])
+def test_excluded_layers_read_what_was_not_rounded(
+    model: onnx.ModelProto, histograms: dict[str, Histogram], target: Target, excluded: str, still_rounded: bool
+) -> None:
+    """layer2.0's shortcut reads the same tensor in eight bits, and the quantiser would hand its rounded form to both;
+    layer1.0's sum is all that is left to round the tensor for, and that spares nothing.
+    """
     plain = without_transposed(model)
-    first = quantisable(plain)[0]
-    quantised = quantise(plain, histograms, "minmax", "cpu", [first])
-    producer = {output: node.op_type for node in quantised.graph.node for output in node.output}
-    node = next(node for node in quantised.graph.node if node.name == first)
-    assert producer.get(node.input[0]) != "DequantizeLinear"
+    layer = next(node for node in plain.graph.node if node.name.endswith(excluded))
+    for names in ([], [layer.name]):
+        quantised = quantise(plain, histograms, "minmax", target, names)
+        producer = {output: node.op_type for node in quantised.graph.node for output in node.output}
+        found = next(node for node in quantised.graph.node if node.name == layer.name)
+        rounded = {node.input[0] for node in quantised.graph.node if node.op_type == "QuantizeLinear"}
+        assert (producer[found.input[0]] == "DequantizeLinear") == (not names)
+        assert (layer.name in in_eight_bits(quantised)) == (not names)
+        assert (layer.input[0] in rounded) == (not names or still_rounded)
 
 
 def test_sensitivity_ranks_a_layer_that_cannot_be_rounded_first(
@@ -370,6 +390,33 @@ def test_k_centre_takes_the_odd_ones_first() -> None:
     assert len(set(chosen)) == 4
 
 
+# Test pictures
+
+
+def test_a_graph_is_judged_once_for_the_same_test_pictures(bundle: Bundle, small_set: Path, tmp_path: Path) -> None:
+    labelled = Labelled(find_images(small_set).test, bundle.manifest.input)
+    first = judge_all(bundle, labelled, tmp_path)
+    maps = answer(bundle, "model.onnx", labelled.inputs, "")
+    masks = np.stack(list(labelled.masks()))
+    assert first["model.onnx"].scores == [float(score) for score in maps.scores]
+    assert first["model.onnx"].figures == {
+        "image_auroc": metrics.auroc(labelled.defective, maps.scores),
+        "pixel_auroc": metrics.auroc(masks.ravel(), maps.maps.ravel()),
+        "pro": metrics.pro(masks, maps.maps),
+    }
+    file = tmp_path / judged.CACHE
+    kept = json.loads(file.read_text())
+    for told in kept.values():
+        told["figures"]["pro"] = -1.0
+    file.write_text(json.dumps(kept))
+    assert {found.figures["pro"] for found in judge_all(bundle, labelled, tmp_path).values()} == {-1.0}
+    fewer = Labelled(labelled.items[1:], labelled.spec)
+    assert len(judge_all(bundle, fewer, tmp_path)["model.onnx"].scores) == len(fewer.items)
+    for damaged in ("{", "[]", '{"a": {"scores": 1}}'):
+        file.write_text(damaged)
+        assert judge_all(bundle, labelled, tmp_path) == first
+
+
 # The command
 
 
@@ -395,6 +442,7 @@ def calibrated(
         "model.onnx", "model.onnx@bf16", "model.fp16.onnx", "model.int8.onnx", "model.int8.cpu.onnx"
     }  # fmt: skip
     assert {"image_auroc", "pixel_auroc", "pro"} == set(report["rows"][0]["labelled"])
+    assert 50 < report["peak_memory_mb"] < 1000
     return folder
 
 
@@ -420,6 +468,26 @@ def test_a_rerun_from_the_cache_is_bit_identical(calibrated: Path, command: Comm
     assert done.returncode == 0, done.stderr
     for name in ("model.int8.onnx", "model.int8.cpu.onnx", "calibration/observed.json"):
         assert (tmp_path / "bundle" / name).read_bytes() == (calibrated / "bundle" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_256_images_are_calibrated_in_less_than_a_gigabyte(bundle: Bundle, tmp_path: Path, command: Command) -> None:
+    """Networks of the size that ships; smaller pictures spare time, and it is copies of the graph that fill memory."""
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "model.onnx").stat().st_size > 70e6
+    rng = np.random.default_rng(0)
+    for folder, count in (("good", 256), ("held_out", 8)):
+        (tmp_path / folder).mkdir()
+        for k in range(count):
+            write_image(tmp_path / folder / f"{k}.png", rng.integers(0, 256, (24, 32, 3), np.uint8))
+    done = command(
+        "calibration", "--bundle", tmp_path / "bundle", "--images", tmp_path / "good", "--held-out",
+        tmp_path / "held_out", "--target", "tensorrt", "--json", timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["images"] == "256 of 256"
+    assert 100 < told["peak_memory_mb"] < 1000
 
 
 @pytest.mark.parametrize(
@@ -452,6 +520,17 @@ def test_too_few_images_are_refused_and_the_bundle_stays(calibrated: Path, comma
     assert done.returncode == 1
     assert f"only {FEWEST - 1} usable images" in done.stderr
     assert load_bundle(calibrated / "bundle").id == before
+
+
+def test_verify_says_how_far_each_precision_is(calibrated: Path, trained_run: TrainedRun, command: Command) -> None:
+    done = command(
+        "export.verify", "--bundle", calibrated / "bundle", "--run", trained_run.folder, "--images", 4, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    lower = [pair for pair in json.loads(done.stdout)["pairs"] if pair["from"] == "onnx"]
+    assert [pair["to"] for pair in lower] == ["bf16", "fp16", "int8", "int8.cpu"]
+    _, half, *eight_bits = (pair["max_abs_diff_map"] for pair in lower)
+    assert 0 < half < min(eight_bits)
 
 
 def test_without_the_run_pictures_must_be_named(calibrated: Path, command: Command) -> None:

@@ -290,7 +290,9 @@ def test_a_part_of_training_in_the_file_is_refused(member: Member) -> None:
 def test_a_bundle_of_every_method_is_proved_and_inspects(member: Member, command: Command, small_set: Path) -> None:
     manifest = member.bundle.manifest
     assert manifest.method == member.run.config.method
-    assert all(max(pair.max_abs_diff_score, pair.max_abs_diff_map) < 1e-4 for pair in manifest.parity)
+    exact = [pair for pair in manifest.parity if pair.target not in ("bf16", "fp16")]
+    assert len(exact) == len(manifest.parity) - 2
+    assert all(max(pair.max_abs_diff_score, pair.max_abs_diff_map) < 1e-4 for pair in exact)
     tolerance = manifest.graphs["model.onnx"].tolerance
     assert member.bundle.golden().maps.std() > 2 * tolerance.map  # one that tells models apart
     backend = open_backend(member.bundle)

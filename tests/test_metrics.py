@@ -115,6 +115,17 @@ def test_pro_of_many_distinct_values_is_the_definitions() -> None:
     assert metrics.pro(masks, maps) == pytest.approx(slow_pro(masks, maps, 0.3), abs=1e-6)
 
 
+@settings(max_examples=200)
+@given(masked_maps())
+def test_maps_that_come_one_by_one_give_the_figures_of_all_at_once(case: tuple[Bools, Floats]) -> None:
+    masks, maps = case
+    ranking = metrics.PixelRanking(masks.size)
+    for mask, anomaly_map in zip(masks, maps, strict=True):
+        ranking.add(mask, anomaly_map)
+    expected = (metrics.auroc(masks.ravel(), maps.ravel()), metrics.pro(masks, maps))
+    np.testing.assert_array_equal(ranking.areas(), expected)
+
+
 def test_pro_takes_diagonal_neighbours_as_one_region() -> None:
     masks = np.zeros((1, 4, 4), np.bool_)
     masks[0, 0, 0] = masks[0, 1, 1] = masks[0, 1, 2] = masks[0, 1, 3] = True

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from export.graph_cost import graph_cost
 from export.onnx import convert
 from export.prune import prune
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, load_bundle
 from runtime.result import Verdict
 from train.evaluate import EagerGraph
 from train.networks.maps import AnomalyMap
@@ -85,9 +85,12 @@ def test_export_command_and_verify_command(
     done = command("export.verify", "--bundle", out, "--run", trained_run.folder, "--json")
     assert done.returncode == 0, done.stderr
     pairs = json.loads(done.stdout)["pairs"]
-    assert [(p["from"], p["to"]) for p in pairs] == [("torch", "pruned"), ("pruned", "onnx"), ("torch", "onnx")]
+    *exact, brain, half = pairs
+    assert [(p["from"], p["to"]) for p in exact] == [("torch", "pruned"), ("pruned", "onnx"), ("torch", "onnx")]
     assert all(p["images"] >= 32 for p in pairs)
-    assert all(max(p["max_abs_diff_score"], p["max_abs_diff_map"]) < 1e-4 for p in pairs)
+    assert all(max(p["max_abs_diff_score"], p["max_abs_diff_map"]) < 1e-4 for p in exact)
+    assert [(pair["from"], pair["to"]) for pair in (brain, half)] == [("onnx", "bf16"), ("onnx", "fp16")]
+    assert 0 < half["max_abs_diff_map"] < 10 * load_bundle(out).manifest.graphs["model.fp16.onnx"].tolerance.map
 
 
 def test_runtime_inspects_a_folder_into_every_sink(

@@ -25,13 +25,12 @@ def _trapezoid(y: Floats, x: Floats) -> float:
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2))
 
 
-def _area(hits: Floats, weights: Floats, alarms: Floats, limit: float = 1.0) -> float:
-    """Area under the weighted share of ``hits`` over a threshold against that of ``alarms``, from 0 to ``limit``.
+def _area(hits: Floats, weights: Floats, ranked: Floats, limit: float = 1.0) -> float:
+    """Area under the weighted share of ``hits`` over a threshold against that of ``ranked`` alarms, from 0 to ``limit``.
 
-    Sorts the scores of ``alarms`` only, so that millions of pixels cost little more memory than they take. Between the
-    thresholds just over and just under a score the curve is straight, as trapezoids have it.
+    Only the scores of alarms are ever sorted, so that millions of pixels cost little more memory than they take. Between
+    the thresholds just over and just under a score the curve is straight, as trapezoids have it.
     """
-    ranked = np.sort(alarms)
     over = len(ranked) - np.searchsorted(ranked, hits, side="right")
     reached = len(ranked) - np.searchsorted(ranked, hits, side="left")
     end = limit * len(ranked)
@@ -46,7 +45,7 @@ def auroc(labels: Bools, scores: Floats) -> float:
     if labels.all() or not labels.any():
         return float("nan")
     hits = scores[labels]
-    return _area(hits, np.ones(len(hits)), scores[~labels])
+    return _area(hits, np.ones(len(hits)), np.sort(scores[~labels]))
 
 
 def average_precision(labels: Bools, scores: Floats) -> float:
@@ -70,21 +69,44 @@ def _components(mask: Bools) -> tuple[int, NDArray[np.int32]]:
     return count - 1, np.asarray(labels, np.int32)
 
 
+class PixelRanking:
+    """Pixel AUROC and PRO of maps that come one by one; kept are the values of ``pixels`` at most, in float32."""
+
+    def __init__(self, pixels: int) -> None:
+        self._outside, self._count = np.empty(pixels, np.float32), 0
+        self._inside: list[Floats] = []
+        self._weights: list[Floats] = []
+
+    def add(self, mask: Bools, anomaly_map: Floats) -> None:
+        """One image's mask and map [H, W]."""
+        anomaly_map = np.asarray(anomaly_map, np.float32)
+        outside = anomaly_map[~mask]
+        self._outside[self._count : self._count + len(outside)] = outside
+        self._count += len(outside)
+        _, labels = _components(mask)
+        self._inside.append(anomaly_map[mask])
+        self._weights.append(1.0 / np.bincount(labels.ravel())[labels[mask]])  # each region counts as one
+
+    def areas(self, limit: float = PRO_FPR_LIMIT) -> tuple[float, float]:
+        """(pixel AUROC, PRO) of all maps so far; NaN without pixels on both sides."""
+        ranked, hits = self._outside[: self._count], np.concatenate(self._inside)
+        if not len(ranked) or not len(hits):
+            return float("nan"), float("nan")
+        ranked.sort()  # in place: no second copy of every pixel
+        each_pixel = _area(hits, np.ones(len(hits)), ranked)
+        return each_pixel, _area(hits, np.concatenate(self._weights), ranked, limit) / limit
+
+
 def pro(masks: Bools, maps: Floats, limit: float = PRO_FPR_LIMIT) -> float:
     """Per-region overlap by MVTec's definition (Bergmann et al., IJCV 2021).
 
     One threshold sweep over the whole set [N, H, W]: false-positive rate over all pixels outside defects, overlap
     averaged over all connected regions, integrated to ``limit`` and divided by it. NaN without defects.
     """
-    hits: list[Floats] = []
-    weights: list[Floats] = []
+    ranking = PixelRanking(masks.size)
     for mask, anomaly_map in zip(masks, maps, strict=True):
-        _, labels = _components(mask)
-        hits.append(anomaly_map[mask])
-        weights.append(1.0 / np.bincount(labels.ravel())[labels[mask]])  # each region counts as one
-    if not masks.any() or masks.all():
-        return float("nan")
-    return _area(np.concatenate(hits), np.concatenate(weights), maps[~masks], limit) / limit
+        ranking.add(mask, anomaly_map)
+    return ranking.areas(limit)[1]
 
 
 def pro_rd(masks: Bools, maps: Floats, limit: float = PRO_FPR_LIMIT, steps: int = 200) -> float:

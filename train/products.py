@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,10 @@ from runtime.errors import CallError
 from runtime.threshold import conformal_thresholds
 from train import data
 from train.data import InspectionSet
-from train.evaluate import Figures, Scored, figures
 from train.settings import RunConfig
+
+if TYPE_CHECKING:
+    from train.evaluate import Figures, Scored
 
 ALL = "all"
 Paths = list[Path]
@@ -80,6 +83,8 @@ def figures_by_product(
     images: InspectionSet, paths: Sequence[Path], defects: Sequence[str], scored: Scored, masks: NDArray[np.bool_]
 ) -> dict[str, Figures]:
     """Figures of each product against its own good images; products without both kinds of test image are left out."""
+    from train.evaluate import Scored, figures  # imported here: calibration finds products and has no use for torch
+
     found = {}
     for product in images.products:
         own = {item.path for item in product.test}
