@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration import judged
-from calibration.compare import answer
+from calibration.compare import answer_files
 from calibration.equalise import equalise, largest_of_channels
 from calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, names_of
 from calibration.half import KEPT, to_half
@@ -396,7 +396,7 @@ def test_k_centre_takes_the_odd_ones_first() -> None:
 def test_a_graph_is_judged_once_for_the_same_test_pictures(bundle: Bundle, small_set: Path, tmp_path: Path) -> None:
     labelled = Labelled(find_images(small_set).test, bundle.manifest.input)
     first = judge_all(bundle, labelled, tmp_path)
-    maps = answer(bundle, "model.onnx", labelled.inputs, "")
+    maps = answer_files(bundle, "model.onnx", labelled.paths, "")
     masks = np.stack(list(labelled.masks()))
     assert first["model.onnx"].scores == [float(score) for score in maps.scores]
     assert first["model.onnx"].figures == {
