@@ -44,4 +44,5 @@ def test_no_array_is_made_for_a_frame(inspector: Inspector, size: tuple[int, int
         tracemalloc.stop()
     assert verdict is Verdict.PASS
     assert np.median(peaks) < spec.height * spec.width * 3 / 2  # bytes: less than the smallest array on the way
-    assert np.median(held[-20:]) - np.median(held[:20]) < FRAMES  # bytes: not one a frame
+    # Numbers that Python keeps for reuse may still fill up at first; what a frame leaves behind would go on to the end.
+    assert np.median(held[-20:]) - np.median(held[FRAMES // 2 :][:20]) < FRAMES // 2  # bytes: not one a frame
