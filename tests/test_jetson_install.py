@@ -261,7 +261,7 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
         "--bundle /var/lib/dskd/first/bundle --source /tmp/pictures --sink sqlite:///var/lib/dskd/line.db --json",
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
-    on_x86 = command("runtime", "--bundle", bundle.path, "--source", pictures, "--json")
+    on_x86 = command("runtime", "--bundle", bundle.path, "--source", pictures, "--backend", "onnxruntime", "--json")
     pairs = zip(json.loads(told.stdout)["inspections"], json.loads(on_x86.stdout)["inspections"], strict=True)
     assert max(abs(arm["score"] - x86["score"]) for arm, x86 in pairs) <= 1e-5
 
