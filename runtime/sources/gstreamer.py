@@ -108,7 +108,7 @@ class GStreamerSource:
         self._pipeline.set_state(state)
         reached = self._pipeline.get_state(int(_START * gst.SECOND))[0]
         if reached == gst.StateChangeReturn.FAILURE:
-            self._look_at_bus()
+            self._look_at_bus(patience=1.0)  # an element's thread may tell why a moment after the state has failed
             raise MissingPart(f"source {self.uri}: the pipeline does not start; check the device")
         if state == gst.State.PAUSED:
             self.live = not self._finite or reached != gst.StateChangeReturn.SUCCESS
@@ -139,10 +139,11 @@ class GStreamerSource:
             raise CallError(f"source {self.uri}: gives {one_line(format_.to_string())[:120]} instead of BGR pictures")
         return data.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)  # rows are padded to 4 bytes
 
-    def _look_at_bus(self) -> None:
-        """Raises what the pipeline said last, if it failed or ended."""
+    def _look_at_bus(self, patience: float = 0.0) -> None:
+        """Raises what the pipeline said last, if it failed or ended; waits for it, ``patience`` in seconds."""
         gst = self._gst
-        message = self._pipeline.get_bus().pop_filtered(gst.MessageType.ERROR | gst.MessageType.EOS)
+        wanted = gst.MessageType.ERROR | gst.MessageType.EOS
+        message = self._pipeline.get_bus().timed_pop_filtered(int(patience * gst.SECOND), wanted)
         if message is None:
             return
         if message.type == gst.MessageType.EOS:
