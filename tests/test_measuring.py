@@ -114,6 +114,7 @@ def test_cameras_are_counted_between_two_batches() -> None:
 # On real runs of a real worker
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_runs_of_one_build_cannot_be_told_apart_and_ten_per_cent_can(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
