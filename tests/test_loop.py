@@ -355,6 +355,15 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "c", large, torch.optim.Adam(large.parameters()), RUN)
 
 
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [("", []), ("st", []), ("step,seconds", []), ("step,loss\r\n0,3\r\n1,2", ["0"]), ("step,loss\r\n0,3\r\n", ["0"])],
+)
+def test_a_log_is_read_at_any_moment_of_writing(tmp_path: Path, text: str, steps: list[str]) -> None:
+    (tmp_path / "log.csv").write_bytes(text.encode())
+    assert [row["step"] for row in read_curve(tmp_path / "log.csv")] == steps
+
+
 def test_rows_after_the_checkpoint_and_cut_rows_leave_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
     log.write_text("step,seconds,loss\n0,0.1,3\n1,0.2,2\n2,0.3,1\n3,0.")

@@ -190,7 +190,7 @@ class Curve:
 
 
 def read_curve(path: Path) -> list[dict[str, str]]:
-    """Rows of a log, without a last one that a crash or a reader beside the writer cut."""
+    """Rows of a log, without a last one that is not whole: cut by a crash, or still being written."""
     whole = path.read_text().rpartition("\n")[0]
     rows = csv.DictReader(io.StringIO(whole))
     return [row for row in rows if None not in row.values() and row.get("step", "").isdigit()]
