@@ -15,6 +15,7 @@ NAMES = {
     "parity": "how far each graph on each backend is from the trained model",
     "energy": "joules for an inspection, from a Jetson's power rails",
     "peers": "the same frames through anomalib, or through trtexec on a device",
+    "deployed": "image AUROC of what runs on the line, ours and anomalib's",
     "compare": "two results: faster, slower or not distinguishable",
     "report": "docs/performance.md from results",
     "accuracy": "every method on one set, as it is exported",

@@ -1,8 +1,9 @@
 """anomalib in a process of its own, in its own virtual environment: nothing of ours is imported here.
 
-``make`` builds its models with random weights and exports them by its own means; ``serve`` answers requests like
-``benchmarks.worker``; ``once`` judges one picture as a first use does. Gradients are off, which anomalib's own
-``TorchInferencer.predict`` leaves on: that is in its favour.
+``make`` builds its models with random weights and exports them by its own means, ``train`` gives one what it learns from
+good pictures first; ``serve`` answers requests like ``benchmarks.worker``; ``once`` judges one picture as a first use
+does, ``judge`` many. Gradients are off, which anomalib's own ``TorchInferencer.predict`` leaves on: that is in its
+favour.
 """
 
 from __future__ import annotations
@@ -48,13 +49,49 @@ def import_torchvision() -> None:
 
 
 def make(name: str, folder: Path, frames: Path) -> None:
-    """One model in every form that anomalib exports; calibrated for INT8 as its INT8_PTQ is, on ``frames``."""
+    """One model with random weights in every form that anomalib exports."""
     import torch
-    from anomalib.deploy import CompressionType
 
     torch.manual_seed(0)
     built = model(name)
     calibrate_batch_norm(built)
+    export(built, folder, frames)
+
+
+def train(name: str, folder: Path, frames: Path, recipe: dict[str, Any]) -> None:
+    """One model as anomalib trains it on the pictures of a folder, in every form that it exports.
+
+    ``recipe``: ``pictures`` folder, ``weights`` file of the teacher, ``epochs``, ``batch``, ``precision`` of Lightning.
+    """
+    import torch
+    from anomalib.data import Folder
+    from anomalib.engine import Engine
+
+    torch.manual_seed(0)
+    built = model(name)
+    built.post_processor = None  # its normalisation learns from labelled defects; INT8_PTQ fails on it unlearned
+    weights = torch.load(recipe["weights"], map_location="cpu", weights_only=True)
+    teacher = built.model.encoder.feature_extractor
+    if missing := teacher.load_state_dict(weights, strict=False).missing_keys:
+        raise SystemExit(f"{recipe['weights']}: has no {missing[0]}, which anomalib's teacher needs")
+    good = Path(recipe["pictures"])
+    pictures = Folder(
+        name="good", root=good.parent, normal_dir=good.name, train_batch_size=recipe["batch"], num_workers=0,
+        test_split_mode="none", val_split_mode="none",
+    )  # fmt: skip
+    engine = Engine(
+        default_root_dir="lightning", max_epochs=recipe["epochs"], accelerator=recipe["device"], devices=1,
+        precision=recipe["precision"],
+    )  # fmt: skip
+    pictures.setup()
+    engine.fit(model=built, train_dataloaders=pictures.train_dataloader())
+    export(built.cpu(), folder, frames)
+
+
+def export(built: Any, folder: Path, frames: Path) -> None:
+    """A model in every form that anomalib exports; calibrated for INT8 as its INT8_PTQ is, on ``frames``."""
+    from anomalib.deploy import CompressionType
+
     built.eval()
     built.to_torch(folder)
     quantised = {"compression_type": CompressionType.INT8_PTQ, "datamodule": Pictures(frames)}
@@ -63,15 +100,15 @@ def make(name: str, folder: Path, frames: Path) -> None:
         "openvino": lambda: built.to_openvino(folder),
         "int8": lambda: built.to_openvino(folder / "int8", **quantised),
     }
-    for form, export in exports.items():
+    for form, write in exports.items():
         try:
-            export()
+            write()
         except Exception as error:  # a model that it cannot export is left out with its reason
             (folder / f"failed-{form}.txt").write_text(f"{form}: {type(error).__name__}: {error}"[:500])
 
 
 def model(name: str) -> Any:
-    """Built as its documentation builds it, but for random weights, because speed does not depend on them."""
+    """Built as its documentation builds it, but without ImageNet's weights, which it would fetch from the network."""
     import timm
     import torch
     from anomalib.models import EfficientAd, Patchcore, ReverseDistillation, Stfpm
@@ -201,14 +238,17 @@ def say(answer: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """``make NAME FOLDER FRAMES``, ``serve KIND FILE FRAMES`` or ``once KIND FILE PICTURE``; a folder to stay in first."""
+    """``make|train NAME FOLDER FRAMES``, ``serve KIND FILE FRAMES``, ``once KIND FILE PICTURE`` or ``judge KIND FILE
+    LIST``; a folder to stay in first.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="to work in: OpenVINOInferencer writes into the current one")
-    parser.add_argument("work", choices=("make", "serve", "once"))
+    parser.add_argument("work", choices=("make", "train", "serve", "once", "judge"))
     parser.add_argument("kind", choices=(*MODELS, *INFERENCERS))
     parser.add_argument("file", type=Path)
     parser.add_argument("frames", type=Path)
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--recipe", type=json.loads, help="of train")
     options = parser.parse_args()
     os.chdir(options.folder)
     import_torchvision()
@@ -216,9 +256,16 @@ def main() -> None:
         make(options.kind, options.file, options.frames)
         say({"made": options.kind})
         return
+    if options.work == "train":
+        train(options.kind, options.file, options.frames, options.recipe)
+        say({"made": options.kind})
+        return
     predict = open_inferencer(options.kind, options.file, options.threads)
     if options.work == "once":
         say({"score": predict(str(options.frames))})
+        return
+    if options.work == "judge":
+        say({"scores": [predict(picture) for picture in json.loads(options.frames.read_text())]})
         return
     say({"backend": options.kind})
     serve(predict, options.frames)

@@ -86,8 +86,8 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     """Measures and adds to ``results``."""
     check(options)
     models, kinds = (
-        _listed("--models", options.models, MODELS),
-        _listed("--inferencers", options.inferencers, INFERENCERS),
+        listed("--models", options.models, MODELS),
+        listed("--inferencers", options.inferencers, INFERENCERS),
     )
     bundle = own_bundle(options)
     chosen, notes = contestants(bundle, options)
@@ -249,7 +249,8 @@ def _inspected(worker: Worker, seconds: float, alone: bool = False) -> Answer:
     return {"times": kept | (worker.ask("network", seconds=seconds / 2)["times"] if alone else {})}
 
 
-def _listed(option: str, given: str, known: tuple[str, ...]) -> list[str]:
+def listed(option: str, given: str, known: tuple[str, ...]) -> list[str]:
+    """Names separated by commas. Raises CallError for one that is not known."""
     names = given.split(",")
     if unknown := next((name for name in names if name not in known), None):
         raise CallError(f"{option} {unknown}: is not known; choose among {', '.join(known)}")
