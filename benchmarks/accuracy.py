@@ -42,7 +42,7 @@ from train.run import TrainedRun, versions
 CONTESTANTS: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in METHODS} | {
     "urd-plain": ("method=urd", "urd.injection=plain"),
     "dskd-decoder": ("method=dskd", "dskd.students=decoder"),
-    "dskd-slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5"),
+    "dskd-slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"),
 }
 TIMED = 30  # pictures, after WARM_UP others
 WARM_UP = 3

@@ -11,19 +11,19 @@ Input scaling and head stay in float32, and the head, like every layer left in f
 from __future__ import annotations
 
 import copy
-import logging
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Collection
-from pathlib import Path
 from typing import Literal, get_args
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
 
+import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
+from onnxruntime.quantization import CalibrationMethod, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
 from calibration.graph_parts import (
     HEAD,
@@ -99,19 +99,15 @@ def quantise(
     allowed -= _sums_of_what_is_not_rounded(model, allowed)
     kept_out = [node.name for node in model.graph.node if node.name not in allowed]
     in_float = set(quantisable(model)) - allowed | set(names_of(model, HEAD))
-    with tempfile.TemporaryDirectory() as folder:
-        source, result, cache = (Path(folder) / name for name in ("model.onnx", "quantised.onnx", "ranges.json"))
-        onnx.save(model, source)
-        save_tensors_data(_tensors_data(ranges), cache)
-        logging.disable(logging.WARNING)  # it asks for a preparation that the exporter has done
-        quantize_static(
-            str(source), str(result), None, calibration_cache_path=str(cache), calibrate_method=CalibrationMethod.MinMax,
-            quant_format=QuantFormat.QDQ, op_types_to_quantize=QUANTISED, nodes_to_exclude=kept_out, per_channel=True,
-            activation_type=QuantType.QInt8 if target == "tensorrt" else QuantType.QUInt8,
-            weight_type=QuantType.QInt8, extra_options=_options(target),
-        )  # fmt: skip
-        logging.disable(logging.NOTSET)
-        quantised = onnx.load(result)
+    # The quantiser itself, because onnxruntime 1.23, the last for Python 3.10, gives quantize_static no ranges.
+    quantiser = QDQQuantizer(
+        save_and_reload_model_with_shape_infer(model), per_channel=True, reduce_range=False, weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if target == "tensorrt" else QuantType.QUInt8,
+        tensors_range=_tensors_data(ranges), nodes_to_quantize=[], nodes_to_exclude=kept_out,
+        op_types_to_quantize=QUANTISED, extra_options=_options(target),
+    )  # fmt: skip
+    quantised = quantiser.quantize_model()
+    quantiser.model.topological_sort()
     _give_float_to(quantised, in_float)
     if target == "tensorrt":
         _free_main_branches(quantised)
@@ -145,8 +141,6 @@ def _options(target: Target) -> dict[str, object]:
 
 
 def _tensors_data(ranges: dict[str, tuple[float, float]]) -> TensorsData:
-    import numpy as np
-
     return TensorsData(
         CalibrationMethod.MinMax,
         {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()},

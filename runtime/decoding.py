@@ -21,19 +21,23 @@ from runtime.preprocess import Image
 
 # Log lines of OpenCV and FFmpeg would stand between our own one-line errors. Set these variables to see them.
 _opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 4, as JetPack's, has these calls at its top
-_SILENT, _ERROR = 0, 2
+_SILENT, _ERROR, _DEBUG = 0, 2, 5
+# libtiff's complaints come as OpenCV's: as errors from 5 on, in 4 as lines that it prints at the debug level only.
+_LIBTIFF = _ERROR if int(cv2.__version__.partition(".")[0]) >= 5 else _DEBUG
 if "OPENCV_LOG_LEVEL" not in os.environ:
     _opencv_log.setLogLevel(_SILENT)
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when the first video is opened; -8 is AV_LOG_QUIET
 
+cv2.getNumThreads()  # OpenCV chooses its threads once, and tells it at the debug level on standard output
+
 # Many cheap cameras leave padding before the end marker (0xd9); all other complaints mean that pixels were made up.
 _DAMAGE = re.compile(
     r"Corrupt JPEG data: (?!\d+ extraneous bytes before marker 0xd9)|Premature end of JPEG|Inconsistent progression"
-    r"|Invalid SOS parameters|TIFF_Error (?!TIFFFetchNormalTag)"
+    r"|Invalid SOS parameters|TIFF_Error (?!TIFFFetchNormalTag)|OpenCV TIFF: (?!TIFFReadDirectory|TIFFFetchNormalTag)"
 )
 _DECODERS = re.compile(
     r"libpng (error|warning): |\[[A-Z ]+:\d+@|Corrupt JPEG data: |Premature end of JPEG|Inconsistent progression"
-    r"|Invalid SOS parameters|Unknown Adobe color transform|Warning: unknown JFIF|^\s*$"
+    r"|Invalid SOS parameters|OpenCV TIFF: |Unknown Adobe color transform|Warning: unknown JFIF|^\s*$"
 )
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -43,7 +47,7 @@ def decode(data: bytes) -> tuple[Image | None, bool]:
     image = None
     with _hear_standard_error() as heard:
         level = _opencv_log.getLogLevel()
-        _opencv_log.setLogLevel(_ERROR)  # libtiff's errors come as OpenCV's
+        _opencv_log.setLogLevel(_LIBTIFF)
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         except cv2.error:

@@ -10,6 +10,7 @@ import gzip
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "vivid")
@@ -78,8 +79,7 @@ def make_ram_disk(folder: Path, version: str) -> Path:
 
 def run(folder: Path, version: str, job: str) -> str:
     """Boots, runs the shell script ``job`` in this machine's root; returns its output and ``exit CODE``."""
-    work = folder / "work"
-    work.mkdir()
+    work = Path(tempfile.mkdtemp(prefix="work-", dir=folder))  # a second attempt finds nothing of the first
     (work / "job.sh").write_text(job)
     shares = []
     for tag, path, option in (("host", "/", ",readonly=on"), ("work", str(work), "")):
