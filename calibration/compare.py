@@ -139,14 +139,18 @@ def thresholds_like(old: Thresholds, held_out: HeldOut) -> Thresholds:
     return conformal_thresholds(held_out.scores, old.review.false_reject_rate, old.reject.false_reject_rate)
 
 
-def tolerance_of(golden: Answers, expected: Answers, held_out: HeldOut, reference: HeldOut) -> Tolerance:
+def tolerance_of(
+    golden: Answers, expected: Answers, held_out: HeldOut, reference: HeldOut, unit: float = 0.0
+) -> Tolerance:
     """How far an engine of this graph may be from the trained model on the golden frames.
 
-    Judged by held-out pictures too: another engine's rounding meets its worst case in another one.
+    Judged by held-out pictures too: another engine's rounding meets its worst case in another one. ``unit`` is the share
+    of a value that it may round by once more than this machine did.
     """
     score = max(np.abs(golden.scores - expected.scores).max(), np.abs(held_out.scores - reference.scores).max())
     map_ = max(np.abs(golden.maps - expected.maps).max(), held_out.largest_map_difference)
-    return Tolerance(score=SLACK * float(score) + FLOOR, map=SLACK * float(map_) + FLOOR)
+    more = [FLOOR + unit * float(np.abs(values).max()) for values in (expected.scores, expected.maps)]
+    return Tolerance(score=SLACK * float(score) + more[0], map=SLACK * float(map_) + more[1])
 
 
 def verdicts(scores: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.int_]:

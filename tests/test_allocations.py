@@ -24,7 +24,7 @@ def inspector(request: pytest.FixtureRequest, bundle: Bundle) -> Iterator[Inspec
     backend.close()
 
 
-@pytest.mark.parametrize("size", [(512, 640), (64, 96)])  # one that is made smaller, one that fits already
+@pytest.mark.parametrize("size", [(512, 640), (160, 160), (64, 96)])  # halved first, made smaller, fits already
 def test_no_array_is_made_for_a_frame(inspector: Inspector, size: tuple[int, int]) -> None:
     spec = inspector.bundle.manifest.input
     picture = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)

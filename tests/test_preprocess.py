@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from runtime.errors import DskdError
-from runtime.preprocess import preprocess
+from runtime.preprocess import ROOMS, _rooms, preprocess
 
 Image = NDArray[np.uint8]
 
@@ -46,6 +48,7 @@ def both(image: Image, rows: tuple[str, int], columns: tuple[str, int]) -> NDArr
     ("size", "rows", "columns"),
     [
         pytest.param((64, 96), ("mean", 32), ("mean", 32), id="both shrink"),
+        pytest.param((128, 256), ("mean", 32), ("mean", 32), id="halved first"),
         pytest.param((20, 30), ("linear", 32), ("linear", 64), id="both grow"),
         pytest.param((128, 24), ("mean", 32), ("linear", 64), id="rows shrink, columns grow"),
         pytest.param((24, 256), ("linear", 64), ("mean", 32), id="rows grow, columns shrink"),
@@ -65,7 +68,34 @@ def test_each_axis_is_averaged_or_interpolated(
     assert np.abs(found - expected).max() <= 1.1  # two roundings to whole levels, weights in 1/2048
 
 
-@pytest.mark.parametrize("size", [(320, 20), (20, 320), (320, 320)], ids=["tall", "wide", "large"])
+def test_a_large_frame_keeps_the_light_of_every_pixel_near_its_place() -> None:
+    """Halving lets an average's edges move, by less than a pixel of the last half: nothing is lost or doubled."""
+    for place in range(10):
+        image = np.zeros((320, 384, 3), np.uint8)
+        image[150 + place] = 250
+        seen = preprocess(image, 32, 32)[:, 7, 1].astype(int)
+        assert np.abs(seen.sum() - 25) <= 2
+        assert not np.delete(seen, (14, 15, 16)).any()
+        assert seen[15] >= 10
+
+
+def test_frames_of_many_sizes_leave_little_memory() -> None:
+    for k in range(3 * ROOMS):
+        found = preprocess(noise(128 + 2 * k, 128), 32, 32)
+        assert found.shape == (32, 32, 3)
+    assert len(_rooms.kept) <= ROOMS
+
+
+def test_threads_do_not_share_halves() -> None:
+    frames = [np.full((256, 256, 3), level, np.uint8) for level in range(0, 256, 16)]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(20):
+            found = list(pool.map(lambda frame: preprocess(frame, 32, 32), frames))
+            assert [int(image.min()) for image in found] == [int(image.max()) for image in found]
+            assert [int(image[0, 0, 0]) for image in found] == list(range(0, 256, 16))
+
+
+@pytest.mark.parametrize("size", [(320, 20), (20, 320)], ids=["tall", "wide"])
 def test_no_pixel_is_skipped_where_an_axis_shrinks(size: tuple[int, int]) -> None:
     """One bright line of a ten-fold shrink must leave a tenth of its light, wherever it lies."""
     for place in range(10):
