@@ -32,12 +32,12 @@ METHOD = """
 * Peak: what six 3x3 convolutions of 256 channels reach in the same backend and precision. Bandwidth: copies on all cores
   that are larger than the caches, read and written bytes together; on a Jetson the memory's clock and bus.
 * Bytes: constants as stored, and what every convolution reads and writes, once, in the graph's precision.
-* Peers: `python -m benchmarks peers --help` says what is measured of whom. Their weights are random: speed does not
-  depend on them, accuracy is not compared here.
+* Peers: `python -m benchmarks peers --help` says what is measured of whom. Their weights are random there, because speed
+  does not depend on them; `python -m benchmarks deployed --help` says how they are trained where accuracy is compared.
 """
 NAMES = {
     "latency": "Latency", "throughput": "Throughput", "memory": "Memory", "coldstart": "Cold start", "parity": "Parity",
-    "energy": "Energy", "peers": "Peers",
+    "energy": "Energy", "peers": "Peers", "deployed": "Accuracy of what is deployed",
 }  # fmt: skip
 MACHINE = {
     "model": "module", "cpu": "CPU", "cores": "cores", "instructions": "instructions", "governor": "governor",
