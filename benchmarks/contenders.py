@@ -157,7 +157,15 @@ def finish(results: Results, options: argparse.Namespace) -> int:
 
 def blank(command: list[str]) -> Results:
     """Results of this machine, still empty."""
-    return Results(environment=describe(), command=command)
+    return Results(environment=describe(), command=[_portable(word) for word in command])
+
+
+def _portable(word: str) -> str:
+    """Without the folders of the machine that it was measured on; a bundle with the run that it came from."""
+    path = Path(word)
+    if not path.is_absolute():
+        return word
+    return "/".join(path.parts[-3:]) if path.name == "bundle" else path.name
 
 
 def golden_source(bundle: Bundle) -> str:

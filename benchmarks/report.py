@@ -71,7 +71,7 @@ def page(sections: list[Results], pictures: list[str | None]) -> str:
     for results, picture in zip(sections, pictures, strict=True):
         parts.append(f"\n## {_title(results)}\n")
         parts.append(machine(results))
-        parts.append(f"\n```sh\npython -m benchmarks {shlex.join(map(_portable, results.command))}\n```\n")
+        parts.append(f"\n```sh\npython -m benchmarks {shlex.join(results.command)}\n```\n")
         parts += [f"\n![Figures of {_title(results)}]({picture})\n"] if picture else []
         benchmarks = dict.fromkeys(row.benchmark for row in results.rows)
         parts += [f"\n### {NAMES.get(name, name)}\n\n{rows_table(results, name)}" for name in benchmarks]
@@ -129,11 +129,6 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
-
-
-def _portable(word: str) -> str:
-    """Without the folders of the machine that it was measured on."""
-    return Path(word).name if os.path.isabs(word) else word
 
 
 def _shown(value: object) -> str:

@@ -37,7 +37,10 @@ def test_each_backend_judges_the_test_pictures(bundle: Bundle, plates: Path, tmp
     words = ["--bundle", str(bundle.path), "--data", str(plates), "--backend", "onnxruntime,openvino"]
     out = tmp_path / "deployed.json"
     assert main([*words, "--precision", "fp32", "--models", "", "--out", str(out)]) == 0
-    rows = [row for row in read_results(out).rows if row.what == "image AUROC"]
+    found = read_results(out)
+    assert found.command[:3] == ["deployed", "--bundle", "/".join(bundle.path.parts[-3:])]
+    assert not any(word.startswith("/") for word in found.command)  # no folder of this machine
+    rows = [row for row in found.rows if row.what == "image AUROC"]
     assert [row.name for row in rows] == ["onnxruntime fp32", "openvino fp32"]
     assert rows[0].median == pytest.approx(rows[1].median)
     assert 0 <= rows[0].median <= 1
