@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -141,6 +142,7 @@ class PycudaMemory:
         with suppress(DskdError), self.active():
             while self._natives:
                 self._natives.pop().native = None  # pycuda frees them with their last reference, and only here safely
+            gc.collect()  # which the frames of an exception may hold
             while self._allocations:
                 with suppress(cuda.Error):
                     self._allocations.pop().free()
