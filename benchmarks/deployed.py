@@ -1,8 +1,8 @@
 """``python -m benchmarks deployed``: how well what runs on the line tells defects apart, ours and anomalib's.
 
 Test pictures go through each graph of the bundle on each backend, and through what anomalib deploys of a model that it
-trains here: from the same good pictures and ImageNet weights, shown as many images as our run was, in batches as large,
-seed 0, with all else as anomalib has it. Its defaults, bfloat16 among them, are kept. Nothing is selected on test.
+trains here: from the same good pictures and ImageNet weights, shown ``--images``, seed 0, with all else as anomalib has
+it, bfloat16 included. Its recipe is not tuned to the set, as ours may be. Nothing is selected on test here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from runtime import atomic
 from runtime.backends import open_backend
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from runtime.manifest import InputSpec
-from train.data import InspectionSet, find_images, load_inputs
+from train.data import InspectionSet, data_sha256, find_images, load_inputs
 from train.metrics import auroc, average_precision
 from train.networks.resnet import BACKBONES
 from train.weights import load_teacher
@@ -122,13 +122,17 @@ def beside_anomalib(
 def trained(python: Path, model: str, images: InspectionSet, scratch: Path, options: argparse.Namespace) -> Path:
     """The folder of anomalib's exports of a model that it trained so; made where it is not there yet. Raises DskdError."""
     epochs = max(1, round(options.images / len(images.good)))
-    name = f"{images.name}-{model}-{epochs}x{len(images.good)}-{options.batch}-{options.train_precision}"
+    teacher, _, digest = load_teacher(BACKBONES["resnet18"], options.teacher_weights)
+    made_from = (
+        f"{digest[:8]}-{data_sha256(images.good)[:8]}"  # what was trained from other weights or pictures is not it
+    )
+    name = f"{images.name}-{model}-{epochs}x{len(images.good)}-{options.batch}-{options.train_precision}-{made_from}"
     folder = options.peers_venv.absolute() / "trained" / name
     if folder.is_dir():
         return folder
     print(f"anomalib trains {model}: {epochs} epochs of {len(images.good)} images", file=sys.stderr)
     weights, shown = scratch / "teacher.pth", scratch / "calibration.npy"
-    torch.save(load_teacher(BACKBONES["resnet18"], options.teacher_weights)[0].state_dict(), weights)
+    torch.save(teacher.state_dict(), weights)
     spread = images.good[:: max(1, len(images.good) // CALIBRATION)]
     np.save(shown, load_inputs(spread, InputSpec(height=SIDE, width=SIDE)))
     recipe = {
