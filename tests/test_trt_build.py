@@ -220,7 +220,7 @@ except KeyboardInterrupt:
 
 
 def test_ctrl_c_stops_a_build(graphs: dict[str, Path]) -> None:
-    """In a process of its own, as a user has it; in a long-lived pytest worker it died twice, why is not known."""
+    """In a process of its own, as a user has it."""
     done = subprocess.run(
         [sys.executable, "-c", INTERRUPTED, str(graphs["fp32"])], cwd=ROOT, capture_output=True, text=True, check=False
     )

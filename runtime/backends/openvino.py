@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,17 @@ def load_openvino() -> Any:
         if hide:
             del sys.modules[_CONVERTER]
     return openvino
+
+
+@cache
+def process_core() -> Any:
+    """The process' one core, which is never let go.
+
+    Each core's CPU plugin puts a signal stack of its own in place on the thread that loads the first model, and frees
+    it with the core, on whichever thread and in whatever order that happens: a signal that Python handles afterwards,
+    a service's SIGTERM, would then end the process with a segmentation fault (seen with OpenVINO 2026.4).
+    """
+    return load_openvino().Core()
 
 
 class OpenVinoOutput:
@@ -117,7 +129,7 @@ class OpenVinoBackend:
         Compiling takes three times as long as reading what was compiled where the graph is INT8, and hardly longer
         where it is float.
         """
-        core, shape = openvino.Core(), list(self._image.shape)
+        core, shape = process_core(), list(self._image.shape)
         sha256 = bundle.manifest.files[self.graph.partition("@")[0]]
         key = key_of(sha256, shape, openvino.get_version(), *sorted(cpu_words()), *settings.items())
         worth = "int8" in self.graph
