@@ -20,10 +20,14 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorsData
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
+
+from runtime.imports import without
+
+with without("torch"):  # hundreds of megabytes that onnxruntime 1.23, the last for Python 3.10, imports and never uses
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
 from calibration.graph_parts import (
     HEAD,

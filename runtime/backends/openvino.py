@@ -6,7 +6,6 @@ set, stands in the backend's name, and has thresholds and a tolerance of its own
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from runtime.backends.base import allowed_cores, cpu_words
 from runtime.bundle import Bundle
 from runtime.errors import DskdError, MissingPart
+from runtime.imports import without
 from runtime.manifest import Precision
 from runtime.preprocess import Image
 from runtime.user_cache import key_of, recall, remember
@@ -36,16 +36,11 @@ def load_openvino() -> Any:
 
     It is also the slower half of the import. Raises MissingPart where OpenVINO is not installed or does not load.
     """
-    hide = _CONVERTER not in sys.modules
-    if hide:
-        sys.modules[_CONVERTER] = None  # type: ignore[assignment] # an import of it fails, as where it is not installed
     try:
-        import openvino
+        with without(_CONVERTER):
+            import openvino
     except ImportError as error:
         raise MissingPart(f"OpenVINO cannot be imported ({error}); {INSTALL}") from error
-    finally:
-        if hide:
-            del sys.modules[_CONVERTER]
     return openvino
 
 
