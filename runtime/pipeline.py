@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 from runtime.capture import newest_frames
@@ -43,7 +44,7 @@ def run(
     source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tally
 ) -> Iterator[tuple[Frame, Inspection] | Dropped]:
     """Inspects every frame; yields each result once all sinks have it, so what was reported is stored."""
-    captured_frames = newest_frames(source) if source.live else frames(source)
+    captured_frames = newest_frames(source) if source.live else read_ahead(frames(source))
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(closing(sink))
@@ -61,6 +62,15 @@ def run(
                     sink.write(inspection, frame)
                 tally.verdicts[inspection.verdict] += 1
                 yield result
+
+
+def read_ahead(captured: Generator[Frame | Dropped, None, None]) -> Generator[Frame | Dropped, None, None]:
+    """What a source that can wait gives, in order; the next is read and decoded while this one is inspected."""
+    with closing(captured), ThreadPoolExecutor(1, "read ahead") as reader:
+        coming = reader.submit(next, captured, None)
+        while (found := coming.result()) is not None:
+            coming = reader.submit(next, captured, None)
+            yield found
 
 
 def _inspect(inspector: Inspector, frame: Frame) -> tuple[Frame, Inspection] | Dropped:
