@@ -230,7 +230,8 @@ class Capture:
         if self.triggered and part is None and not fault:
             fault = "unasked: no part asked for this frame"
         if fault:
-            self._queue.put(Dropped(captured.source, captured.id, captured.captured, fault, part))
+            record = captured if isinstance(captured, Dropped) else captured.dropped(fault)
+            self._queue.put(replace(record, reason=fault, part=part))
         elif isinstance(captured, Frame):
             self._queue.put(replace(captured, part=part), replaceable=source.live)
 

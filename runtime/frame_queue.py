@@ -73,7 +73,8 @@ class FrameQueue:
     def wait_for_room(self, timeout: float) -> bool:
         """Whether a frame would be kept; for sources that can wait."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._closed or len(self._frames) < self.depth, timeout)
+            self._changed.wait_for(lambda: self._closed or len(self._frames) < self.depth, timeout)
+            return not self._closed and len(self._frames) < self.depth
 
     def close(self) -> None:
         """Nobody waits for room any more; what is there can still be taken."""
@@ -96,9 +97,9 @@ class FrameQueue:
             and self._frames
             and self._frames[-1].part is None
         ):
-            self._drop(dropped(self._frames.pop(), REPLACED))
+            self._drop(self._frames.pop().dropped(REPLACED))
         if len(self._frames) >= self.depth:
-            self._drop(dropped(frame, f"overflow: {self.depth} frames wait already; inspection is too slow"))
+            self._drop(frame.dropped(f"overflow: {self.depth} frames wait already; inspection is too slow"))
         else:
             self._frames.append(frame)
 
@@ -109,8 +110,3 @@ class FrameQueue:
             self._records.popleft()
             self._unreported += 1
         self._records.append(record)
-
-
-def dropped(frame: Frame, reason: str) -> Dropped:
-    """The record of ``frame`` that will not be inspected."""
-    return Dropped(frame.source, frame.id, frame.captured, reason, frame.part)

@@ -14,6 +14,7 @@ from runtime.inspector import Inspector
 from runtime.result import Dropped, Frame, Inspection, Verdict
 from runtime.sinks import Sink
 from runtime.sources import Source, frames
+from runtime.sources.watched_folder import WatchedFolderSource
 
 
 class Tally:
@@ -44,7 +45,8 @@ def run(
     source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tally
 ) -> Iterator[tuple[Frame, Inspection] | Dropped]:
     """Inspects every frame; yields each result once all sinks have it, so what was reported is stored."""
-    captured_frames = newest_frames(source) if source.live else read_ahead(frames(source))
+    unsteady = source.live or isinstance(source, WatchedFolderSource)  # frames come when they come
+    captured_frames = newest_frames(source) if unsteady else read_ahead(frames(source))
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(closing(sink))
@@ -53,6 +55,7 @@ def run(
             if isinstance(result, Dropped):
                 for sink in sinks:
                     sink.drop(result)
+                result.stored()
                 tally.dropped += 1
                 tally.replaced += result.reason == REPLACED
                 yield result
@@ -60,6 +63,7 @@ def run(
                 frame, inspection = result
                 for sink in sinks:
                     sink.write(inspection, frame)
+                frame.stored()
                 tally.verdicts[inspection.verdict] += 1
                 yield result
 
@@ -78,4 +82,4 @@ def _inspect(inspector: Inspector, frame: Frame) -> tuple[Frame, Inspection] | D
     try:
         return frame, inspector.inspect(frame)
     except DskdError as error:
-        return Dropped(frame.source, frame.id, frame.captured, str(error))
+        return frame.dropped(str(error))

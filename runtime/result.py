@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -29,12 +30,18 @@ class Region:
     peak: float
 
 
+def nobody_waits() -> None:
+    """For sources that need not know what became of a frame."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """An image that a source captured. ``captured`` is seconds since the epoch.
 
     ``source`` is the URI, or the camera's name in a station. ``device_time`` is the camera's own clock in seconds, None
-    where it has none. ``part`` is what the trigger called the part, None where nothing triggered.
+    where it has none. ``part`` is what the trigger called the part, None where nothing triggered. ``stored`` is called
+    once what became of the frame is stored, from any thread, and does not raise: a source that could give the frame
+    again after a kill does so until then.
     """
 
     source: str
@@ -43,17 +50,23 @@ class Frame:
     image: Image
     device_time: float | None = None
     part: str | None = None
+    stored: Callable[[], None] = field(default=nobody_waits, compare=False, repr=False)
+
+    def dropped(self, reason: str) -> Dropped:
+        """The record of this frame where it will not be inspected."""
+        return Dropped(self.source, self.id, self.captured, reason, self.part, self.stored)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A frame that was captured but could not be inspected, and why."""
+    """A frame that was captured but could not be inspected, and why. ``stored`` as in Frame."""
 
     source: str
     id: str
     captured: float
     reason: str
     part: str | None = None
+    stored: Callable[[], None] = field(default=nobody_waits, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -102,6 +115,7 @@ class Answer:
     """What the line is told about one part, exactly once. Times are seconds since the epoch.
 
     ``inspection`` is None where nothing was inspected; then ``verdict`` is the fail-safe one and ``reason`` says why.
+    ``moment`` is ``triggered`` by the monotonic clock, for who counts from it: the wall clock may be set meanwhile.
     """
 
     camera: str
@@ -111,3 +125,4 @@ class Answer:
     triggered: float
     answered: float
     inspection: Inspection | None = None
+    moment: float | None = field(default=None, compare=False)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import cv2
 import pytest
+from conftest import ROOT
 from test_capture import running
 
 from benchmarks.rtsp_camera import number_of, picture
@@ -36,7 +39,12 @@ def opened(folder: Path) -> Source:
 
 
 def names(source: Source, wait: float = 0.8) -> list[str]:
-    return [f.id for f in iter(lambda: source.read(wait), None)]
+    """Of what is given; each is stored at once."""
+    found = []
+    for captured in iter(lambda: source.read(wait), None):
+        found.append(captured.id)
+        captured.stored()
+    return found
 
 
 def test_files_come_once_in_order_of_arrival(tmp_path: Path) -> None:
@@ -145,6 +153,33 @@ def test_a_folder_taken_away_is_lost_and_found_again(tmp_path: Path) -> None:
         taken = capture.take(5.0)
         assert taken is not None
         assert taken.id == "2.png"
+
+
+def test_what_was_under_way_comes_again_after_a_kill_and_not_after_a_reconnect(tmp_path: Path) -> None:
+    for number in (1, 2):
+        put(tmp_path, f"{number}.png", number)
+    source = opened(tmp_path)
+    first, second = source.read(3.0), source.read(3.0)
+    assert first is not None
+    assert second is not None
+    first.stored()
+    source.close()
+    again = opened(tmp_path)  # as after a share was lost: the second is still waiting for its inspection
+    assert names(again) == []
+    again.close()
+    code = f"""
+from runtime.sources import open_source
+source = open_source("watch://{tmp_path}")
+source.open()
+print(*[f.id for f in iter(lambda: source.read(0.8), None)])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("2.png\n", "")
+    second.stored()
+    later = opened(tmp_path)
+    assert names(later) == []
+    later.close()
+    assert len((tmp_path / MEMORY).read_text().splitlines()) == 2
 
 
 def test_a_broken_memory_is_survived(tmp_path: Path) -> None:

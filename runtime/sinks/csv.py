@@ -124,7 +124,9 @@ class CsvTarget:
         moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S%f")
         self.close()
         os.rename(self._path, self._path.with_name(f"{self._path.stem}-{moment}{self._path.suffix}"))
+        last = self._last
         self.open()
+        self._last = last  # the new file's own is nothing yet
         full = sorted(self._path.parent.glob(f"{self._path.stem}-*T*{self._path.suffix}"))
         for old in full[: -self._config.max_files] if self._config.max_files else []:
             old.unlink(missing_ok=True)

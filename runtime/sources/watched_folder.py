@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import IO
 
 from runtime import atomic
 from runtime.errors import CallError, MissingPart
@@ -20,13 +23,18 @@ _POLL_SHARE = 4  # of the time a look takes: a folder of many thousand files is 
 _QUIET = 0.3  # seconds a file must not change before it is read
 _PATIENCE = 5.0  # seconds a broken file must not change before it is given up: its writer may only be slow
 
+log = logging.getLogger(__name__)
+
 _Mark = tuple[int, int]  # bytes, time of last change in nanoseconds: a file written anew under its old name is new
+_under_way: dict[Path, dict[str, _Mark]] = {}  # given by this process and not stored yet, whichever source gave it
+_remembering = threading.Lock()
 
 
 class WatchedFolderSource:
     """``watch://FOLDER``: images directly in the folder; the id is the file name. Names that start with a dot are left alone.
 
-    What was given is remembered in the folder, so a restart neither repeats nor skips a file.
+    A file is remembered in the folder once what became of it is stored: a restart repeats none of those and skips none,
+    and after a kill those that were under way come again. A folder that is lost and found repeats neither.
     """
 
     live = False
@@ -36,25 +44,26 @@ class WatchedFolderSource:
         self.uri, self.path = uri, path
         self._seen: dict[str, _Mark] = {}
         self._unsettled: dict[str, tuple[_Mark, float]] = {}
-        self._memory: IO[str] | None = None
+        self._open = False
+        self._memory = path / MEMORY
 
     def open(self) -> None:
         """Reads what was seen before. Raises CallError or MissingPart where the folder cannot be watched."""
         self.close()
         if not os.path.isdir(self.path):
             raise CallError(f"source {self.uri}: is not a folder; make it first")
-        memory = self.path / MEMORY
         try:
             present = {name: mark for name, mark, _ in self._look()}
-            remembered = _read_memory(memory) if memory.exists() else {}
-            self._seen = {name: mark for name, mark in remembered.items() if name in present}
-            atomic.write_bytes(memory, "".join(_line(*item) for item in self._seen.items()).encode())
-            self._memory = open(memory, "a", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 closed in close
+            with _remembering:
+                remembered = _read_memory(self._memory) if self._memory.exists() else {}
+                kept = {name: mark for name, mark in remembered.items() if name in present}
+                atomic.write_bytes(self._memory, "".join(_line(*item) for item in kept.items()).encode())
+                self._seen = kept | _under_way.get(self._memory, {})
         except OSError as error:
             raise MissingPart(
-                f"source {self.uri}: what was seen cannot be kept in {memory} ({error.strerror}); make it writable"
+                f"source {self.uri}: what was seen cannot be kept in {self._memory} ({error.strerror}); make it writable"
             ) from error
-        self._unsettled = {}
+        self._unsettled, self._open = {}, True
 
     def read(self, timeout: float) -> Frame | Dropped | None:
         """The file that arrived first of those not yet given, None where there is none within ``timeout`` seconds."""
@@ -76,13 +85,11 @@ class WatchedFolderSource:
         raise CallError(f"source {self.uri}: cannot be triggered")
 
     def close(self) -> None:
-        """Stops remembering."""
-        if self._memory is not None:
-            self._memory.close()
-        self._memory = None
+        """Gives no more files."""
+        self._open = False
 
     def _first_settled(self, now: float) -> Frame | Dropped | None:
-        if self._memory is None:
+        if not self._open:
             raise SourceLost(f"source {self.uri}: is not open")
         try:
             present = self._look()
@@ -103,8 +110,11 @@ class WatchedFolderSource:
             captured = read_frame(self.uri, name, self.path / name)
             if isinstance(captured, Dropped) and unchanged < _PATIENCE:
                 continue
-            self._remember(name, mark)
-            return captured
+            self._seen[name] = mark
+            del self._unsettled[name]
+            with _remembering:
+                _under_way.setdefault(self._memory, {})[name] = mark
+            return replace(captured, stored=partial(self._remember, name, mark))
         return None
 
     def _look(self) -> list[tuple[str, _Mark, int]]:
@@ -123,14 +133,14 @@ class WatchedFolderSource:
         return found
 
     def _remember(self, name: str, mark: _Mark) -> None:
-        assert self._memory is not None
-        self._seen[name] = mark
-        del self._unsettled[name]
         try:
-            self._memory.write(_line(name, mark))
-            self._memory.flush()
+            with _remembering:
+                with open(self._memory, "a", encoding="utf-8", errors="surrogateescape") as memory:
+                    memory.write(_line(name, mark))
+                if _under_way.get(self._memory, {}).get(name) == mark:
+                    del _under_way[self._memory][name]
         except OSError as error:
-            raise SourceLost(f"source {self.uri}: cannot remember {name} ({error.strerror}); check the disk") from error
+            log.warning("source %s: cannot remember %s (%s); a restart gives it again", self.uri, name, error.strerror)
 
 
 def _line(name: str, mark: _Mark) -> str:

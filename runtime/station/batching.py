@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -76,7 +77,12 @@ class InspectionThread:
     def start(self) -> Backend:
         """Opens the backend and proves it on the golden frames. Raises DskdError."""
         self._thread.start()
-        return self.opened.result(OPEN_TIMEOUT)
+        try:
+            return self.opened.result(OPEN_TIMEOUT)
+        except FutureTimeout as error:
+            with self._work:
+                self._stopping = True  # what opens after all is released again
+            raise DskdError(f"the backend did not open in {OPEN_TIMEOUT:.0f} seconds; look at the device") from error
 
     @property
     def alive(self) -> bool:
@@ -122,7 +128,7 @@ class InspectionThread:
             self._work.notify_all()
         try:
             return answer.result(REJUDGE_TIMEOUT)
-        except TimeoutError as error:
+        except FutureTimeout as error:
             raise DskdError(f"no answer in {REJUDGE_TIMEOUT:.0f} seconds; the backend is overloaded") from error
 
     def stop(self) -> None:
@@ -173,6 +179,7 @@ class InspectionThread:
     def _next_batch(self) -> list[_Job] | None:
         """Frames of the cameras in turn, as many as fit and come within the budget; none to open again, None to stop."""
         most, batch = self.bundle.manifest.max_batch, list[_Job]()
+        end = float("inf")  # by the monotonic clock: the wall clock may be set while a frame waits for company
         with self._work:
             while True:
                 self.beat = time.monotonic()
@@ -180,8 +187,9 @@ class InspectionThread:
                     frame, settings, answer = self._questions.popleft()
                     batch.append(_Job(frame, settings, answer=answer))
                 self._collect(batch, most)
-                oldest = min((job.frame.captured for job in batch), default=time.time())
-                left = oldest + self._budget - time.time()
+                age = max((time.time() - job.frame.captured for job in batch), default=0.0)
+                end = min(end, time.monotonic() + self._budget - min(max(age, 0.0), self._budget)) if batch else end
+                left = end - time.monotonic()
                 if batch and (len(batch) >= most or left <= 0 or len(batch) >= len(self._feeds) or self._stopping):
                     self._begun += 1
                     return batch
@@ -212,7 +220,7 @@ class InspectionThread:
                 job.answer.set_exception(result) if isinstance(result, DskdError) else job.answer.set_result(result)
             elif job.feed is not None and isinstance(result, DskdError):
                 reason = one_line(str(result))
-                job.feed.judged(frame, Dropped(frame.source, frame.id, frame.captured, reason, frame.part))
+                job.feed.judged(frame, frame.dropped(reason))
             elif job.feed is not None and isinstance(result, Inspection):
                 waiting = round(1000 * max(begun - frame.captured, 0.0), 3)
                 job.feed.judged(frame, replace(result, timings_ms={"queue": waiting, **result.timings_ms}))

@@ -119,13 +119,13 @@ class StationCamera:
                 self._drop(captured)
             elif self._recorder.full:
                 reason = "store full: it takes no records, and nothing inspected may be lost; check the disk"
-                self.judged(captured, Dropped(self.name, captured.id, captured.captured, reason, captured.part))
+                self.judged(captured, captured.dropped(reason))
             elif self.desk is not None and captured.part is not None:
                 if self.desk.waits(captured.part, captured.captured):
                     self.desk.seen(captured.part, captured.captured)
                     return captured, self.recipe.settings
                 late = "late: the part was answered at its deadline"  # else every part behind it would come late too
-                self.judged(captured, Dropped(self.name, captured.id, captured.captured, late, captured.part))
+                self.judged(captured, captured.dropped(late))
             else:
                 return captured, self.recipe.settings
 
@@ -202,7 +202,7 @@ class StationCamera:
             if isinstance(captured, Frame):
                 with self._counts:
                     self._dropped += 1
-                captured = Dropped(self.name, captured.id, captured.captured, reason)
+                captured = captured.dropped(reason)
             self._recorder.put(captured)
             return
         if isinstance(captured, Dropped):
@@ -224,7 +224,9 @@ class StationCamera:
         changed = self._debounce.add(verdict)
         if self.tell and (changed or self._free.debounce == 1):
             now = time.time()
-            self._recorder.put(Answer(self.name, frame, self._debounce.verdict, reason, captured, now, inspection))
+            moment = time.monotonic() - max(now - captured, 0.0)
+            answer = Answer(self.name, frame, self._debounce.verdict, reason, captured, now, inspection, moment)
+            self._recorder.put(answer)
 
 
 __all__ = ["NotReady", "StationCamera"]

@@ -150,7 +150,8 @@ class PartDesk:
         return next((part for part in self._parts if part.id == name and captured >= part.triggered), None)
 
     def _set(self, part: _Part, verdict: Verdict, reason: str, inspection: Inspection | None) -> None:
-        part.answer = Answer(self.camera, part.id, verdict, reason, part.triggered, time.time(), inspection)
+        moment = part.due - self._deadline
+        part.answer = Answer(self.camera, part.id, verdict, reason, part.triggered, time.time(), inspection, moment)
 
     def _decide(self, part: _Part, verdict: Verdict, reason: str, inspection: Inspection | None) -> None:
         self._set(part, verdict, reason, inspection)

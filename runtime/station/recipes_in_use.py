@@ -16,6 +16,7 @@ from runtime.station.config import StationConfig
 from runtime.station.recipe import Kept, Recipe, make_recipe
 from runtime.store import Store
 
+STOP_PATIENCE = 5.0  # seconds that a stop waits for a recipe change that is under way
 HANGS = 30.0  # seconds without a sign of life after which a thread counts as hanging; an engine may load that long
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class RecipesInUse:
         self._kept = Kept(config.data)
         self._threads: dict[tuple[object, ...], InspectionThread] = {}
         self._changing = threading.Lock()
+        self._stopping = False
 
     def first(self, camera: str) -> tuple[Recipe, InspectionThread]:
         """What a camera begins with: the recipe that a person chose last, else that of the file."""
@@ -37,6 +39,7 @@ class RecipesInUse:
     def set_thresholds(self, camera: StationCamera, review: float, reject: float, who: str) -> None:
         """Changes the thresholds of the camera's recipe, for all cameras that use it, and keeps them."""
         with self._changing:
+            self._refuse_when_stopping()
             before = camera.recipe
             recipe = before.with_thresholds(review, reject)
             self._kept.keep_thresholds(recipe, self._config.recipes[recipe.name])
@@ -48,12 +51,22 @@ class RecipesInUse:
             self._audit(who, "thresholds", detail)
 
     def set_recipe(self, camera: StationCamera, recipe: str, who: str) -> None:
-        """Loads and proves a recipe while the present one serves, then switches between two frames."""
+        """Loads and proves a recipe while the present one serves, then switches between two frames.
+
+        Where it raises, the present one goes on.
+        """
         with self._changing:
+            self._refuse_when_stopping()
             if recipe not in self._config.recipes:
                 raise CallError(f"no recipe {recipe!r}; one of: {', '.join(self._config.recipes)}")
             before = camera.recipe.name
             loaded, thread = self._load(recipe)
+            try:
+                self._refuse_when_stopping()  # loading may take minutes
+                self._kept.keep_recipe(camera.name, recipe, self._config.cameras[camera.name].recipe)
+            except BaseException:
+                self._drop_unused()
+                raise
             old = camera.inspects
             if old is not thread:
                 if old is not None:
@@ -62,7 +75,6 @@ class RecipesInUse:
                 thread.attach(camera)
             else:
                 camera.recipe = loaded
-            self._kept.keep_recipe(camera.name, recipe, self._config.cameras[camera.name].recipe)
             self._drop_unused()
             self._audit(who, "recipe", f"camera {camera.name}: {before} to {recipe}")
 
@@ -80,9 +92,19 @@ class RecipesInUse:
         return [f"inspection of {thread.bundle.manifest.name}" for thread in lost]
 
     def stop(self) -> None:
-        """Judges what was taken and releases all backends."""
-        for thread in self._threads.values():
-            thread.stop()
+        """Judges what was taken and releases all backends; recipes change no more."""
+        self._stopping = True
+        changed = self._changing.acquire(timeout=STOP_PATIENCE)
+        try:
+            for thread in list(self._threads.values()):  # a change that takes longer stops what it loads by itself
+                thread.stop()
+        finally:
+            if changed:
+                self._changing.release()
+
+    def _refuse_when_stopping(self) -> None:
+        if self._stopping:
+            raise DskdError("the station stops")
 
     def _load(self, name: str) -> tuple[Recipe, InspectionThread]:
         """A recipe and the thread that runs its bundle, started where no camera uses it yet."""

@@ -3,7 +3,8 @@
 What is inspected goes into a spool in memory. One thread commits the spool to the store and tries again for as long as
 it takes; another waits for that and hands on to the outputs in order. It waits as long as a part's deadline allows,
 ``STORE_WAIT`` at least, and not at all while the store refuses. When the spool is full the station takes no more
-frames. Only a kill while the store hangs or refuses loses what the spool holds.
+frames, dropped ones become one record for each camera and kind, and answers are given and not stored. Only a kill while
+the store hangs or refuses loses what the spool holds.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from runtime.errors import one_line
-from runtime.result import Answer, Dropped, Frame, Inspection
+from runtime.result import Answer, Dropped, Frame, Inspection, nobody_waits
 from runtime.store import Store, StoreError
 
 STORE_WAIT = 0.05  # seconds an answer may wait for the store beyond its deadline
@@ -37,6 +38,7 @@ class Entry:
     record: Inspection | Dropped | Answer
     frame: Frame | None = None
     due: float = 0.0
+    spooled: bool = True
 
 
 class Recorder:
@@ -46,10 +48,10 @@ class Recorder:
         self._store, self._hand_on, self._limit = store, hand_on, spool
         self._change = threading.Condition()
         self._waiting: deque[Entry] = deque()  # not handed on yet
-        self._spool: deque[Inspection | Dropped | Answer] = deque()  # not stored yet
+        self._spool: deque[tuple[Inspection | Dropped | Answer, Callable[[], None]]] = deque()  # not stored yet
         self._unstorable: dict[tuple[str, str], list[Dropped]] = {}
         self._merged: dict[tuple[str, str], int] = {}
-        self._put = self._stored = self._handed = self._frames = 0
+        self._stored = self._handed = self._frames = self._unstored_answers = 0
         self._closing = False
         self.fault, self.since = "", time.time()
         self.beat = time.monotonic()
@@ -90,9 +92,11 @@ class Recorder:
             if isinstance(record, Dropped) and self.full:
                 self._merge(record)
                 return
-            self._waiting.append(Entry(record, frame, due))
-            self._spool.append(replace(record, anomaly_map=None) if isinstance(record, Inspection) else record)
-            self._put += 1
+            spooled = not (isinstance(record, Answer) and self.full)
+            self._waiting.append(Entry(record, frame, due, spooled))
+            if spooled:
+                self._keep(record, nobody_waits if frame is None else frame.stored)
+            self._unstored_answers += not spooled
             self._change.notify_all()
 
     def close(self, timeout: float) -> int:
@@ -101,7 +105,7 @@ class Recorder:
             self._closing = True
             self._change.notify_all()
             done = self._change.wait_for(lambda: not self._spool and not self._waiting, timeout)
-            left = [] if done else list(self._spool)
+            left = [] if done else [record for record, _ in self._spool]
             self._spool.clear()
             self._change.notify_all()
         for thread in self._threads:
@@ -112,7 +116,7 @@ class Recorder:
 
     def _merge(self, dropped: Dropped) -> None:
         """One record for many frames: a camera goes on while nothing can be stored, and memory is finite."""
-        key = dropped.source, dropped.reason
+        key = dropped.source, dropped.reason.partition(":")[0]  # what follows may name a number
         ends = self._unstorable.setdefault(key, [dropped, dropped])
         ends[1] = dropped
         self._merged[key] = self._merged.get(key, 0) + 1
@@ -122,10 +126,17 @@ class Recorder:
             reason = f"{self._merged[key]} frames: {first.reason}"
             merged = replace(first, id=first.id if first is last else f"{first.id} to {last.id}", reason=reason)
             self._waiting.append(Entry(merged))
-            self._spool.append(merged)
-            self._put += 1
+            self._keep(merged, nobody_waits)
         self._unstorable.clear()
         self._merged.clear()
+        if self._unstored_answers:
+            log.error("store: %d answers were given while it was full, and are not stored", self._unstored_answers)
+        self._unstored_answers = 0
+
+    def _keep(self, record: Inspection | Dropped | Answer, stored: Callable[[], None]) -> None:
+        if isinstance(record, Inspection):
+            record = replace(record, anomaly_map=None)
+        self._spool.append((record, record.stored if isinstance(record, Dropped) else stored))
 
     def _hand_over(self) -> None:
         while True:
@@ -137,7 +148,7 @@ class Recorder:
                         return
                     continue
                 batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
-                last = self._handed + len(batch)
+                last = self._handed + sum(entry.spooled for entry in batch)
                 due = min((entry.due for entry in batch if isinstance(entry.record, Answer)), default=0.0)
                 wait = max(STORE_WAIT, min(due - time.monotonic(), LONGEST_WAIT))
                 self._change.wait_for(lambda last=last: self._stored >= last or self.fault, wait)  # type: ignore[misc]
@@ -161,7 +172,7 @@ class Recorder:
                         return
                     continue
             try:
-                self._store.add(batch, STORE_PATIENCE)
+                self._store.add([record for record, _ in batch], STORE_PATIENCE)
             except StoreError as error:
                 self._note(one_line(str(error)))
                 with self._change:
@@ -170,11 +181,13 @@ class Recorder:
                 continue
             pause = FIRST_PAUSE
             self._note("")
+            for _, stored in batch:
+                stored()
             with self._change:
                 for _ in range(min(len(batch), len(self._spool))):
                     self._spool.popleft()
                 self._stored += len(batch)
-                if self._unstorable and not self.full:
+                if (self._unstorable or self._unstored_answers) and not self.full:
                     self._unmerge()
                 self._change.notify_all()
 

@@ -6,20 +6,25 @@ import asyncio
 import time
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 128  # a page uses two or three
 STALLED_SECONDS = 15.0
+REQUEST_SECONDS = 30.0  # for all of a request, however steadily it trickles in; the longest is a few kilobytes
 CHECK_SECONDS = 2.0
 
 
 class WatchedConnection(H11Protocol):
     """Ends itself when for ``STALLED_SECONDS`` neither a byte came nor one of those waiting went out.
 
+    Also when a request has begun and is not whole after ``REQUEST_SECONDS``.
+
     An idle keep-alive connection is ended by uvicorn's own timer. What is being worked on here is left alone.
     """
 
     _moved = 0.0
+    _begun: float | None = None  # when the request that is not whole yet began
     _left = 0
     _check: asyncio.TimerHandle | None = None
 
@@ -38,6 +43,10 @@ class WatchedConnection(H11Protocol):
             return
         self._moved = time.monotonic()
         super().data_received(data)
+        if not self._asking():
+            self._begun = None
+        elif self._begun is None:
+            self._begun = self._moved
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stops watching."""
@@ -51,10 +60,16 @@ class WatchedConnection(H11Protocol):
         if waiting != self._left or (waiting == 0 and self._answering()):
             self._moved = time.monotonic()
         self._left = waiting
-        if time.monotonic() - self._moved > STALLED_SECONDS:
+        now = time.monotonic()
+        if now - self._moved > STALLED_SECONDS or (self._begun is not None and now - self._begun > REQUEST_SECONDS):
             self.transport.abort()
             return
         self._check = self.loop.call_later(CHECK_SECONDS, self._end_if_stalled)
+
+    def _asking(self) -> bool:
+        """Whether a part of a request is here and another is not."""
+        state = self.conn.their_state
+        return state is h11.SEND_BODY or (state is h11.IDLE and bool(self.conn.trailing_data[0]))
 
     def _answering(self) -> bool:
         """Whether the application has the whole request and owes the answer."""

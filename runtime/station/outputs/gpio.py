@@ -45,7 +45,8 @@ class GpioPulses:
         config = self._config
         if answer.verdict not in config.on:
             return
-        way = config.delay_ms / 1000 - (time.time() - answer.triggered)
+        passed = time.time() - answer.triggered if answer.moment is None else time.monotonic() - answer.moment
+        way = config.delay_ms / 1000 - passed
         start, width = time.monotonic() + (max(way, 0.0) if config.delay_ms else 0.0), config.pulse_ms / 1000
         order = f"pulse {start:.6f} {width:.6f}\n".encode()
         with self._lock:
@@ -91,7 +92,10 @@ class GpioPulses:
     def _keep_guard(self) -> None:
         backoff = Backoff(first=0.5, most=10.0)
         while not self._stopping.is_set():
-            reason = self._run_guard()
+            try:
+                reason = self._run_guard()
+            except OSError as error:  # no memory, process or descriptor left for it, now
+                reason = f"no guard can be started ({one_line(str(error))})"
             if self._stopping.is_set():
                 break
             self._enter("fault", f"{reason}; trying again")
