@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from runtime.decision import Settings
 from runtime.errors import DskdError
 from runtime.preprocess import Image
 from runtime.result import Dropped, Frame, Inspection, Verdict
+from runtime.station import batching
 from runtime.station.batching import FAILURES, InspectionThread
 
 
@@ -210,6 +213,40 @@ def test_a_backend_whose_answers_are_wrong_is_refused_at_the_start(tmp_path: Pat
     bench = Bench(tiny_bundle(tmp_path / "tiny", golden_error=1.0))
     with pytest.raises(DskdError, match="golden frames"):
         bench.thread.start()
+    bench.thread.stop()
+
+
+def test_a_backend_that_hangs_while_it_opens_is_said_and_let_go(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
+    opens = bench.open
+
+    def hangs() -> Backend:
+        go_on.wait(20)
+        return opens()
+
+    monkeypatch.setattr(bench, "open", hangs)
+    bench.thread = InspectionThread(bench.bundle, lambda: [Candidate("bench", bench.open)], 0.0, keep_maps=False)
+    monkeypatch.setattr(batching, "OPEN_TIMEOUT", 0.2)
+    with pytest.raises(DskdError, match="did not open in"):
+        bench.thread.start()
+    go_on.set()
+    wait_for(lambda: not bench.thread.alive or not bench.thread._thread.is_alive())
+    assert bench.opened[-1].closed
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_a_clock_that_is_set_holds_no_frame_up(small: Bundle, monkeypatch: pytest.MonkeyPatch, step: float) -> None:
+    """A frame waits for company as long as the budget allows, whatever the wall clock says of when it was captured."""
+    bench = Bench(small, budget=0.3)
+    top, side = Feed("top", Settings(9, 9)), Feed("side", Settings(9, 9))
+    for feed in (top, side):
+        bench.thread.attach(feed)
+    bench.thread.start()
+    top.add(1)
+    top.frames[0] = replace(top.frames[0], captured=time.time() - step)  # the clock was set after it was captured
+    start = time.monotonic()
+    wait_for(lambda: len(top.results) == 1)
+    assert time.monotonic() - start < 5.0
     bench.thread.stop()
 
 

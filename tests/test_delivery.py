@@ -424,6 +424,19 @@ def test_a_full_file_is_turned_over_and_the_oldest_go(store: Store, start: Start
     assert frames == [f"f{k:06}" for k in range(500 - len(frames), 500)]
 
 
+def test_what_stands_in_a_full_file_is_not_written_again(store: Store, tmp_path: Path) -> None:
+    """Whoever delivers comes back with records that may be there already; also when a file was just turned over."""
+    target = csv_target(tmp_path / "line.csv", max_mb=0.001)
+    store.add([inspection(number) for number in range(30)])
+    records = StoreReader(tmp_path / "line.db").after(0, 30)
+    target.open()
+    for _ in range(2):
+        target.deliver(records, lambda *_: None)
+    target.close()
+    rows = [row for file in tmp_path.glob("line*.csv") for row in rows_of(file)[1:]]
+    assert sorted(row[4] for row in rows) == [f"f{k:06}" for k in range(30)]
+
+
 def test_anothers_file_is_never_touched(store: Store, start: Start, tmp_path: Path) -> None:
     path = tmp_path / "precious.csv"
     path.write_text("name,phone\nann,1\n")

@@ -114,6 +114,33 @@ def test_a_station_that_is_killed_leaves_the_line_inactive(tmp_path: Path, ends_
     assert file.read_text() in ("10100c", "101000c")
 
 
+def test_a_pulse_is_due_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part travels on while somebody sets the wall clock."""
+    monkeypatch.setattr(GpioPulses, "_keep_guard", lambda self: None)
+    pulses = GpioPulses("gate", GpioOutput(kind="gpio", line=3, delay_ms=500))
+    pulses._guard = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    now = time.monotonic()
+    for wall in (time.time() - 3600, time.time() + 3600):
+        pulses.answer(Answer("top", "A", Verdict.REJECT, "inspected", wall, wall, moment=now - 0.2))
+    assert pulses._guard.stdout is not None
+    pulses.close()
+    orders = pulses._guard.stdout.read().decode().splitlines()
+    assert len(orders) == 2
+    for order in orders:
+        assert 0.2 < float(order.split()[1]) - now < 0.35
+
+
+def test_a_guard_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_process(self: GpioPulses) -> str:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(GpioPulses, "_run_guard", no_process)
+    pulses = GpioPulses("gate", GpioOutput(kind="gpio", line=3))
+    wait_for(lambda: "no guard can be started" in pulses.status().detail)
+    assert pulses._thread.is_alive()
+    pulses.close()
+
+
 def test_without_a_chip_it_says_so_and_tries_again(tmp_path: Path) -> None:
     if Path("/dev/gpiochip0").exists():
         pytest.skip("this machine has a gpiochip")

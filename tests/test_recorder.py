@@ -109,6 +109,47 @@ def test_a_full_spool_says_so_and_dropped_frames_become_one_record(tmp_path: Pat
     line.store.close()
 
 
+def test_answers_are_given_while_the_store_is_full_and_take_no_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = Line(tmp_path, spool=10)
+    other = blocked(line.path)
+    for number in range(5):
+        line.put(number)
+    for number in range(100):
+        line.recorder.put(Answer("top", f"late-{number}", Verdict.REJECT, "no room", 0.0, 1.0))
+        line.recorder.put(Dropped("top", str(number), 1.0, f"overflow: {number} frames wait"))
+    wait_for(lambda: len(line.handed) == 110)
+    assert line.recorder.spooled == 10
+    other.rollback()
+    other.close()
+    wait_for(lambda: line.count() == 11)
+    with sqlite3.connect(line.path) as database:
+        assert database.execute("SELECT frame, reason FROM dropped").fetchall() == [
+            ("0 to 99", "100 frames: overflow: 0 frames wait")
+        ]
+    assert any("100 answers were given while it was full" in message for message in caplog.messages)
+    line.put(6)
+    wait_for(lambda: line.count() == 13)  # it counts on rightly
+    wait_for(lambda: len(line.handed) == 113)
+    line.recorder.close(5)
+    line.store.close()
+
+
+def test_a_source_hears_when_what_became_of_its_frame_is_stored(line: Line) -> None:
+    heard: list[str] = []
+    other = blocked(line.path)
+    frame = Frame("top", "a", 1.0, np.zeros((4, 4, 3), np.uint8), stored=lambda: heard.append("a"))
+    line.recorder.put(Inspection("top", "a", 1.0, Verdict.PASS, 0.1, 1.0, (), {}, "b", "x"), frame)
+    line.recorder.put(Dropped("top", "b", 1.0, "blank", stored=lambda: heard.append("b")))
+    wait_for(lambda: len(line.handed) == 2)
+    assert heard == []
+    other.rollback()
+    other.close()
+    wait_for(lambda: heard == ["a", "b"])
+    assert line.count() == 2
+
+
 def test_what_cannot_be_stored_at_the_end_is_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     line = Line(tmp_path)
     other = blocked(line.path)

@@ -188,6 +188,26 @@ def test_a_recipe_that_cannot_be_loaded_leaves_the_old_one(tmp_path: Path) -> No
         assert camera(station).recipe == "good"
 
 
+def test_a_choice_that_cannot_be_kept_leaves_the_old_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the station would come back from a restart with another recipe than it ended with."""
+    shutil.copytree(write_station(tmp_path).parent / "tiny", tmp_path / "other")
+    recipes = {"good": {"bundle": "tiny"}, "bad": {"bundle": "other", **STRICT}}
+    with running(write_station(tmp_path, recipes=recipes)) as station:
+
+        def full(*_: object) -> None:
+            raise DskdError("no space left")
+
+        monkeypatch.setattr(station.recipes._kept, "keep_recipe", full)
+        with pytest.raises(DskdError, match="no space left"):
+            station.set_recipe("top", "bad", "anna")
+        assert camera(station).recipe == "good"
+        assert [thread.bundle.path.name for thread in station.recipes._threads.values()] == ["tiny"]
+        seen = camera(station).inspected
+        wait_for(lambda: camera(station).inspected > seen + 3)
+    with pytest.raises(DskdError, match="the station stops"):
+        station.set_recipe("top", "bad", "anna")
+
+
 def test_a_picture_is_judged_again(tmp_path: Path) -> None:
     with running(write_station(tmp_path)) as station:
         wait_for(lambda: station.live("top"))

@@ -210,6 +210,28 @@ def test_requests_that_are_never_finished_are_ended(served: Served, begun: bytes
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("body", [False, True])
+def test_requests_that_trickle_in_for_ever_are_ended(
+    served: Served, body: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each byte is a sign of life; a whole request is due all the same."""
+    monkeypatch.setattr(connections, "REQUEST_SECONDS", 2.0)
+    begun = b"POST /api/sign-in HTTP/1.1\r\nHost: localhost\r\n" + (b"Content-Length: 999\r\n\r\n" if body else b"X: ")
+    with connect(served) as connection:
+        connection.sendall(begun)
+        start = time.monotonic()
+        ended = False
+        while not ended and time.monotonic() - start < 20:
+            try:
+                connection.sendall(b"x")
+            except OSError:  # reset or broken pipe
+                ended = True
+            time.sleep(0.2)
+        assert ended
+        assert time.monotonic() - start >= 2.0
+
+
+@pytest.mark.usefixtures("impatient")
 def test_too_many_connections_are_refused_and_the_page_comes_back(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
