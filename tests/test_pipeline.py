@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import DskdError
-from runtime.pipeline import read_ahead
+from runtime.pipeline import Result, read_ahead, write_behind
 from runtime.result import Dropped, Frame
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
@@ -69,4 +69,64 @@ def test_who_stops_early_closes_the_source_and_leaves_no_thread() -> None:
     ahead.close()
     assert source.closed
     assert source.asked <= 2
+    assert threading.active_count() == before
+
+
+# ---------------------------------------------------------------------------------------------------- stored behind
+
+
+def dropped(number: int) -> Dropped:
+    return Dropped("f", str(number), 0.0, "unreadable")
+
+
+def test_one_result_is_stored_while_the_next_is_made_and_told_after_it() -> None:
+    made, stored, storing = list[int](), list[str](), threading.Event()
+
+    def results() -> Generator[Result, None, None]:
+        for number in range(4):
+            if number:
+                assert storing.wait(10)  # the one before is being stored now: it did not wait for this one
+                storing.clear()
+            made.append(number)
+            yield dropped(number)
+
+    def store(result: Result) -> Result:
+        assert isinstance(result, Dropped)
+        storing.set()
+        stored.append(result.id)
+        return result
+
+    for number, told in enumerate(write_behind(results(), store)):
+        assert isinstance(told, Dropped)
+        assert told.id == str(number)
+        assert stored[number] == told.id
+    assert (made, stored) == ([0, 1, 2, 3], ["0", "1", "2", "3"])
+
+
+@pytest.mark.parametrize("failure", [DskdError("the folder is gone"), KeyboardInterrupt()])
+def test_what_was_stored_is_told_before_the_failure_of_the_next(failure: BaseException) -> None:
+    def results() -> Generator[Result, None, None]:
+        yield dropped(0)
+        raise failure
+
+    behind = write_behind(results(), lambda result: result)
+    assert next(behind) == dropped(0)
+    with pytest.raises(type(failure)):
+        next(behind)
+
+
+def test_nothing_is_told_that_could_not_be_stored() -> None:
+    before, made = threading.active_count(), list[int]()
+
+    def results() -> Generator[Result, None, None]:
+        for number in range(100):
+            made.append(number)
+            yield dropped(number)
+
+    def store(result: Result) -> Result:
+        raise DskdError("the disk is full")
+
+    with pytest.raises(DskdError, match="the disk is full"):
+        next(write_behind(results(), store))
+    assert len(made) <= 2
     assert threading.active_count() == before
