@@ -1,7 +1,8 @@
 """``python -m benchmarks latency``: from frame to verdict, stage by stage, beside the bare network and the floor.
 
 Every graph on every backend runs in a process of its own; they take turns, in several launches. ``frame to verdict`` is
-what a part waits for: preprocessing, network and decision of a frame in memory. ``read`` and ``sink`` stand beside it.
+what a part waits for: preprocessing, network and decision of a frame in memory. ``read`` is what the source takes to give
+one, ``sink`` how long the next part waits until this one is stored; both happen beside an inspection.
 Figures called CPU are processor time of all threads: on a machine that others use too they spread less.
 """
 
@@ -83,9 +84,10 @@ def run(options: argparse.Namespace, results: Results) -> Results:
 
 
 def _turn(worker: Worker, seconds: float) -> Answer:
-    """Both in one turn, so that they can be divided by one another."""
+    """All in one turn, so that they can be divided by one another."""
     inspected, network = worker.ask("inspect", seconds=seconds), worker.ask("network", seconds=seconds / 2)
-    return {"times": {**inspected["times"], **network["times"]}}
+    read = worker.ask("read", seconds=seconds / 4)
+    return {"times": {**inspected["times"], **network["times"], **read["times"]}}
 
 
 def tabled(measured: Measured, names: list[str]) -> Results:

@@ -173,7 +173,7 @@ class Bench:
         @contextmanager
         def launch() -> Iterator[Tasks]:
             with ExitStack() as stack:
-                workers: Workers = stack.enter_context(working(chosen, self._source, "--maps", "--held"))
+                workers: Workers = stack.enter_context(working(chosen, self._source, "--maps"))
                 for kind, file in found.items():
                     name = f"anomalib {model}, {kind}"
                     workers[name] = stack.enter_context(self._worker("serve", kind, file, self._frames))
@@ -223,7 +223,7 @@ def beside_trtexec(bundle: Bundle, chosen: list[Contestant], options: argparse.N
     def launch() -> Iterator[Tasks]:
         with (
             tempfile.TemporaryDirectory() as folder,
-            working(ours, pictures(bundle, options, Path(folder)), "--held") as workers,
+            working(ours, pictures(bundle, options, Path(folder))) as workers,
         ):
             tasks: dict[str, Callable[[], Answer]] = {
                 name: partial(_inspected, worker, options.seconds, True) for name, worker in workers.items()

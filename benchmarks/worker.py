@@ -47,7 +47,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--threads", type=int, default=0)
     options.add_argument("--source", required=True, help="where frames come from, again and again")
     options.add_argument("--sink", action="append", default=[])
-    options.add_argument("--held", action="store_true", help="take frames from memory instead of reading them")
     options.add_argument("--maps", action="store_true", help="give every map, also where the score does not ask for it")
     return options
 
@@ -64,26 +63,27 @@ class Contender:
         self._settings = Settings.of(bundle.manifest.graphs[self.graph].thresholds)
         self._inspector = Inspector(bundle, self._backend, self._settings, keep_maps=options.maps)
         self._held = list(islice(self._endless(), HELD))
-        self._frames = cycle(self._held) if options.held else self._endless()
+        self._frames, self._read = cycle(self._held), self._endless()
         spec = bundle.manifest.input
         self._inputs: Image = np.stack([preprocess(f.image, spec.height, spec.width, spec.crop) for f in self._held])
         self._saturated: Saturated | None = None
 
     def inspect(self, seconds: float) -> dict[str, object]:
-        """Source to sink, stage by stage. ``sink`` is how long the next picture waits for it, not what it takes beside."""
-        times: Times = {"read": [], "frame to verdict": [], "frame to verdict, CPU": [], "sink": []}
+        """Frame in memory to sink, stage by stage.
+
+        ``sink`` is how long the next picture waits for it, not what it takes beside.
+        """
+        times: Times = {"frame to verdict": [], "frame to verdict, CPU": [], "sink": []}
         judged = 0.0
 
         def results() -> Iterator[Result]:
             nonlocal judged
             for _ in _turn(seconds, times):
-                start = time.perf_counter()
                 frame = next(self._frames)
-                read, cpu = time.perf_counter(), time.process_time()
+                start, cpu = time.perf_counter(), time.process_time()
                 inspection = self._inspector.inspect(frame)
                 judged, cpu_after = time.perf_counter(), time.process_time()
-                times["read"].append(1e3 * (read - start))
-                times["frame to verdict"].append(1e3 * (judged - read))
+                times["frame to verdict"].append(1e3 * (judged - start))
                 times["frame to verdict, CPU"].append(1e3 * (cpu_after - cpu))
                 for stage, milliseconds in inspection.timings_ms.items():
                     times.setdefault(stage, []).append(milliseconds)
@@ -96,6 +96,15 @@ class Contender:
     def _store(self, result: Result) -> Result:
         store(result, self._sinks)
         return result
+
+    def read(self, seconds: float) -> dict[str, object]:
+        """What the source takes to give a frame."""
+        times: Times = {"read": []}
+        for _ in _turn(seconds, times):
+            start = time.perf_counter()
+            next(self._read)
+            times["read"].append(1e3 * (time.perf_counter() - start))
+        return {"times": times}
 
     def network(self, seconds: float, batch: int = 1) -> dict[str, object]:
         """The backend alone, on inputs that are ready."""
@@ -188,7 +197,7 @@ def main(arguments: list[str]) -> int:
         about = {"backend": contender.name, "graph": contender.graph, "macs": graph.macs, "bundle": bundle.id}
         say({**about, "max_batch": bundle.manifest.max_batch})
         work: dict[str, Callable[..., dict[str, object]]] = {
-            name: getattr(contender, name) for name in ("inspect", "network", "streams", "many", "allocations")
+            name: getattr(contender, name) for name in ("inspect", "read", "network", "streams", "many", "allocations")
         }
         for line in sys.stdin:
             request = json.loads(line)

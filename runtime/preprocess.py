@@ -59,9 +59,7 @@ def _halved(image: Image, height: int, width: int) -> Image:
     rows, columns = image.shape[:2]
     while rows >= 4 * height and columns >= 4 * width and rows % 2 == columns % 2 == 0:
         rows, columns = rows // 2, columns // 2
-        image = np.asarray(
-            cv2.resize(image, (columns, rows), dst=_room(rows, columns), interpolation=cv2.INTER_AREA), np.uint8
-        )
+        image = _resize(image, rows, columns, _room(rows, columns))
     return image
 
 
@@ -81,5 +79,7 @@ def _resize(image: Image, height: int, width: int, out: Image | None = None) -> 
         out[:] = image
         return out
     filtered = cv2.INTER_AREA if rows >= height and columns >= width else cv2.INTER_LINEAR
+    if rows == 2 * height and columns == 2 * width:
+        filtered = cv2.INTER_LINEAR_EXACT  # the same average of four pixels, faster, rounded alike on every processor
     resized = cv2.resize(image, (width, height), dst=out, interpolation=filtered)
     return resized.astype(np.uint8, copy=False)

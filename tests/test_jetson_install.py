@@ -210,6 +210,9 @@ import sys, numpy as np
 from pathlib import Path
 from runtime.backends import open_backend
 from runtime.bundle import load_bundle
+from runtime.preprocess import preprocess
+frame = np.random.default_rng(0).integers(0, 256, (512, 768, 3), np.uint8)
+np.save("/tmp/quarter.npy", preprocess(frame, 128, 192))
 bundle = load_bundle(Path("/root/bundle"))
 output = open_backend(bundle).infer(bundle.golden().inputs[:2])
 np.save("/tmp/scores.npy", output.scores); np.save("/tmp/maps.npy", output.maps())
@@ -267,6 +270,8 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
 
     (root / "tmp/maps.py").write_text(MAPS)
     assert run_in(root, "/opt/dskd/venv/bin/python", "/tmp/maps.py").returncode == 0
+    frame = np.random.default_rng(0).integers(0, 256, (512, 768, 3), np.uint8)
+    np.testing.assert_array_equal(np.load(root / "tmp/quarter.npy"), preprocess(frame, 128, 192))  # halves are exact
     here = open_backend(bundle).infer(bundle.golden().inputs[:2])
     score_difference = float(np.abs(np.load(root / "tmp/scores.npy") - here.scores).max())
     map_difference = float(np.abs(np.load(root / "tmp/maps.npy") - here.maps()).max())

@@ -199,3 +199,11 @@ def test_a_flat_frame_stays_flat_at_any_size(rows: int, columns: int, height: in
     found = preprocess(np.full((rows, columns, 3), level, np.uint8), height, width)
     assert found.shape == (height, width, 3)
     assert (found == level).all()
+
+
+@given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 2**32 - 1))
+def test_a_half_is_the_rounded_mean_of_four_pixels(rows: int, columns: int, seed: int) -> None:
+    """On every processor: OpenCV's INTER_AREA rounds otherwise on Arm."""
+    image = np.random.default_rng(seed).integers(0, 256, (2 * rows, 2 * columns, 3), np.uint8)
+    means = (image.reshape(rows, 2, columns, 2, 3).astype(np.uint16).sum((1, 3)) + 2) // 4
+    np.testing.assert_array_equal(preprocess(image, rows, columns), means)
