@@ -244,6 +244,7 @@ while True:
     if len(sys.argv) > 3:
         store.add([inspection(number)])
         print(number, flush=True)
+        time.sleep(0.001)  # a fast disk would take more than is delivered within the test's patience
     else:
         time.sleep(0.1)
 """
@@ -274,8 +275,8 @@ def test_kills_of_the_station_lose_nothing(broker: Broker, tmp_path: Path) -> No
     target = MqttTarget(MqttConfig(kind="mqtt", broker=f"mqtt://127.0.0.1:{broker.port}", topic="dskd"), store.identity)
     delivery = Delivery("mes", store, target, Backoff(0.05, 0.2))
     delivery.start()
-    wait_for(lambda: delivery.status().behind == 0)
-    wait_for(lambda: newest in listener.ids())
+    wait_for(lambda: delivery.status().behind == 0, 90)
+    wait_for(lambda: newest in listener.ids(), 90)
     assert set(listener.ids()) == set(range(1, newest + 1))
     firsts = list(dict.fromkeys(listener.ids()))
     assert firsts == sorted(firsts)
