@@ -1,9 +1,10 @@
 """``python -m benchmarks compare A.json B.json``: what B does faster or slower than A, or that it cannot be told.
 
-A piece of arithmetic that never changes ran in every round of both; figures are compared in its measure, so that a
+A network that never changes ran before and after every turn of both; figures are compared in its measure, so that a
 machine that was busier, hotter or clocked lower the second time is not taken for a slower build. An interval comes from
 4000 draws of launches and rounds; only what lies beyond 3 % with all of it is called a difference.
-Measure both with --launches 7 or more: of fewer, one odd launch decides.
+Measure both with --launches 7 or more: of fewer, one odd launch decides. Where other programs share the machine, short
+turns on one core (taskset -c 1 ... --threads 1 --rounds 10 --seconds 0.03) see least of them.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def main(arguments: list[str]) -> int:
 
 
 def compare(before: Results, after: Results) -> list[tuple[Row, Interval, Judgement]]:
-    """Every figure of rounds that both have, as ``after`` over ``before``."""
+    """Every figure of rounds that both have, as ``after`` over ``before``. Raises CallError where they have no measure."""
+    if before.yardstick != after.yardstick:
+        raise CallError(
+            "the two files were measured by different yardsticks; measure both with one version of this tool"
+        )
     known = {(row.benchmark, row.name, row.what): row for row in before.rows if row.rounds}
     found = []
     for row in after.rows:

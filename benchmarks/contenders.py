@@ -14,6 +14,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
+from benchmarks import yardstick
 from benchmarks.environment import describe
 from benchmarks.processes import Worker
 from benchmarks.results import Results, as_json, table
@@ -157,7 +158,7 @@ def finish(results: Results, options: argparse.Namespace) -> int:
 
 def blank(command: list[str]) -> Results:
     """Results of this machine, still empty."""
-    return Results(environment=describe(), command=[_portable(word) for word in command])
+    return Results(environment=describe(), command=[_portable(word) for word in command], yardstick=yardstick.NAME)
 
 
 def _portable(word: str) -> str:

@@ -27,8 +27,8 @@ METHOD = """
 ## How it is measured
 
 * A round: each contender in an order drawn anew works for its turn; its first calls are not counted. A launch: all
-  processes anew. `compare` holds two files against each other in the measure of a fixed piece of arithmetic that runs in
-  every round, and calls a difference what lies beyond 3 % with all of its 95 % interval.
+  processes anew. `compare` holds two files against each other in the measure of a fixed network that runs before and
+  after every turn, and calls a difference what lies beyond 3 % with all of its 95 % interval.
 * Peak: what six 3x3 convolutions of 256 channels reach in the same backend and precision. Bandwidth: copies on all cores
   that are larger than the caches, read and written bytes together; on a Jetson the memory's clock and bus.
 * Bytes: constants as stored, and what every convolution reads and writes, once, in the graph's precision.

@@ -77,6 +77,7 @@ class Results(Strict):
     rows: list[Row] = Field([])
     ratios: list[Ratio] = Field([])
     floors: list[Floor] = Field([])
+    yardstick: str = Field("", description="what the yardsticks ran")
     yardsticks: dict[str, list[list[Finite]]] = Field({}, description="of each benchmark, for each round")
     notes: list[str] = Field([], description="what was left out, and why")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -10,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import yardstick
 from benchmarks.processes import Answer
 from benchmarks.progress import Progress
 from benchmarks.results import CPU, Better, Row, row
 
 Tasks = Mapping[str, Callable[[], Answer]]  # by contender: one turn, which answers with times
-YARDSTICK_CALLS, PRODUCTS = 31, 128
 
 
 @dataclass
@@ -53,11 +52,8 @@ def measure(
             measured.yardstick.append([])
             measured.yardstick_cpu.append([])
             for _ in range(rounds):
-                names = list(tasks)
-                wall, cpu = yardstick()
-                measured.yardstick[-1].append(wall)
-                measured.yardstick_cpu[-1].append(cpu)
-                for name in random.permutation(names):
+                sticks = [yardstick.measured()]
+                for name in random.permutation(list(tasks)):
                     before = _ticks()
                     answer = tasks[name]()
                     measured.others.append(_others(before, _ticks()))
@@ -65,25 +61,12 @@ def measure(
                         every = measured.values.setdefault((str(name), what), [])
                         every.extend([] for _ in range(number + 1 - len(every)))
                         every[number].append(turn)
+                    sticks.append(yardstick.measured())  # before and after every turn: speed changes within seconds
+                wall, cpu = np.mean(sticks, axis=0)
+                measured.yardstick[-1].append(float(wall))
+                measured.yardstick_cpu[-1].append(float(cpu))
                 progress.step()
     return measured
-
-
-def yardstick() -> tuple[float, float]:
-    """Milliseconds, passed and of processors, of fixed work as a network's: products of matrices, on one core.
-
-    The matrices are too small for BLAS to share among cores, and lie in a core's own cache: work on all cores, or on
-    all memory, takes one time or twice that by what else the machine does, and says little of the work beside it.
-    """
-    matrix, product = np.full((96, 96), 1 / 96, np.float32), np.empty((96, 96), np.float32)
-    times = []
-    for _ in range(YARDSTICK_CALLS + 1):  # the first one is not counted
-        start, cpu = time.perf_counter(), time.process_time()
-        for _ in range(PRODUCTS):
-            np.matmul(matrix, matrix, out=product)
-        times.append((1e3 * (time.perf_counter() - start), 1e3 * (time.process_time() - cpu)))
-    wall, processors = np.median(times[1:], axis=0)
-    return float(wall), float(processors)
 
 
 def _ticks() -> tuple[int, int, int]:

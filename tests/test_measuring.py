@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from benchmarks import (
     report,
     throughput,
     trtexec,
+    yardstick,
 )
 from benchmarks.__main__ import NAMES, main
 from benchmarks.environment import describe
@@ -52,6 +55,17 @@ def planted(monkeypatch: pytest.MonkeyPatch, kind: str, amount: float) -> None:
     words = (sys.executable, str(ROOT / "tests" / "planted_worker.py"), kind, str(amount))
     monkeypatch.setattr(contenders, "WORKER", words)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This process and those that it starts."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 # On generated samples
@@ -119,12 +133,13 @@ def test_cameras_are_counted_between_two_batches() -> None:
 def test_two_runs_of_one_build_cannot_be_told_apart_and_ten_per_cent_can(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Real runs of a real network. In processor time: other programs on a test machine may take half of any second."""
+    """Real runs of a real network. In processor time, on one core, in short turns: of a test machine other programs may
+    take half of any second, and one core more than another."""
     options = ["--bundle", str(bundle.path), *QUICK, "--precision", "fp32", "--no-floor"]
-    options += ["--launches", "7", "--rounds", "4", "--seconds", "0.1"]
+    options += ["--launches", "9", "--rounds", "10", "--seconds", "0.03"]
 
     def measured(name: str, share: float = 0.0) -> str:
-        with monkeypatch.context() as patched:
+        with monkeypatch.context() as patched, one_core():
             if share:
                 planted(patched, "slow", share)
             assert latency.main([*options, "--out", str(tmp_path / name)]) == 0
@@ -319,6 +334,21 @@ def test_a_page_is_made_of_results_and_of_nothing_else(tmp_path: Path) -> None:
     again = page.read_text(), (page.parent / "figures" / "performance-cpu.svg").read_bytes()
     assert report.main([str(file), "--out", str(page)]) == 0
     assert again == (page.read_text(), (page.parent / "figures" / "performance-cpu.svg").read_bytes())
+
+
+def test_results_of_another_yardstick_are_not_compared(tmp_path: Path) -> None:
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    results_of().write(before)
+    results_of().model_copy(update={"yardstick": yardstick.NAME}).write(after)
+    assert compare.main([str(after), str(after)]) == 0
+    with pytest.raises(CallError, match="different yardsticks"):
+        compare.main([str(before), str(after)])
+
+
+def test_the_yardstick_is_the_network_that_its_file_holds() -> None:
+    assert yardstick.FILE.read_bytes() == yardstick.graph().SerializeToString(deterministic=True)
+    wall, processors = yardstick.measured()
+    assert 0 < processors < 2 * wall  # on one core
 
 
 def test_files_that_are_no_results_are_refused_in_one_line(tmp_path: Path) -> None:
