@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from benchmarks.comparison import overlays, table
 from benchmarks.labelled import Labelled, read_labelled, sha256_of
+from benchmarks.product_probes import probed
 from benchmarks.trained import trained
 from calibration.__main__ import main as calibrate
 from calibration.compare import answer_files
@@ -32,6 +33,7 @@ from runtime.bundle import Bundle, is_bundle, load_bundle
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from runtime.manifest import PRECISIONS, Precision
 from train import data
+from train.batches import Schedule
 from train.config import TrainConfig, load_config
 from train.data import InspectionSet
 from train.evaluate import Scored, figures
@@ -162,13 +164,20 @@ def judged(
             atomic.write_text(file, json.dumps(known, indent=1))
         recipe, record = done.config.recipe, done.record
         told = {"method": name, "seed": recipe.seed, "precision": precision, **known[key]}
-        shown = recipe.epochs * int(str(record["training_images"]))
-        rows.append({**told, "images_shown": shown, "minutes": record["minutes"], "painted": record["painted"]})
+        told |= {"images_shown": images_shown(done), "minutes": record["minutes"], "painted": record["painted"]}
+        rows.append(told)
     return rows
 
 
+def images_shown(done: TrainedRun) -> int:
+    """Of a run: whole batches only."""
+    recipe, count = done.config.recipe, int(str(done.record["training_images"]))
+    schedule = Schedule(count, recipe.batch * recipe.accumulate, recipe.epochs, recipe.seed)
+    return schedule.steps * schedule.batch
+
+
 def measured(bundle: Bundle, precision: Precision, images: InspectionSet, test: Labelled) -> Row:
-    """Figures of one graph; of several products the mean over them, and each one's own."""
+    """Figures of one graph; of several products the mean over them, each one's own, and those of the probes."""
     graph = GRAPHS[precision]
     answers = answer_files(bundle, graph, test.paths, f"test images, {graph}")
     scored = Scored(answers.scores, answers.maps)
@@ -180,6 +189,8 @@ def measured(bundle: Bundle, precision: Precision, images: InspectionSet, test: 
         names = [name for name, value in next(iter(own.values())).items() if not isinstance(value, dict)]
         found: Row = {name: _mean([fields[name] for fields in own.values()]) for name in names}
         found["products"] = own
+        good = scored.scores[[defect == "good" for defect in test.defects]]
+        found["probes"] = probed(bundle, graph, images, test, good)
     else:
         found = figures(scored, test.defects, test.masks).as_dict()
     entry = bundle.manifest.graphs[graph]

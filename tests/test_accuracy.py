@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 from conftest import SMALL
 
@@ -13,8 +14,9 @@ from benchmarks.accuracy import CONTESTANTS, first_of_each, main, within_budget
 from benchmarks.comparison import COLUMNS, table
 from runtime.errors import CallError
 from train.config import load_config
+from train.probes import PROBES
 from train.products import find_products
-from train.synthetic import write_set
+from train.synthetic import PRODUCTS, write_set
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def test_rows_are_trained_exported_and_calibrated_once(
         ("stfpm", 0, precision) for precision in ("fp32", "int8")
     ]
     assert all({*COLUMNS, "parameters", "macs", "latency_ms", "images_shown", "painted"} <= set(row) for row in rows)
-    assert {row["images_shown"] for row in rows} == {17}
+    assert {row["images_shown"] for row in rows} == {16}  # 17 pictures in batches of 4
     assert rows[0]["image_auroc"] is not None
     lines = table(rows).splitlines()
     assert len(lines) == 2 + 2  # a line for each precision
@@ -58,6 +60,22 @@ def test_rows_are_trained_exported_and_calibrated_once(
     again = json.loads(capsys.readouterr().out)["rows"]
     assert [{**row, "latency_ms": 0} for row in again] == [{**row, "latency_ms": 0} for row in rows]  # timed each time
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps  # nothing was made again
+
+
+@pytest.mark.slow
+def test_a_common_model_has_figures_of_each_product_and_of_probes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [write_set(tmp_path, train=20, test_good=3, per_defect=1, product=name) for name in PRODUCTS]
+    asked = words(folders[0], tmp_path / "out", "--methods", "rd", "--images", "60")
+    assert main([*asked, *(part for folder in folders[1:] for part in ("--data", str(folder)))]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    assert set(row["products"]) == set(PRODUCTS)
+    mean = np.mean([figures["image_auroc"] for figures in row["products"].values()])
+    assert row["image_auroc"] == pytest.approx(mean)
+    assert set(row["probes"]) == set(PROBES)
+    assert all(0 <= value <= 1 for value in row["probes"].values())
+    assert row["images_shown"] == 48  # three products of 17: batches of 4 leave the rest out
 
 
 def test_every_contestant_has_a_valid_configuration() -> None:
