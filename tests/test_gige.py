@@ -23,7 +23,7 @@ from runtime.sources.system_gi import typelib
 CAMERA = shutil.which("arv-fake-gv-camera-0.8")
 try:
     typelib("Aravis", "0.8", PACKAGE)
-    MISSING = "" if CAMERA else "needs apt install aravis-tools-cli"
+    MISSING = "" if CAMERA else "needs apt install aravis-tools"
 except MissingPart as missing:
     MISSING = str(missing)
 real = pytest.mark.skipif(bool(MISSING), reason=MISSING)
