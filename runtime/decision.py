@@ -121,6 +121,10 @@ def _cell_edges(pixels: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.
 def _regions(anomaly_map: Map, frame_size: tuple[int, int], spec: InputSpec, settings: Settings) -> list[Region]:
     """Connected parts over the review threshold, worst first, in frame pixels."""
     flagged = (anomaly_map > settings.review).astype(np.uint8)
+    first, above, *size = cv2.boundingRect(flagged)  # most of a map holds nothing, and labels cost a pixel each
+    if not all(size):
+        return []
+    flagged = flagged[above : above + size[1], first : first + size[0]]
     count, labels, stats, _ = cv2.connectedComponentsWithStats(flagged, connectivity=8)
     x0, y0, crop_width, crop_height = crop_box(frame_size, spec)
     across, down = crop_width / anomaly_map.shape[1], crop_height / anomaly_map.shape[0]
@@ -128,6 +132,7 @@ def _regions(anomaly_map: Map, frame_size: tuple[int, int], spec: InputSpec, set
     for label in range(1, count):
         left, top, width, height, area = stats[label].tolist()
         inside = labels[top : top + height, left : left + width] == label
+        left, top = left + first, top + above
         peak = float(anomaly_map[top : top + height, left : left + width][inside].max())
         x = x0 + min(round(left * across), crop_width - 1)
         y = y0 + min(round(top * down), crop_height - 1)
