@@ -42,7 +42,11 @@ class WatchedConnection(H11Protocol):
         if self.flow is None:  # refused; what was on its way is not read
             return
         self._moved = time.monotonic()
-        super().data_received(data)
+        try:
+            super().data_received(data)
+        except h11.LocalProtocolError:  # uvicorn's own 400 where none can be sent: to a HEAD, into a begun answer
+            self.transport.abort()
+            return
         if not self._asking():
             self._begun = None
         elif self._begun is None:
