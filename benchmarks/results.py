@@ -18,7 +18,7 @@ from runtime.strict_yaml import Strict, first_fault
 LARGEST = 64 << 20  # bytes of a results file: a day of rounds
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Better = Literal["lower", "higher", "neither"]
-END_TO_END, NETWORK = "frame to verdict", "bare network"
+END_TO_END, NETWORK, STORED = "frame to verdict", "bare network", "frame to next frame, stored"
 CPU = ", CPU"  # after the name of a figure that is processor time
 
 

@@ -34,7 +34,7 @@ from benchmarks.__main__ import NAMES, main
 from benchmarks.environment import describe
 from benchmarks.intervals import RESOLUTION, Launches, changed, judge, paired_ratio
 from benchmarks.plots import draw
-from benchmarks.results import Floor, Results, ratio, read_results, row
+from benchmarks.results import STORED, Floor, Results, ratio, read_results, row
 from benchmarks.saturated import Camera, Saturated, counted
 from runtime.backends import open_backend
 from runtime.bundle import Bundle
@@ -174,7 +174,7 @@ def test_latency_tells_every_stage_and_writes_json_table_and_picture(
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads(file.read_text())
     rows = {found["what"]: found for found in printed["rows"] if found["name"] == "onnxruntime fp32"}
-    stages = {"read", "preprocess", "inference", "decision", "sink", "frame to verdict", "bare network"}
+    stages = {"read", "preprocess", "inference", "decision", STORED, "frame to verdict", "bare network"}
     assert stages <= set(rows)
     for found in rows.values():
         assert {"name", "unit", "median", "p10", "p90", "n"} <= set(found)
