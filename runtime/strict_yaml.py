@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Hashable
+
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # before the first model: it would search all that is installed
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from runtime.errors import CallError
 from runtime.manifest import InputSpec
 from runtime.sinks.base import Sink
-from runtime.sinks.images import ImagesSink
-from runtime.sinks.jsonl import JsonlSink
-from runtime.sinks.sqlite import SqliteSink
 from runtime.sources import uri_path, uri_scheme
 
 FORMS = "jsonl://PATH (- for standard output), images://FOLDER, sqlite://PATH"
@@ -25,19 +23,28 @@ def open_sinks(uris: Sequence[str], spec: InputSpec) -> list[Sink]:
     sinks: list[Sink] = []
     try:
         for uri in ordered:
-            path = uri_path(uri)
-            match uri_scheme(uri):
-                case "sqlite":
-                    sinks.append(SqliteSink(path))
-                case "images":
-                    sinks.append(ImagesSink(path, spec))
-                case _:
-                    sinks.append(JsonlSink(path))
+            sinks.append(_sink(uri_scheme(uri), uri_path(uri), spec))
     except BaseException:
         for sink in sinks:
             sink.close()
         raise
     return sinks
+
+
+def _sink(scheme: str, path: Path, spec: InputSpec) -> Sink:
+    """Each kind is imported where it is asked for, as sources are."""
+    match scheme:
+        case "sqlite":
+            from runtime.sinks.sqlite import SqliteSink
+
+            return SqliteSink(path)
+        case "images":
+            from runtime.sinks.images import ImagesSink
+
+            return ImagesSink(path, spec)
+    from runtime.sinks.jsonl import JsonlSink
+
+    return JsonlSink(path)
 
 
 __all__ = ["FORMS", "Sink", "open_sinks"]

@@ -7,17 +7,10 @@ from pathlib import Path
 
 from runtime.errors import CallError, one_line
 from runtime.images import is_image_name
-from runtime.sources import pipelines
 from runtime.sources.base import Source, SourceEnded, SourceLost, Trigger, frames
 from runtime.sources.folder import FolderSource
-from runtime.sources.gige import GigeSource
-from runtime.sources.gstreamer import GStreamerSource, has_elements
 from runtime.sources.image import ImageSource
-from runtime.sources.opencv_capture import opencv_pipeline
-from runtime.sources.pattern import PatternSource
-from runtime.sources.rtsp import rtsp_source
 from runtime.sources.uri import uri_path, uri_scheme, without_password
-from runtime.sources.v4l2 import v4l2_source
 from runtime.sources.video import VideoSource
 from runtime.sources.watched_folder import WatchedFolderSource
 
@@ -52,26 +45,38 @@ def _of_files(scheme: str, uri: str, path: Path) -> Source:
 
 
 def _camera(scheme: str, uri: str, trigger: Trigger) -> Source:
+    """Each kind is imported where it is asked for: a program that starts for one picture waits for none of them."""
     match scheme:
         case "v4l2":
+            from runtime.sources.v4l2 import v4l2_source
+
             return v4l2_source(uri)
-        case "csi":
-            return _pipeline(uri, pipelines.csi(uri))
+        case "csi" | "gst":
+            return _pipeline(uri, scheme)
         case "rtsp" | "rtsps":
+            from runtime.sources.rtsp import rtsp_source
+
             return rtsp_source(uri)
         case "gige":
+            from runtime.sources.gige import GigeSource
+
             return GigeSource(uri, trigger)
-        case "gst":
-            return _pipeline(uri, pipelines.gst(uri), finite=True)
         case "test":
+            from runtime.sources.pattern import PatternSource
+
             return PatternSource(uri, triggered=trigger == "software")
     shown = without_password(uri)
     raise CallError(f"source {shown}: no kind of source is called {one_line(scheme)!r}; use {FORMS}")
 
 
-def _pipeline(uri: str, pipeline: str, finite: bool = False) -> Source:
+def _pipeline(uri: str, scheme: str) -> Source:
+    from runtime.sources import pipelines
+    from runtime.sources.gstreamer import GStreamerSource, has_elements
+    from runtime.sources.opencv_capture import opencv_pipeline
+
+    pipeline = pipelines.csi(uri) if scheme == "csi" else pipelines.gst(uri)
     if has_elements("appsink"):
-        return GStreamerSource(uri, lambda: pipeline, finite)
+        return GStreamerSource(uri, lambda: pipeline, finite=scheme == "gst")
     return opencv_pipeline(uri, lambda: pipeline)
 
 
