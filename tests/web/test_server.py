@@ -9,10 +9,11 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from broker import wait_for
 
 from runtime.web import connections
 from runtime.web.server import WebOptions, WebServer
@@ -49,17 +50,9 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def until(moment: Callable[[], bool]) -> None:
-    """Waits for it."""
-    end = time.monotonic() + 20
-    while not moment():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.05)
-
-
 def settle(served: Served) -> None:
     """Waits until the server has let go of all connections."""
-    until(lambda: not served.server._server.server_state.connections)
+    wait_for(lambda: not served.server._server.server_state.connections)
 
 
 # ---------------------------------------------------------------------------------------------------------- fuzzing
@@ -160,7 +153,7 @@ def test_ten_thousand_fuzzed_requests_do_no_harm(served: Served) -> None:
         for _ in range(FUZZ // 1000):
             send(1000)
         settle(served)
-    until(lambda: descriptors() <= before[1] + 2)  # what reads the store for a client that left has ended too
+    wait_for(lambda: descriptors() <= before[1] + 2)  # what reads the store for a client that left has ended too
     grown = resident() - before[0]
     print(f"codes {dict(codes)}; grown by {grown / 1e6:.1f} MB")
     assert {200, 400, 401, 404, 405} <= set(codes)
