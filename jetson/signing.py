@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from runtime.atomic import write_new
 from runtime.errors import CallError, DskdError, MissingPart
 from runtime.fields import Name
 from runtime.manifest import Positive, Sha256
@@ -76,9 +77,7 @@ def make_key(folder: Path, name: str) -> tuple[Path, Path]:
         if os.path.lexists(path):
             raise CallError(f"{path} exists; a key is not overwritten, name another")
     for path, data, mode in zip(paths, (private, public), (0o600, 0o644), strict=True):
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
-            os.fsync(file.fileno())
+        write_new(path, data, mode)
     return paths
 
 

@@ -63,6 +63,21 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Writes ``path`` whole, with ``mode``, where nothing has that name. Raises FileExistsError where something has."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+        os.link(temporary, path)
+        sync_directory(path.parent)
+    finally:
+        os.unlink(temporary)
+
+
 @contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
     """Yields a temporary directory; on success it takes ``path``'s place in one step, and an older one goes away.

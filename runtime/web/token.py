@@ -6,9 +6,11 @@ import hmac
 import os
 import secrets
 import stat
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+from runtime.atomic import write_new
 from runtime.errors import DskdError
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # 31 signs that nobody mistakes for each other when typing them
@@ -54,11 +56,5 @@ def load_token(path: Path) -> Token:
 def _make(path: Path) -> None:
     groups = ("".join(secrets.choice(ALPHABET) for _ in range(GROUP)) for _ in range(GROUPS))
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:  # another process was first: its token counts
-        return
-    with open(handle, "w") as file:
-        file.write("-".join(groups) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with suppress(FileExistsError):  # another process was first: its token counts
+        write_new(path, f"{'-'.join(groups)}\n".encode(), 0o600)

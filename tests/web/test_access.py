@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -142,6 +143,19 @@ def test_the_token_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None
     assert len(word.replace("-", "")) == 20
     assert load_token(file).matches(word)
     assert not load_token(file).matches(word.upper())
+
+
+def test_the_token_files_name_appears_with_the_word_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+
+    def power_cut(handle: int) -> None:
+        assert not file.exists()
+        raise OSError(errno.EIO, "no power")
+
+    monkeypatch.setattr(os, "fsync", power_cut)
+    with pytest.raises(DskdError, match="no power"):
+        load_token(file)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
