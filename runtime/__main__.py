@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 from urllib.parse import quote
+
+# Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from runtime.backends import NAMES
 from runtime.bundle import default_bundle, load_bundle

@@ -7,6 +7,7 @@ or believed is as if it had never been there.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import stat
 from contextlib import suppress
@@ -46,12 +47,23 @@ def recall(kind: str, key: str) -> NDArray[np.uint8] | None:
         file = folder / f"{key}.{kind}"
         if not stat.S_ISREG(file.lstat().st_mode) or not _is_mine(file.lstat()):
             return None
-        found = np.memmap(file, np.uint8, "c")  # private to this process, as some readers want to be able to write
+        with file.open("rb") as opened:
+            # private to this process, as some readers want to be able to write
+            found = np.frombuffer(mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)
         os.utime(file)
     except (OSError, ValueError):  # ValueError: an empty file
         return None
     data = found[:-DIGEST]
     return data if hashlib.sha256(data.data).digest() == found[-DIGEST:].tobytes() else None
+
+
+def let_go(recalled: NDArray[np.uint8]) -> None:
+    """Takes no memory for ``recall``'s bytes, to which nobody wrote, until they are read again."""
+    below: object = recalled
+    while isinstance(below, np.ndarray):
+        below = below.base
+    if isinstance(below, memoryview) and isinstance(below.obj, mmap.mmap):
+        below.obj.madvise(mmap.MADV_DONTNEED)
 
 
 def remember(kind: str, key: str, data: bytes | memoryview, keep: int) -> None:

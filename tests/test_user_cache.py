@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.user_cache import cache_folder, key_of, recall, remember
+from runtime.user_cache import cache_folder, key_of, let_go, recall, remember
 
 
 def file_of(key: str) -> Path:
@@ -26,6 +26,22 @@ def test_what_is_remembered_is_recalled_whole() -> None:
     remember("blob", "a", b"other", keep=2)
     assert bytes(found) == b"some bytes"  # who reads the old one keeps it
     assert key_of(1, "2") != key_of(12, "") != key_of("1", "2", "")
+
+
+def test_what_is_let_go_takes_no_memory_and_is_still_there() -> None:
+    remember("blob", "a", bytes(range(256)) * 4096, keep=2)
+    found = recall("blob", "a")
+    assert found is not None
+    assert resident_kb(file_of("a")) >= 1024
+    let_go(found)
+    assert resident_kb(file_of("a")) == 0
+    assert bytes(found) == bytes(range(256)) * 4096
+
+
+def resident_kb(file: Path) -> int:
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    next(line for line in lines if line.endswith(str(file)))
+    return int(next(line for line in lines if line.startswith("Rss:")).split()[1])
 
 
 def test_only_the_last_used_are_kept() -> None:

@@ -19,7 +19,7 @@ from runtime.errors import DskdError, MissingPart
 from runtime.imports import without
 from runtime.manifest import Precision
 from runtime.preprocess import Image
-from runtime.user_cache import key_of, recall, remember
+from runtime.user_cache import key_of, let_go, recall, remember
 
 INSTALL = "pip install 'dskd-edge[openvino]', or use --backend onnxruntime"
 GRAPHS: dict[Precision, str] = {
@@ -131,7 +131,9 @@ class OpenVinoBackend:
         self._blob = recall("openvino", key) if worth else None  # held: the weights are read from it where they lie
         if self._blob is not None:
             with suppress(RuntimeError):  # then it is compiled
-                return core.import_model(openvino.Tensor(self._blob, shared_memory=True), "CPU", settings)
+                compiled = core.import_model(openvino.Tensor(self._blob, shared_memory=True), "CPU", settings)
+                let_go(self._blob)  # two thirds of it were copied into another order and are not read again
+                return compiled
         model = core.read_model(bundle.graph_file(self.graph))
         model.reshape({"image": shape})
         compiled = core.compile_model(model, "CPU", settings)

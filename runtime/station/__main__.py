@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
+
+# Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from runtime.bundle import load_bundle
 from runtime.errors import DskdError, Parser, exit_with_code, one_line
