@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,10 @@ import torch
 from hypothesis import settings
 
 from export.onnx import export
+from runtime.backoff import Backoff
 from runtime.bundle import Bundle
+from runtime.delivery import Delivery, Target
+from runtime.store import Store
 from train.config import TrainConfig, load_config
 from train.data import find_images
 from train.methods import METHODS
@@ -145,3 +148,27 @@ def real_weights() -> str:
     if not file:
         pytest.skip("DSKD_TEACHER_WEIGHTS is not set: the tests on real weights did not run")
     return file
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store of inspections."""
+    made = Store(tmp_path / "line.db")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(store: Store) -> Iterator[Callable[[Target], Delivery]]:
+    """Starts deliveries from the store that come back quickly from a failure, and stops them at the end."""
+    running = []
+
+    def begin(target: Target) -> Delivery:
+        delivery = Delivery("hook", store, target, Backoff(0.02, 0.1))
+        delivery.start()
+        running.append(delivery)
+        return delivery
+
+    yield begin
+    for delivery in running:
+        assert delivery.stop()

@@ -42,13 +42,6 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(tmp_path / "line.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def start(store: Store) -> Iterator[Start]:
     """Starts deliveries and stops them at the end."""
     running = []
