@@ -24,7 +24,7 @@ from train.config import load_config
 from train.data import InspectionSet, find_images
 from train.evaluate import EagerGraph, figures, score
 from train.networks.maps import AnomalyMap
-from train.run import TrainedRun
+from train.trained_run import TrainedRun
 
 VARIANTS = {
     "full": [],

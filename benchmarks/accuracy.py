@@ -39,7 +39,8 @@ from train.data import InspectionSet
 from train.evaluate import Scored, figures
 from train.methods import METHODS
 from train.products import figures_by_product, find_products, split_products
-from train.run import TrainedRun, versions
+from train.run import versions
+from train.trained_run import TrainedRun
 
 CONTESTANTS: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in METHODS} | {
     "urd-plain": ("method=urd", "urd.injection=plain"),

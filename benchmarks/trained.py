@@ -7,7 +7,8 @@ from pathlib import Path
 from train.config import TrainConfig
 from train.data import InspectionSet
 from train.finished import finished
-from train.run import TrainedRun, load_run, run
+from train.run import run
+from train.trained_run import TrainedRun, load_run
 
 
 def trained(

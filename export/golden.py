@@ -13,7 +13,7 @@ from runtime.images import read_image, write_image
 from runtime.preprocess import Image, preprocess
 from train.augment import pseudo_anomaly
 from train.evaluate import score
-from train.run import TrainedRun
+from train.trained_run import TrainedRun
 
 COUNT = 8
 LARGEST_SIDE = 1024  # pixels of a stored frame: enough to exercise the resize, little to carry

@@ -27,7 +27,8 @@ from runtime import atomic
 from runtime.bundle import Bundle, default_bundle, hash_files, is_bundle, load_bundle, write_manifest
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from runtime.manifest import Graph, InputSpec, Manifest, Provenance, Tolerance
-from train.run import TrainedRun, load_run, versions
+from train.run import versions
+from train.trained_run import TrainedRun, load_run
 
 OPSETS = (20, 17)  # 17 for the TensorRT 8.5 and 8.6 of JetPack 5 and 6.0
 TOLERANCE = Tolerance(score=1e-3, map=1e-3)  # another CPU's rounding, not another model

@@ -19,7 +19,7 @@ from runtime.errors import CallError, DskdError, Parser, exit_with_code
 from runtime.manifest import Parity
 from runtime.preprocess import Image
 from train.evaluate import Scored, score
-from train.run import TrainedRun, load_run
+from train.trained_run import TrainedRun, load_run
 
 EXACT = "onnx"  # the float32 graph
 LIMIT = 1e-4  # rounding of float32 over some forty layers; a wrong graph is off by a hundred times this

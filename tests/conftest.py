@@ -22,8 +22,9 @@ from runtime.store import Store
 from train.config import TrainConfig, load_config
 from train.data import find_images
 from train.methods import METHODS
-from train.run import TrainedRun, load_run, run
+from train.run import run
 from train.synthetic import write_set
+from train.trained_run import TrainedRun, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["input.height=64", "input.width=96", "recipe.epochs=2", "recipe.batch=4", "recipe.precision=float32"]

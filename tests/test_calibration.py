@@ -53,7 +53,7 @@ from runtime.images import write_image
 from runtime.inspector import golden_check
 from train import metrics
 from train.data import find_images
-from train.run import TrainedRun
+from train.trained_run import TrainedRun
 
 
 @pytest.fixture(scope="module")

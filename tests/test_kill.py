@@ -28,7 +28,7 @@ from runtime.inspector import Inspector
 from runtime.sinks import open_sinks
 from runtime.sources import open_source
 from train.loop import read_curve
-from train.run import TrainedRun
+from train.trained_run import TrainedRun
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 PATIENCE = 60.0  # seconds until a moment that never comes fails the test

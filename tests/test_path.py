@@ -20,7 +20,7 @@ from runtime.bundle import Bundle, load_bundle
 from runtime.result import Verdict
 from train.evaluate import EagerGraph
 from train.networks.maps import AnomalyMap
-from train.run import TrainedRun
+from train.trained_run import TrainedRun
 
 
 def test_bundle_holds_the_pruned_graph_and_nothing_of_the_encoder_student(

@@ -36,7 +36,7 @@ from train.config import load_config
 from train.evaluate import score
 from train.methods import build
 from train.networks.resnet import BACKBONES
-from train.run import TrainedRun
+from train.trained_run import TrainedRun
 from train.weights import load_teacher
 
 HERE = "openvino" in NAMES and find_spec("openvino") is not None

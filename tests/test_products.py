@@ -21,8 +21,9 @@ from train.config import load_config
 from train.evaluate import score
 from train.probes import PROBES, cut_paste, mixup, probe_images
 from train.products import find_products, split_products
-from train.run import load_run, run
+from train.run import run
 from train.synthetic import PRODUCTS, write_set
+from train.trained_run import load_run
 
 
 @pytest.fixture(scope="module")

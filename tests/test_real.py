@@ -19,7 +19,8 @@ from runtime.sources import open_source
 from train.config import load_config
 from train.data import InspectionSet, find_images
 from train.networks.resnet import BACKBONES
-from train.run import TrainedRun, load_run, run
+from train.run import run
+from train.trained_run import TrainedRun, load_run
 from train.weights import load_teacher
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -11,7 +11,8 @@ from torch import nn
 from runtime.errors import CallError
 from train.data import find_images
 from train.networks.rounding import rounding
-from train.run import TrainedRun, load_run, run
+from train.run import run
+from train.trained_run import TrainedRun, load_run
 
 
 def path() -> nn.Sequential:

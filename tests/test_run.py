@@ -17,7 +17,8 @@ from runtime.errors import CallError
 from train.config import TrainConfig, load_config
 from train.data import find_images
 from train.defects import PAINTERS
-from train.run import TrainedRun, load_run, point_latest, run
+from train.run import point_latest, run
+from train.trained_run import TrainedRun, load_run
 
 
 def test_report_shows_figures_thresholds_and_decodable_pictures(trained_run: TrainedRun) -> None:

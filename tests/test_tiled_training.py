@@ -22,7 +22,8 @@ from runtime.tiling import Grid, coarse, infer_tiles
 from train.config import load_config
 from train.data import cut_tiles, find_images, load_mask, read_tiles, usable
 from train.evaluate import score
-from train.run import TrainedRun, load_run, run
+from train.run import run
+from train.trained_run import TrainedRun, load_run
 
 TILES = 9  # of a picture of 192 x 256 pixels, in tiles of 96 that share 16
 SETTINGS = [

@@ -9,7 +9,7 @@ from train.config import TrainConfig
 from train.data import InspectionSet, data_sha256
 from train.networks.resnet import BACKBONES
 from train.products import split_products
-from train.run import TrainedRun, load_run
+from train.trained_run import TrainedRun, load_run
 from train.weights import load_teacher
 
 

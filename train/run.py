@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,50 +20,28 @@ from torch import nn
 
 from runtime import atomic
 from runtime.bundle import file_sha256
-from runtime.errors import CallError, DskdError, one_line
+from runtime.errors import CallError, one_line
 from runtime.images import BadImage, read_image
-from runtime.manifest import InputSpec, Thresholds
+from runtime.manifest import InputSpec
 from runtime.threshold import conformal_thresholds
 from train import data, loop
-from train.checkpoint import load_model, read_tensors
-from train.config import TrainConfig, load_config
-from train.evaluate import EagerGraph, Figures, Scored, figures, score, score_frames
+from train.checkpoint import load_model
+from train.config import TrainConfig
+from train.evaluate import Figures, Scored, figures, score, score_frames
 from train.group import Process, join_processes
-from train.local_statistics import build_map, fit_map
+from train.local_statistics import fit_map
 from train.methods import Method, build
-from train.networks.maps import AnomalyMap
-from train.networks.resnet import BACKBONES, Encoder
+from train.networks.resnet import BACKBONES
 from train.networks.rounding import rounding
 from train.products import figures_by_product, held_out_by_product, split_products
 from train.report import Labelled, write_report
 from train.selection import painted_auroc
+from train.trained_run import CONFIG, MAPS, MODEL, RECORD, build_maps, graph_of, load_run
 from train.weights import load_teacher
 
 log = logging.getLogger(__name__)
-MAPS = "maps."  # names of the maps' tensors begin so in MODEL
-MODEL, RECORD, CONFIG = "model.safetensors", "run.json", "config.yaml"
 AFTER_TRAINING = {"map", "thresholds"}  # settings that can change without training again
 PACKAGES = ("dskd-edge", "torch", "numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "onnxsim")
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A finished run read back from its folder."""
-
-    folder: Path
-    config: TrainConfig
-    record: dict[str, object]
-    method: Method
-    maps: nn.ModuleDict
-
-    def graph(self, reading: str) -> EagerGraph:
-        """The inference path of that name with its map."""
-        return _graph(self.method, self.maps, reading)
-
-    @property
-    def thresholds(self) -> Thresholds:
-        """Thresholds from the held-out good images."""
-        return Thresholds.model_validate(self.record["thresholds"])
 
 
 def run(
@@ -124,7 +101,7 @@ def _run(
     maps = build_maps(config, method)
     if process.first:
         for reading in method.readings():
-            fit_map(_graph(method, maps, reading), inputs, config.map.ridge, process.device)
+            fit_map(graph_of(method, maps, reading), inputs, config.map.ridge, process.device)
     del inputs
     prepared.unlink()
     prepared.with_suffix(".json").unlink()
@@ -171,7 +148,7 @@ def _finish(
     with atomic.replacing(folder / MODEL) as temporary:
         tensors = method.state_dict() | maps.state_dict(prefix=MAPS)
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-    graph = _graph(method, maps, next(iter(method.readings())))
+    graph = graph_of(method, maps, next(iter(method.readings())))
     held = score_files(graph, held_out, config.input, device, "held-out images")
     limits = config.thresholds
     thresholds = conformal_thresholds(held.scores, limits.review_rate, limits.reject_rate)
@@ -246,7 +223,7 @@ def _evaluate(
     scored: dict[str, Scored] = {}
     found = {}
     for reading in method.readings():
-        graph, label = _graph(method, maps, reading), f"test, reading {reading}"
+        graph, label = graph_of(method, maps, reading), f"test, reading {reading}"
         if config.input.tiling:
             scored[reading] = score_files(graph, [item.path for item in kept], config.input, device, label)
         else:
@@ -257,39 +234,6 @@ def _evaluate(
             record["products"][name].setdefault("figures", {})[reading] = own.as_dict()  # type: ignore[index]
     default = next(iter(method.readings()))
     return found, Labelled(stacked, defects, [item.path.name for item in kept], scored[default])
-
-
-def load_run(folder: Path) -> TrainedRun:
-    """Reads a finished run. Raises CallError where the folder holds none, DskdError where its weights are damaged."""
-    try:
-        record = json.loads((folder / RECORD).read_text())
-        expected = record["model_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CallError(f"{folder}: holds no finished training run; run python -m train first") from error
-    config = load_config(folder / CONFIG, [])
-    try:
-        matches = file_sha256(folder / MODEL) == expected
-    except OSError as error:
-        raise DskdError(f"{folder / MODEL}: cannot be read ({error.strerror}); train again") from error
-    if not matches:
-        raise DskdError(f"{folder / MODEL}: does not match {RECORD}; train again")
-    method = build(config, Encoder(BACKBONES[config.backbone]).requires_grad_(False))
-    maps = build_maps(config, method)
-    tensors, _ = read_tensors(folder / MODEL)
-    load_model(folder / MODEL, method, {n: t for n, t in tensors.items() if not n.startswith(MAPS)})
-    load_model(folder / MODEL, maps, {n.removeprefix(MAPS): t for n, t in tensors.items() if n.startswith(MAPS)})
-    return TrainedRun(folder, config, record, method.eval(), maps.eval())
-
-
-def build_maps(config: TrainConfig, method: Method) -> nn.ModuleDict:
-    """A map for each reading: the students err differently in each."""
-    return nn.ModuleDict({reading: build_map(config) for reading in method.readings()})
-
-
-def _graph(method: Method, maps: nn.ModuleDict, reading: str) -> EagerGraph:
-    anomaly_map = maps[reading]
-    assert isinstance(anomaly_map, AnomalyMap)
-    return EagerGraph(method.inference_path(reading), anomaly_map)
 
 
 def point_latest(folder: Path) -> None:

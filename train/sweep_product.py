@@ -18,7 +18,7 @@ from train import tied
 from train.config import TrainConfig
 from train.finished import finished
 from train.products import find_products
-from train.run import RECORD
+from train.trained_run import RECORD
 
 LOG = "output.log"
 
