@@ -6,11 +6,11 @@ BIN := .venv/bin
 demo: .venv/installed   ## train, prune, export, verify and inspect on a small generated set
 	$(BIN)/python -m benchmarks.demo
 
-# Two files at a time, the long ones first, each with one thread for arithmetic: most tests wait for programs, brokers
-# and cameras. One that fails beside the others gets a second chance and is named under RERUN in the summary.
-TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# Three files at a time, also on two cores, the long ones first, each with one thread for arithmetic: most tests wait for
+# programs, brokers and cameras. One that fails beside the others gets a second chance and is named under RERUN in the summary.
+FILES := --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 test: check             ## linters and the whole suite; real pictures too where DSKD_DATA is set
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO) --reruns 1 -m 'not alone' --durations 25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FILES) --reruns 1 -m 'not alone' --durations 25
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --reruns 1 -m alone
 
 check: .venv/installed
