@@ -35,7 +35,7 @@ settings.load_profile("shared")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests first: the last file alone would keep one of two workers idle."""
+    """Files with long tests first: the last file alone would keep the other workers idle."""
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
 
