@@ -12,8 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -30,13 +32,14 @@ from benchmarks.contenders import (
     finish,
     own_bundle,
 )  # fmt: skip
-from benchmarks.processes import Answer, object_of
+from benchmarks.processes import Answer, kilobytes, object_of
 from benchmarks.results import Results, ratio
 from benchmarks.rounds import Tasks, measure
 from runtime.errors import DskdError, Parser, exit_with_code, one_line
 
 NAME = "coldstart"
 FIRST, PEAK = "process start to first verdict", "peak memory"
+LOOK = 0.005  # seconds between looks at a process' memory
 
 
 def parser() -> Parser:
@@ -102,16 +105,29 @@ def started(command: Sequence[str], environment: Mapping[str, str] | None = None
             env={**os.environ, **(environment or {})},
         )  # fmt: skip
         assert process.stdout is not None
-        first = next((time.perf_counter() for line in process.stdout if object_of(line) is not None), None)
-        process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        ended = threading.Event()
+        with ThreadPoolExecutor(1) as watcher:
+            peak = watcher.submit(_peak, process.pid, ended)
+            try:
+                first = next((time.perf_counter() for line in process.stdout if object_of(line) is not None), None)
+                process.stdout.read()
+            finally:
+                ended.set()
+        process.wait()
         process.stdout.close()
         if first is None or process.returncode:
             errors.seek(0)
             said = one_line(errors.read().decode(errors="replace")[-300:])
             raise DskdError(f"{Path(command[0]).name} gave no verdict (exit code {process.returncode}): {said}")
-    return {"times": {FIRST: [first - begun], PEAK: [usage.ru_maxrss * 1.024 / 1e3]}}
+    return {"times": {FIRST: [first - begun], PEAK: [peak.result()]}}
+
+
+def _peak(pid: int, ended: threading.Event) -> float:
+    """The most memory of a process until it has ``ended``, MB. wait4 would tell no less than what this one holds."""
+    most = 0.0
+    while not ended.wait(LOOK):
+        most = kilobytes(f"/proc/{pid}/status").get("VmHWM", most)  # nothing once it is gone
+    return most / 1e3
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ class Worker:
 
     def memory(self) -> dict[str, float]:
         """MB now: ``rss``, ``pss`` (what it shares counts by its share); ``peak`` is the largest rss so far."""
-        status = _kilobytes(f"/proc/{self.pid}/status")
-        rollup = _kilobytes(f"/proc/{self.pid}/smaps_rollup")
+        status = kilobytes(f"/proc/{self.pid}/status")
+        rollup = kilobytes(f"/proc/{self.pid}/smaps_rollup")
         found = {"rss": status.get("VmRSS"), "pss": rollup.get("Pss"), "peak": status.get("VmHWM")}
         return {name: value / 1e3 for name, value in found.items() if value is not None}
 
@@ -121,7 +121,7 @@ def object_of(line: bytes) -> Answer | None:
     return found if isinstance(found, dict) else None
 
 
-def _kilobytes(file: str) -> dict[str, float]:
+def kilobytes(file: str) -> dict[str, float]:
     """``Name:  123 kB`` lines of procfs; none where it cannot be read."""
     try:
         text = Path(file).read_text()

@@ -175,6 +175,15 @@ def test_cold_start_is_that_of_the_shipped_command(
         coldstart.started([sys.executable, "-m", "runtime", "--bundle", str(tmp_path / "none")])
 
 
+def test_the_peak_is_that_of_the_process_and_not_of_the_one_that_starts_it() -> None:
+    held = {}
+    for megabytes in (0, 100):
+        script = f"kept = bytearray({megabytes} * 1000 * 1000)\nprint('{{}}', flush=True)\nimport time; time.sleep(0.2)"
+        (held[megabytes],) = coldstart.started([sys.executable, "-c", script])["times"][coldstart.PEAK]
+    assert 5 < held[0] < 40
+    assert held[100] - held[0] == pytest.approx(100, abs=5)
+
+
 def test_parity_is_the_distance_from_the_trained_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = tiny_bundle(tmp_path / "tiny", golden_error=5e-5)
     assert parity.main(["--bundle", str(made.path), *QUICK]) == 0
