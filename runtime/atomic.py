@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import glob
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -65,17 +67,23 @@ def write_text(path: Path, text: str) -> None:
 
 def write_new(path: Path, data: bytes, mode: int) -> None:
     """Writes ``path`` whole, with ``mode``, where nothing has that name. Raises FileExistsError where something has."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
     try:
         with open(handle, "wb") as file:
+            _lock(handle)
             file.write(data)
             file.flush()
-            os.fchmod(handle, mode)
             os.fsync(handle)
-        os.link(temporary, path)
+        try:
+            os.link(temporary, path)
+        except PermissionError:  # a file system without hard links, as a stick's
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            os.rename(temporary, path)
         sync_directory(path.parent)
     finally:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from broker import wait_for
 from line_records import inspection
 
 from runtime.delivery import Delivery, Target
-from runtime.store import Record, Store, StoreReader
+from runtime.store import Record, Store, StoreError, StoreReader
 
 Start = Callable[[Target], Delivery]
 
@@ -71,7 +71,7 @@ def test_a_store_that_is_locked_or_moved_stops_no_sink_for_good(store: Store, st
         try:
             store.add([inspection(k) for k in range(5)])
             break
-        except Exception:
+        except StoreError:
             assert attempt == 0
     wait_for(lambda: target.got == [1, 1, 2, 3, 4, 5])
     assert delivery.status().behind == 0

@@ -112,6 +112,7 @@ def test_a_broker_that_is_absent_at_the_start_is_waited_for(tmp_path: Path, stor
     wait_for(lambda: "cannot be reached" in delivery.status().detail)
     broker.start()
     wait_for(lambda: delivery.status().behind == 0)
+    assert delivery.status().delivered == 1
     broker.kill()
 
 
@@ -202,6 +203,7 @@ def test_only_asked_verdicts_are_told_and_the_cursor_passes_the_others(
     wait_for(lambda: delivery.status().behind == 0)
     wait_for(lambda: listener.ids() == [150])
     wait_for(lambda: store.cursors()["mes"] == 300)
+    assert listener.ids() == [150]
     listener.close()
 
 

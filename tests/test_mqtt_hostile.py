@@ -41,13 +41,6 @@ class Station:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(tmp_path / "line.db")
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def start(store: Store) -> Iterator[Start]:
     """Starts deliveries that take commands, and stops them at the end."""
     running: list[tuple[Delivery, CommandDesk]] = []

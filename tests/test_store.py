@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,13 +23,6 @@ from line_records import answer, dropped, inspection
 from runtime.result import Dropped, Verdict
 from runtime.sinks import open_sinks
 from runtime.store import Label, Store, StoreBroken, StoreLocked, StoreReader
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    made = Store(tmp_path / "line.db")
-    yield made
-    made.close()
 
 
 def test_records_of_all_kinds_rise_under_one_id_and_come_back_whole(store: Store) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from runtime.atomic import write_new
 from runtime.errors import DskdError
 from runtime.web.archive import Archive
 from runtime.web.auth import MOST_ADDRESSES, MOST_SESSIONS, Doorkeeper, Guesses, TooManyGuesses, clean_name
@@ -156,6 +157,21 @@ def test_the_token_files_name_appears_with_the_word_in_it(tmp_path: Path, monkey
     with pytest.raises(DskdError, match="no power"):
         load_token(file)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_token_is_made_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: object, target: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    file = tmp_path / "token"
+    word = load_token(file)
+    assert word.matches(file.read_text().strip())
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+    with pytest.raises(FileExistsError):
+        write_new(file, b"another", 0o600)
+    assert word.matches(file.read_text().strip())
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
