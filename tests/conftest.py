@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from broker import Broker
 from hypothesis import settings
 
 from export.onnx import export
 from runtime.backoff import Backoff
 from runtime.bundle import Bundle
 from runtime.delivery import Delivery, Target
+from runtime.sinks.mqtt import MqttConfig, MqttTarget
+from runtime.sinks.mqtt_commands import CommandDesk
 from runtime.store import Store
 from train.config import TrainConfig, load_config
 from train.data import find_images
@@ -166,6 +169,35 @@ def start(store: Store) -> Iterator[Callable[[Target], Delivery]]:
 
     def begin(target: Target) -> Delivery:
         delivery = Delivery("hook", store, target, Backoff(0.02, 0.1))
+        delivery.start()
+        running.append(delivery)
+        return delivery
+
+    yield begin
+    for delivery in running:
+        assert delivery.stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    """A real MQTT broker on loopback."""
+    made = Broker(tmp_path).start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def start_mqtt(store: Store) -> Iterator[Callable[..., Delivery]]:
+    """Starts deliveries from the store to a broker's port, and stops them at the end."""
+    running = []
+
+    def begin(
+        port: int, desk: CommandDesk | None = None, backoff: Backoff | None = None, **options: object
+    ) -> Delivery:
+        config = MqttConfig.model_validate(
+            {"kind": "mqtt", "broker": f"mqtt://127.0.0.1:{port}", "topic": "dskd", "keepalive_s": 2, **options}
+        )
+        delivery = Delivery("mes", store, MqttTarget(config, store.identity, desk), backoff or Backoff(0.05, 0.2))
         delivery.start()
         running.append(delivery)
         return delivery

@@ -1,4 +1,4 @@
-"""MQTT against a real broker: order, outages, kills, wrong passwords, last will, commands."""
+"""MQTT against a real broker: order, outages, kills, wrong passwords, last will."""
 
 from __future__ import annotations
 
@@ -10,23 +10,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from broker import Broker, Listener, needs_mosquitto, wait_for
 from conftest import ROOT
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from line_records import answer, dropped, inspection
 from pydantic import ValidationError
 
 from runtime.backoff import Backoff
 from runtime.delivery import Delivery
-from runtime.errors import DskdError
 from runtime.result import Verdict
 from runtime.sinks.mqtt import MqttConfig, MqttTarget
-from runtime.sinks.mqtt_commands import CommandDesk
 from runtime.store import Store
 
 pytestmark = needs_mosquitto
@@ -34,37 +30,9 @@ pytestmark = needs_mosquitto
 Start = Callable[..., Delivery]
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    made = Broker(tmp_path).start()
-    yield made
-    made.kill()
-
-
-@pytest.fixture
-def start(store: Store) -> Iterator[Start]:
-    """Starts deliveries and stops them at the end."""
-    running = []
-
-    def begin(
-        port: int, desk: CommandDesk | None = None, backoff: Backoff | None = None, **options: object
-    ) -> Delivery:
-        config = MqttConfig.model_validate(
-            {"kind": "mqtt", "broker": f"mqtt://127.0.0.1:{port}", "topic": "dskd", "keepalive_s": 2, **options}
-        )
-        delivery = Delivery("mes", store, MqttTarget(config, store.identity, desk), backoff or Backoff(0.05, 0.2))
-        delivery.start()
-        running.append(delivery)
-        return delivery
-
-    yield begin
-    for delivery in running:
-        assert delivery.stop()
-
-
-def test_records_arrive_in_order_with_what_receivers_need(broker: Broker, store: Store, start: Start) -> None:
+def test_records_arrive_in_order_with_what_receivers_need(broker: Broker, store: Store, start_mqtt: Start) -> None:
     listener = Listener(broker.port)
-    delivery = start(broker.port)
+    delivery = start_mqtt(broker.port)
     found = inspection(1, Verdict.REJECT, part="p1")
     store.add([found, dropped(2), answer(3, found), *(inspection(k) for k in range(4, 300))])
     wait_for(lambda: len(listener.ids()) == 297)
@@ -84,9 +52,10 @@ def test_records_arrive_in_order_with_what_receivers_need(broker: Broker, store:
     listener.close()
 
 
-def test_a_broker_that_goes_and_comes_back_gets_everything(broker: Broker, store: Store, start: Start) -> None:
+def test_a_broker_that_goes_and_comes_back_gets_everything(broker: Broker, store: Store, start_mqtt: Start) -> None:
     listener = Listener(broker.port)
-    delivery = start(broker.port, backoff=Backoff(1.0, 2.0))  # later than our listener: a broker keeps nothing for it
+    # later than our listener comes back: a broker keeps nothing for it
+    delivery = start_mqtt(broker.port, backoff=Backoff(1.0, 2.0))
     store.add([inspection(1)])
     wait_for(lambda: listener.ids() == [1])
     broker.kill()
@@ -105,9 +74,9 @@ def test_a_broker_that_goes_and_comes_back_gets_everything(broker: Broker, store
     listener.close()
 
 
-def test_a_broker_that_is_absent_at_the_start_is_waited_for(tmp_path: Path, store: Store, start: Start) -> None:
+def test_a_broker_that_is_absent_at_the_start_is_waited_for(tmp_path: Path, store: Store, start_mqtt: Start) -> None:
     broker = Broker(tmp_path)
-    delivery = start(broker.port)
+    delivery = start_mqtt(broker.port)
     store.add([inspection(1)])
     wait_for(lambda: "cannot be reached" in delivery.status().detail)
     broker.start()
@@ -116,10 +85,10 @@ def test_a_broker_that_is_absent_at_the_start_is_waited_for(tmp_path: Path, stor
     broker.kill()
 
 
-def test_a_broker_that_hangs_is_given_up_and_gets_it_again(broker: Broker, store: Store, start: Start) -> None:
+def test_a_broker_that_hangs_is_given_up_and_gets_it_again(broker: Broker, store: Store, start_mqtt: Start) -> None:
     """Stopped, not killed: the connection stands and nothing is acknowledged. Repetitions carry the same key."""
     listener = Listener(broker.port)
-    delivery = start(broker.port, acknowledge_s=0.5)
+    delivery = start_mqtt(broker.port, acknowledge_s=0.5)
     store.add([inspection(1)])
     wait_for(lambda: delivery.status().behind == 0)
     broker.process.send_signal(signal.SIGSTOP)
@@ -135,9 +104,9 @@ def test_a_broker_that_hangs_is_given_up_and_gets_it_again(broker: Broker, store
     listener.close()
 
 
-def test_last_will_and_farewell(broker: Broker, store: Store, start: Start, tmp_path: Path) -> None:
+def test_last_will_and_farewell(broker: Broker, store: Store, start_mqtt: Start, tmp_path: Path) -> None:
     listener = Listener(broker.port, "dskd/status")
-    delivery = start(broker.port)
+    delivery = start_mqtt(broker.port)
     wait_for(lambda: listener.of("dskd/status") == [b"online"])
     late = Listener(broker.port, "dskd/status")
     wait_for(lambda: late.of("dskd/status") == [b"online"])  # retained
@@ -154,13 +123,13 @@ def test_last_will_and_farewell(broker: Broker, store: Store, start: Start, tmp_
 
 
 def test_a_wrong_password_is_a_fault_that_is_named_and_never_shown(
-    tmp_path: Path, store: Store, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, store: Store, start_mqtt: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = Broker(tmp_path, {"line": "right horse"}).start()
     monkeypatch.setenv("MES_USER", "line")
     monkeypatch.setenv("MES_PASSWORD", "wrong battery")
     caplog.set_level("DEBUG")
-    delivery = start(broker.port, user="${MES_USER}", password="${MES_PASSWORD}")
+    delivery = start_mqtt(broker.port, user="${MES_USER}", password="${MES_PASSWORD}")
     store.add([inspection(1)])
     wait_for(lambda: delivery.status().health == "fault")
     assert "check user, password" in delivery.status().detail
@@ -171,10 +140,10 @@ def test_a_wrong_password_is_a_fault_that_is_named_and_never_shown(
     broker.kill()
 
 
-def test_a_topic_without_the_right_to_write_is_a_fault(tmp_path: Path, store: Store, start: Start) -> None:
+def test_a_topic_without_the_right_to_write_is_a_fault(tmp_path: Path, store: Store, start_mqtt: Start) -> None:
     (tmp_path / "acl").write_text("topic read #\ntopic write dskd/status\n")
     broker = Broker(tmp_path, extra=f"acl_file {tmp_path}/acl").start()
-    delivery = start(broker.port)
+    delivery = start_mqtt(broker.port)
     store.add([inspection(1)])
     wait_for(lambda: delivery.status().health == "fault")
     assert "Not authorized" in delivery.status().detail
@@ -182,9 +151,11 @@ def test_a_topic_without_the_right_to_write_is_a_fault(tmp_path: Path, store: St
     broker.kill()
 
 
-def test_a_record_too_large_for_one_message_keeps_its_worst_regions(broker: Broker, store: Store, start: Start) -> None:
+def test_a_record_too_large_for_one_message_keeps_its_worst_regions(
+    broker: Broker, store: Store, start_mqtt: Start
+) -> None:
     listener = Listener(broker.port)
-    start(broker.port)
+    start_mqtt(broker.port)
     store.add([inspection(1, regions=5000), inspection(2)])
     wait_for(lambda: listener.ids() == [1, 2])
     told = json.loads(listener.of("dskd/inspection/top")[0])
@@ -195,10 +166,10 @@ def test_a_record_too_large_for_one_message_keeps_its_worst_regions(broker: Brok
 
 
 def test_only_asked_verdicts_are_told_and_the_cursor_passes_the_others(
-    broker: Broker, store: Store, start: Start
+    broker: Broker, store: Store, start_mqtt: Start
 ) -> None:
     listener = Listener(broker.port)
-    delivery = start(broker.port, on=["REJECT"])
+    delivery = start_mqtt(broker.port, on=["REJECT"])
     store.add([inspection(k, Verdict.REJECT if k == 150 else Verdict.PASS) for k in range(1, 301)])
     wait_for(lambda: delivery.status().behind == 0)
     wait_for(lambda: listener.ids() == [150])
@@ -207,8 +178,8 @@ def test_only_asked_verdicts_are_told_and_the_cursor_passes_the_others(
     listener.close()
 
 
-def test_a_stop_while_the_broker_hangs_is_quick(broker: Broker, store: Store, start: Start) -> None:
-    delivery = start(broker.port)
+def test_a_stop_while_the_broker_hangs_is_quick(broker: Broker, store: Store, start_mqtt: Start) -> None:
+    delivery = start_mqtt(broker.port)
     wait_for(lambda: delivery.status().health == "ok")
     broker.process.send_signal(signal.SIGSTOP)
     store.add([inspection(1)])
@@ -280,114 +251,6 @@ def test_kills_of_the_station_lose_nothing(broker: Broker, tmp_path: Path) -> No
     listener.close()
 
 
-# ------------------------------------------------------------------------------------------------------------- commands
-
-
-class Commanded:
-    """Takes commands as a station does."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[object, ...]] = []
-        self.go = threading.Event()
-        self.go.set()
-
-    def trigger(self, camera: str, part: str | None) -> str:
-        self.go.wait(10)
-        self.calls.append(("trigger", camera, part))
-        if camera == "gone":
-            raise DskdError("camera gone: not ready")
-        if camera == "broken":
-            raise RuntimeError("inside")
-        return part or "p1"
-
-    def set_recipe(self, camera: str, recipe: str, who: str) -> None:
-        self.calls.append(("recipe", camera, recipe, who))
-
-
-@pytest.fixture
-def commanded() -> Iterator[tuple[Commanded, CommandDesk]]:
-    station = Commanded()
-    desk = CommandDesk(station)
-    yield station, desk
-    station.go.set()
-    assert desk.stop()
-
-
-def test_commands_are_carried_out_and_answered(
-    broker: Broker, store: Store, start: Start, commanded: tuple[Commanded, CommandDesk]
-) -> None:
-    station, desk = commanded
-    listener = Listener(broker.port, "dskd/reply")
-    listener.client.publish("dskd/command", b'{"command": "trigger", "camera": "top", "part": "old"}', 1, retain=True)
-    time.sleep(0.2)
-    delivery = start(broker.port, desk, commands=True)
-    wait_for(lambda: delivery.status().health == "ok")
-    for command in (
-        b'{"command": "trigger", "camera": "top", "part": "A17", "id": "7"}',
-        b'{"command": "recipe", "camera": "top", "recipe": "bracket-b"}',
-        b'{"command": "trigger", "camera": "gone"}',
-        b'{"command": "trigger", "camera": "broken"}',
-        b'{"command": "reboot"}',
-        b"\xff\x00 no json",
-        b"{" * 3000,
-        b'{"command": "trigger", "camera": "../../etc", "part": "x"}',
-    ):
-        listener.client.publish("dskd/command", command, qos=1)
-    wait_for(lambda: len(listener.messages) == 8)
-    replies = [json.loads(payload) for payload in listener.of("dskd/reply")]
-    assert [reply["ok"] for reply in replies] == [True, True, False, False, False, False, False, False]
-    assert replies[0] == {"command": "trigger", "camera": "top", "id": "7", "part": "A17", "ok": True}
-    assert station.calls[:2] == [("trigger", "top", "A17"), ("recipe", "top", "bracket-b", "mqtt")]
-    assert len(station.calls) == 4  # nothing of the retained command, nor of the malformed ones
-    listener.client.publish("dskd/command", b"x" * 200_000, qos=1)  # larger than we take: the broker keeps it from us
-    store.add([inspection(1)])
-    wait_for(lambda: delivery.status().behind == 0)
-    assert delivery.status().health == "ok"
-    listener.close()
-
-
-def test_without_commands_configured_nothing_is_taken(
-    broker: Broker, store: Store, start: Start, commanded: tuple[Commanded, CommandDesk]
-) -> None:
-    station, desk = commanded
-    listener = Listener(broker.port, "dskd/reply")
-    delivery = start(broker.port, desk)
-    wait_for(lambda: delivery.status().health == "ok")
-    listener.client.publish("dskd/command", b'{"command": "trigger", "camera": "top"}', qos=1)
-    store.add([inspection(1)])
-    wait_for(lambda: delivery.status().behind == 0)
-    time.sleep(0.2)
-    assert station.calls == []
-    listener.close()
-
-
-def test_a_flood_of_commands_is_answered_not_queued_without_end(commanded: tuple[Commanded, CommandDesk]) -> None:
-    station, desk = commanded
-    station.go.clear()
-    replies: list[dict[str, object]] = []
-    for _ in range(200):
-        desk.take(b'{"command": "trigger", "camera": "top"}', lambda reply: replies.append(json.loads(reply)))
-    assert len(replies) >= 180
-    assert all("more slowly" in str(reply["error"]) for reply in replies)
-    station.go.set()
-    wait_for(lambda: len(replies) == 200)
-    assert sum(bool(reply["ok"]) for reply in replies) == len(station.calls) <= 17
-
-
-@settings(max_examples=300)
-@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode) | st.builds(
-    lambda fields: json.dumps(fields).encode(),
-    st.dictionaries(st.sampled_from(["command", "camera", "part", "recipe", "id"]),
-                    st.sampled_from(["trigger", "recipe", "top", "", "\0", "a/b", "#"]) | st.none() | st.integers()),
-))  # fmt: skip
-def test_whatever_comes_as_a_command_is_answered(data: bytes) -> None:
-    station = Commanded()
-    desk = CommandDesk(station)
-    answer = desk._carry_out(data)
-    assert answer["ok"] is (len(station.calls) == 1)
-    assert desk.stop()
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -402,10 +265,10 @@ def test_a_wrong_configuration_is_refused(options: dict[str, object]) -> None:
         MqttConfig.model_validate({"kind": "mqtt", "broker": "mqtt://x", "topic": "dskd", **options})
 
 
-def test_nothing_is_left_running(broker: Broker, store: Store, start: Start) -> None:
+def test_nothing_is_left_running(broker: Broker, store: Store, start_mqtt: Start) -> None:
     threads, handles = threading.active_count(), len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        delivery = start(broker.port)
+        delivery = start_mqtt(broker.port)
         wait_for(lambda: delivery.status().health == "ok")  # noqa: B023 (called here)
         assert delivery.stop()
     assert threading.active_count() == threads

@@ -1,0 +1,168 @@
+"""``python -m calibration`` on a trained bundle: its files, its caches, its refusals."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command
+
+from calibration import judged
+from calibration.compare import answer_files
+from calibration.images import FEWEST
+from calibration.judged import judge_all
+from calibration.pictures import Labelled
+from runtime.backends import open_backend
+from runtime.bundle import Bundle, load_bundle
+from runtime.images import write_image
+from runtime.inspector import golden_check
+from train import metrics
+from train.data import find_images
+from train.trained_run import TrainedRun
+
+
+@pytest.fixture(scope="module")
+def calibrated(
+    trained_run: TrainedRun, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, command: Command
+) -> Path:
+    """A bundle that the command calibrated, with pictures named by option (the small run has too few of its own)."""
+    folder = tmp_path_factory.mktemp("calibrated")
+    shutil.copytree(bundle.path, folder / "bundle")
+    good = folder / "good"
+    good.mkdir()
+    for k, name in enumerate(trained_run.record["training"] + trained_run.record["held_out"]):  # type: ignore[operator]
+        for copy in range(2):
+            shutil.copy(name, good / f"{k}_{copy}.png")
+    done = command(
+        "calibration", "--bundle", folder / "bundle", "--images", good, "--held-out", good, "--labelled",
+        trained_run.record["data"], "--json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {row["graph"] for row in report["rows"]} == {
+        "model.onnx", "model.onnx@bf16", "model.fp16.onnx", "model.int8.onnx", "model.int8.cpu.onnx"
+    }  # fmt: skip
+    assert {"image_auroc", "pixel_auroc", "pro"} == set(report["rows"][0]["labelled"])
+    assert 50 < report["peak_memory_mb"] < 1000
+    return folder
+
+
+def test_a_calibrated_bundle_loads_with_thresholds_for_each_precision(calibrated: Path) -> None:
+    bundle = load_bundle(calibrated / "bundle")
+    thresholds = {name: graph.thresholds.reject.score for name, graph in bundle.manifest.graphs.items()}
+    assert len(set(thresholds.values())) == 5
+    for precision in ("fp32", "fp16", "int8"):
+        backend = open_backend(bundle, "onnxruntime", precision=precision)  # type: ignore[arg-type]
+        golden_check(bundle, backend)
+        backend.close()
+    for name in ("report.json", "report.md", "report.html", "observed.json", "images.json"):
+        assert f"calibration/{name}" in bundle.manifest.files
+    hashes = json.loads((calibrated / "bundle" / "calibration" / "images.json").read_text())
+    path, expected = next(iter(hashes.items()))
+    assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == expected
+
+
+def test_a_rerun_from_the_cache_is_bit_identical(calibrated: Path, command: Command, tmp_path: Path) -> None:
+    shutil.copytree(calibrated / "bundle", tmp_path / "bundle")
+    arguments = ("--images", calibrated / "good", "--held-out", calibrated / "good")
+    done = command("calibration", "--bundle", tmp_path / "bundle", *arguments)
+    assert done.returncode == 0, done.stderr
+    for name in ("model.int8.onnx", "model.int8.cpu.onnx", "calibration/observed.json"):
+        assert (tmp_path / "bundle" / name).read_bytes() == (calibrated / "bundle" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_256_images_are_calibrated_in_less_than_a_gigabyte(bundle: Bundle, tmp_path: Path, command: Command) -> None:
+    """Networks of the size that ships; smaller pictures spare time, and it is copies of the graph that fill memory."""
+    shutil.copytree(bundle.path, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "model.onnx").stat().st_size > 70e6
+    rng = np.random.default_rng(0)
+    for folder, count in (("good", 256), ("held_out", 8)):
+        (tmp_path / folder).mkdir()
+        for k in range(count):
+            write_image(tmp_path / folder / f"{k}.png", rng.integers(0, 256, (24, 32, 3), np.uint8))
+    done = command(
+        "calibration", "--bundle", tmp_path / "bundle", "--images", tmp_path / "good", "--held-out",
+        tmp_path / "held_out", "--target", "tensorrt", "--json", timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["images"] == "256 of 256"
+    assert 100 < told["peak_memory_mb"] < 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--count", "0"], 2, "--count must be at least 1"),
+        (["--exclude", "nonsense"], 2, "no layer's name holds it"),
+        (["--images", "nowhere"], 2, "nowhere is not a folder"),
+        (["--tolerance", "-1"], 2, "--tolerance over 0"),
+        (["--method", "guess"], 2, "invalid choice"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    calibrated: Path, command: Command, options: list[str], code: int, message: str
+) -> None:
+    good = ["--images", calibrated / "good"] if "--images" not in options else []
+    done = command("calibration", "--bundle", calibrated / "bundle", "--held-out", calibrated / "good", *good, *options)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_too_few_images_are_refused_and_the_bundle_stays(calibrated: Path, command: Command, tmp_path: Path) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted((calibrated / "good").iterdir())[: FEWEST - 1]:
+        shutil.copy(path, few)
+    before = load_bundle(calibrated / "bundle").id
+    done = command("calibration", "--bundle", calibrated / "bundle", "--images", few, "--held-out", few)
+    assert done.returncode == 1
+    assert f"only {FEWEST - 1} usable images" in done.stderr
+    assert load_bundle(calibrated / "bundle").id == before
+
+
+def test_verify_says_how_far_each_precision_is(calibrated: Path, trained_run: TrainedRun, command: Command) -> None:
+    done = command(
+        "export.verify", "--bundle", calibrated / "bundle", "--run", trained_run.folder, "--images", 4, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    lower = [pair for pair in json.loads(done.stdout)["pairs"] if pair["from"] == "onnx"]
+    assert [pair["to"] for pair in lower] == ["bf16", "fp16", "int8", "int8.cpu"]
+    _, half, *eight_bits = (pair["max_abs_diff_map"] for pair in lower)
+    assert 0 < half < min(eight_bits)
+
+
+def test_without_the_run_pictures_must_be_named(calibrated: Path, command: Command) -> None:
+    done = command("calibration", "--bundle", calibrated / "bundle")
+    assert done.returncode == 2
+    assert "name good ones with --images" in done.stderr
+
+
+def test_a_graph_is_judged_once_for_the_same_test_pictures(bundle: Bundle, small_set: Path, tmp_path: Path) -> None:
+    labelled = Labelled(find_images(small_set).test, bundle.manifest.input)
+    first = judge_all(bundle, labelled, tmp_path)
+    maps = answer_files(bundle, "model.onnx", labelled.paths, "")
+    masks = np.stack(list(labelled.masks()))
+    assert first["model.onnx"].scores == [float(score) for score in maps.scores]
+    assert first["model.onnx"].figures == {
+        "image_auroc": metrics.auroc(labelled.defective, maps.scores),
+        "pixel_auroc": metrics.auroc(masks.ravel(), maps.maps.ravel()),
+        "pro": metrics.pro(masks, maps.maps),
+    }
+    file = tmp_path / judged.CACHE
+    kept = json.loads(file.read_text())
+    for told in kept.values():
+        told["figures"]["pro"] = -1.0
+    file.write_text(json.dumps(kept))
+    assert {found.figures["pro"] for found in judge_all(bundle, labelled, tmp_path).values()} == {-1.0}
+    fewer = Labelled(labelled.items[1:], labelled.spec)
+    assert len(judge_all(bundle, fewer, tmp_path)["model.onnx"].scores) == len(fewer.items)
+    for damaged in ("{", "[]", '{"a": {"scores": 1}}'):
+        file.write_text(damaged)
+        assert judge_all(bundle, labelled, tmp_path) == first
