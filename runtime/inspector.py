@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends import Backend, Output, candidates, first_that
-from runtime.backends.base import cpu_words
+from runtime.backends.base import Overlapping, cpu_words
 from runtime.bundle import Bundle
 from runtime.decision import Map, Settings, decide
 from runtime.errors import DskdError
@@ -20,12 +21,14 @@ from runtime.images import read_image
 from runtime.manifest import InputSpec, Precision
 from runtime.preprocess import Image, preprocess
 from runtime.result import Frame, Inspection
-from runtime.tiling import infer_tiles
+from runtime.tiling import Tiles
 from runtime.user_cache import key_of, recall, remember
 
 COMPUTE = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # a new version of one is proved anew
 SPARSE = 16  # pixels, down and across, from one that is looked at to the next
 BLANK_LEVELS = 4  # grey levels that noise leaves of a covered lens once it is averaged to network size
+Answer = TypeVar("Answer")
+Judged = list[Inspection | DskdError]
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,19 @@ class BackendFailed(DskdError):
 
 
 class Inspector:
-    """Inspects frames, one at a time or in batches. One thread uses it at a time."""
+    """Inspects frames, one at a time or in batches. One thread uses it at a time.
+
+    ``overlaps``: a second batch may be begun before the first is finished, and is prepared while that is computed.
+    """
 
     def __init__(self, bundle: Bundle, backend: Backend, settings: Settings, keep_maps: bool = False) -> None:
         self.bundle, self.backend, self.settings, self.keep_maps = bundle, backend, settings, keep_maps
         self._id = bundle.id  # a hash over the manifest: not once per frame
-        spec = bundle.manifest.input
-        self._inputs = np.empty((bundle.manifest.max_batch, spec.height, spec.width, 3), np.uint8)  # of one call
+        spec, most = bundle.manifest.input, bundle.manifest.max_batch
+        self._beside = backend if isinstance(backend, Overlapping) else None
+        self.overlaps = self._beside is not None and spec.tiling is None  # tiles overlap within their frame
+        self._tiles: Tiles | None = None  # for frames of the last one's size
+        self._inputs = np.empty((0 if spec.tiling else most, spec.height, spec.width, 3), np.uint8)  # of one call
 
     def inspect(self, frame: Frame) -> Inspection:
         """Judges one frame. Raises DskdError where it is blank, does not fit, or the backend gives no number."""
@@ -119,16 +128,23 @@ class Inspector:
             raise judged
         return judged
 
-    def inspect_batch(self, batch: Sequence[tuple[Frame, Settings]]) -> list[Inspection | DskdError]:
+    def inspect_batch(self, batch: Sequence[tuple[Frame, Settings]]) -> Judged:
         """Judges frames, each by its own settings, with one call of the backend; at most the bundle's ``max_batch``.
 
         Where the bundle has tiles, the frames go one by one, each in batches of its tiles.
 
         A frame that cannot be judged is answered by its error, in its place. Raises BackendFailed.
         """
+        return self.begin(batch)()
+
+    def begin(self, batch: Sequence[tuple[Frame, Settings]]) -> Callable[[], Judged]:
+        """The first half of ``inspect_batch``; what is returned is the second one, to be called once and in turn.
+
+        Frames are prepared and a device that works beside the host has them when this returns. Raises BackendFailed.
+        """
         spec = self.bundle.manifest.input
         if spec.tiling:
-            return [self._inspect_tiled(frame, settings) for frame, settings in batch]
+            return lambda: [self._inspect_tiled(frame, settings) for frame, settings in batch]
         if len(batch) > len(self._inputs):
             raise BackendFailed(f"{len(batch)} frames at once are more than the bundle's {len(self._inputs)}")
         prepared, rows = list[float | DskdError](), 0
@@ -136,9 +152,16 @@ class Inspector:
             prepared.append(_prepare(frame, spec, self._inputs[rows]))
             rows += not isinstance(prepared[-1], DskdError)
         start = time.perf_counter()
-        output = self._infer(self._inputs[:rows]) if rows else None
+        answer = self._start(self._inputs[:rows]) if rows else None
+        return partial(self._finish, batch, prepared, start, answer)
+
+    def _finish(
+        self, batch: Sequence[tuple[Frame, Settings]], prepared: list[float | DskdError], start: float,
+        answer: Callable[[], Output] | None,
+    ) -> Judged:  # fmt: skip
+        output = answer() if answer else None
         inference = _milliseconds(start, time.perf_counter())
-        judged, row = list[Inspection | DskdError](), 0
+        judged, row = Judged(), 0
         maps = cache(output.maps) if output else None  # off the device once, and only where a frame needs them
         for (frame, settings), took in zip(batch, prepared, strict=True):
             if isinstance(took, DskdError):
@@ -151,23 +174,36 @@ class Inspector:
 
     def _inspect_tiled(self, frame: Frame, settings: Settings) -> Inspection | DskdError:
         """One frame, its tiles in batches. Its score is the merged map's maximum."""
-        manifest = self.bundle.manifest
+        levels = _Levels()
         try:
-            seen = infer_tiles(self._infer, frame.image, manifest.input, manifest.max_batch)
+            seen = self._tiles_of(frame.image.shape).infer(self._start, frame.image, levels.look)
         except BackendFailed:
             raise
         except DskdError as error:
             return error
-        if (seen.high - seen.low).max() <= BLANK_LEVELS:
-            return _blank(seen.low.min(), seen.high.max())
+        if levels.blank:
+            return _blank(levels.low.min(), levels.high.max())
         timings = {"preprocess": round(seen.preprocess, 3), "inference": round(seen.inference, 3)}
         return self._judge(frame, settings, float(seen.anomaly_map.max()), lambda: seen.anomaly_map, timings)
 
-    def _infer(self, images: Image) -> Output:
-        try:
-            output = self.backend.infer(images)
-        except Exception as error:  # a driver's own types: whatever it is, these frames have no verdict
-            raise BackendFailed(str(error) or type(error).__name__) from error
+    def _tiles_of(self, shape: tuple[int, ...]) -> Tiles:
+        if self._tiles is None or self._tiles.size != shape[:2]:
+            self._tiles = None  # before the next one: a large frame's map is large
+            self._tiles = Tiles((shape[0], shape[1]), self.bundle.manifest.input, self.bundle.manifest.max_batch)
+        return self._tiles
+
+    def _start(self, images: Image) -> Callable[[], Output]:
+        """Begins inference where the device works beside the host; what is returned waits for the answer.
+
+        Other backends compute when that is called.
+        """
+        if self._beside is None:
+            return partial(self._answer, partial(self.backend.infer, images))
+        ticket = _asked(partial(self._beside.submit, images))
+        return partial(self._answer, partial(self._beside.collect, ticket))
+
+    def _answer(self, ask: Callable[[], Output]) -> Output:
+        output = _asked(ask)
         if not np.isfinite(output.scores).all():
             score = output.scores[~np.isfinite(output.scores)][0]
             raise BackendFailed(f"backend {self.backend.name} gave the score {score}; check the engine and the device")
@@ -181,7 +217,7 @@ class Inspector:
         try:
             size = frame.image.shape[0], frame.image.shape[1]
             decision = decide(score, fetch, size, self.bundle.manifest.input, settings)
-            anomaly_map = fetch() if self.keep_maps else None
+            anomaly_map = fetch().copy() if self.keep_maps else None  # else it is the next frame's, or all of a batch
         except DskdError as error:
             return error
         return Inspection(
@@ -210,6 +246,33 @@ class _Row:
     def __call__(self) -> Map:
         found: Map = self.maps()[self.row]
         return found
+
+
+class _Levels:
+    """The lowest and highest level of each channel, looked at until they tell that a picture is not blank."""
+
+    def __init__(self) -> None:
+        self.low, self.high = np.full(3, 255), np.zeros(3, int)
+
+    @property
+    def blank(self) -> bool:
+        """Whether all that was looked at so far shows nothing."""
+        return bool((self.high - self.low).max() <= BLANK_LEVELS)
+
+    def look(self, images: Image) -> None:
+        """At images [N, height, width, 3]: few pixels first, because all of them cost as much as a quick network."""
+        for some in (images[:, ::SPARSE, ::SPARSE], images):
+            if self.blank:
+                self.low = np.minimum(self.low, some.min((0, 1, 2)))
+                self.high = np.maximum(self.high, some.max((0, 1, 2)))
+
+
+def _asked(ask: Callable[[], Answer]) -> Answer:
+    """What a backend says. Raises BackendFailed whatever it is that a driver raises: these frames have no verdict."""
+    try:
+        return ask()
+    except Exception as error:
+        raise BackendFailed(str(error) or type(error).__name__) from error
 
 
 def _prepare(frame: Frame, spec: InputSpec, image: Image) -> float | DskdError:

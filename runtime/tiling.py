@@ -7,8 +7,11 @@ near a border a network sees padding instead of the picture.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +23,7 @@ from runtime.manifest import InputSpec
 from runtime.preprocess import Crop, Image, preprocess
 
 Value = TypeVar("Value", np.float32, np.bool_)
+Start = Callable[[Image], Callable[[], Output]]
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,21 @@ class MergedMap:
             _starts(width, grid.cells, grid.columns),
         )
         self._down, self._across = _shares(height, grid.cells, self._tops), _shares(width, grid.cells, self._lefts)
+        self._counted = np.empty((grid.cells, grid.cells), np.float32)  # of one tile
         self.values = np.zeros((height, width), np.float32)
+
+    def clear(self) -> None:
+        """For the next frame, in the same memory."""
+        self.values.fill(0)
 
     def add(self, first: int, maps: NDArray[np.float32]) -> None:
         """Adds the maps [N, cells, cells] of the tiles from number ``first`` on."""
         for k, tile in enumerate(maps, first):
             i, j = divmod(k, self._columns)
             top, left = self._tops[i], self._lefts[j]
-            share = self._down[i][:, None] * self._across[j]
-            self.values[top : top + self._cells, left : left + self._cells] += share * tile
+            np.multiply(self._down[i][:, None], self._across[j], out=self._counted)
+            self._counted *= tile
+            self.values[top : top + self._cells, left : left + self._cells] += self._counted
 
 
 def _starts(length: int, side: int, count: int) -> list[int]:
@@ -102,35 +112,69 @@ def _shares(length: int, side: int, starts: list[int]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Seen:
-    """A frame after all of its tiles: the merged map, the lowest and highest level of each channel, milliseconds.
+    """A frame after all of its tiles: the merged map, and milliseconds. Merging counts as inference.
 
-    Merging counts as inference.
+    The map is whole until ``Tiles`` has the next frame: copy what is to stay.
     """
 
     anomaly_map: NDArray[np.float32]
-    low: NDArray[np.int64]
-    high: NDArray[np.int64]
     preprocess: float
     inference: float
 
 
+class Tiles:
+    """The tiles of frames of one size, ``max_batch`` at a time, in memory that every frame takes again.
+
+    The next tiles are cut while a device that works beside the host has the last ones.
+    """
+
+    def __init__(self, size: tuple[int, int], spec: InputSpec, max_batch: int) -> None:
+        grid = Grid.of(size, spec)
+        self.size, self._boxes, self._merged = size, grid.boxes(), MergedMap(grid)
+        self._inputs = np.empty((2, max_batch, spec.height, spec.width, 3), np.uint8)  # on their way, and the next
+
+    def infer(self, start: Start, frame: Image, look: Callable[[Image], None] | None = None) -> Seen:
+        """Runs a frame [H, W, 3]. ``start`` begins the inference of tiles and returns what waits for its answer.
+
+        ``look`` is shown the tiles [N, height, width, 3]. Raises what preprocessing and both of these raise.
+        """
+        begun, preparing, most = time.perf_counter(), 0.0, self._inputs.shape[1]
+        self._merged.clear()
+        going: deque[tuple[int, Callable[[], Output]]] = deque()
+        try:
+            for number, first in enumerate(range(0, len(self._boxes), most)):
+                before = time.perf_counter()
+                batch = self._cut(frame, first, self._inputs[number % 2])
+                if look is not None:
+                    look(batch)
+                preparing += time.perf_counter() - before
+                going.append((first, start(batch)))
+                if len(going) > 1:
+                    self._merge(*going.popleft())
+            self._merge(*going.popleft())
+        finally:
+            for _, answer in going:  # something failed: nothing stays on its way
+                with suppress(Exception):
+                    answer()
+        return Seen(self._merged.values, 1000 * preparing, 1000 * (time.perf_counter() - begun - preparing))
+
+    def _cut(self, frame: Image, first: int, room: Image) -> Image:
+        boxes = self._boxes[first : first + len(room)]
+        for tile, box in zip(room, boxes, strict=False):
+            preprocess(frame, tile.shape[0], tile.shape[1], box, out=tile)
+        return room[: len(boxes)]
+
+    def _merge(self, first: int, answer: Callable[[], Output]) -> None:
+        self._merged.add(first, answer().maps())
+
+
 def infer_tiles(infer: Callable[[Image], Output], frame: Image, spec: InputSpec, max_batch: int) -> Seen:
-    """Runs a frame [H, W, 3] tile by tile, ``max_batch`` at a time: memory does not grow with their number.
+    """Runs one frame [H, W, 3] tile by tile, ``max_batch`` at a time: memory does not grow with their number.
 
     Raises DskdError where the frame is no picture or too small, and what ``infer`` raises.
     """
-    grid = Grid.of((frame.shape[0], frame.shape[1]), spec)
-    merged, boxes = MergedMap(grid), grid.boxes()
-    low, high, preparing, inferring = np.full(3, 255), np.zeros(3, int), 0.0, 0.0
-    for first in range(0, len(boxes), max_batch):
-        begun = time.perf_counter()
-        tiles = [preprocess(frame, spec.height, spec.width, box) for box in boxes[first : first + max_batch]]
-        batch = np.stack(tiles)
-        low, high = np.minimum(low, batch.min((0, 1, 2))), np.maximum(high, batch.max((0, 1, 2)))
-        prepared = time.perf_counter()
-        merged.add(first, infer(batch).maps())
-        preparing, inferring = preparing + prepared - begun, inferring + time.perf_counter() - prepared
-    return Seen(merged.values, low, high, 1000 * preparing, 1000 * inferring)
+    tiles = Tiles((frame.shape[0], frame.shape[1]), spec, max_batch)
+    return tiles.infer(lambda batch: partial(infer, batch), frame)
 
 
 def coarse(values: NDArray[Value], height: int, width: int) -> NDArray[Value]:

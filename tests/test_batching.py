@@ -286,6 +286,20 @@ def test_detached_means_no_frame_is_under_way(bench: Bench) -> None:
     assert judged + len(feed.frames) == 50
 
 
+def test_a_frame_that_waits_for_company_is_under_way_too(small: Bundle) -> None:
+    bench = Bench(small, budget=5.0)
+    feeds = [Feed(name, Settings(9, 9)) for name in ("top", "side")]
+    for feed in feeds:
+        bench.thread.attach(feed)
+    bench.thread.start()
+    feeds[0].add(1)
+    bench.thread.wake()
+    wait_for(lambda: not feeds[0].frames)
+    bench.thread.detach(feeds[0])
+    assert len(feeds[0].results) == 1
+    bench.thread.stop()
+
+
 def test_a_camera_is_detached_though_the_other_never_leaves_a_gap(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from tiny_bundle import SIDE, tiny_bundle
 
 from runtime.backends import Output, open_backend
 from runtime.bundle import Bundle, write_manifest
@@ -21,7 +22,6 @@ from runtime.inspector import BackendFailed, Inspector, golden_check
 from runtime.manifest import InputSpec, Tiling
 from runtime.result import Frame, Verdict
 from runtime.tiling import Grid, MergedMap, coarse, infer_tiles
-from tests.tiny_bundle import SIDE, tiny_bundle
 
 MOST = 4  # tiny_bundle's max_batch
 SETTINGS = Settings(review=0.3, reject=0.5)
@@ -198,6 +198,76 @@ def test_a_backend_that_fails_in_the_last_tiles_gives_no_verdict(tmp_path: Path)
     backend.infer = failing  # type: ignore[method-assign]
     with pytest.raises(BackendFailed, match="out of memory"):
         looks.inspect_batch([(captured(frame(96, 96)), SETTINGS)])
+
+
+class Beside(Counting):
+    """A device that works beside the host: two batches on their way, whose maps the second one after takes the place of."""
+
+    def __init__(self, bundle: Bundle, fails: int = -1) -> None:
+        super().__init__(bundle)
+        self.events: list[str] = []
+        self.waiting: dict[int, NDArray[np.uint8]] = {}
+        self.fails = fails  # the submission that does
+        self.submitted = 0
+
+    def submit(self, batch: NDArray[np.uint8]) -> int:
+        assert len(self.waiting) < 2
+        if self.submitted == self.fails:
+            raise RuntimeError("device lost")
+        self.waiting[self.submitted] = batch.copy()
+        self.events.append("submit")
+        self.submitted += 1
+        return self.submitted - 1
+
+    def collect(self, ticket: int) -> Output:
+        self.events.append("collect")
+        return Late(self, ticket, self.infer(self.waiting.pop(ticket)))
+
+
+class Late:
+    def __init__(self, device: Beside, ticket: int, output: Output) -> None:
+        self.scores, self._device, self._ticket, self._output = output.scores, device, ticket, output
+
+    def maps(self) -> NDArray[np.float32]:
+        assert self._device.submitted - self._ticket <= 2, "their place was taken"
+        return self._output.maps()
+
+
+def test_tiles_are_cut_while_a_device_has_the_last_ones(tmp_path: Path) -> None:
+    bundle = tiled(tmp_path / "b")
+    image = frame(96, 96)
+    plain, _ = inspector(bundle)
+    backend = Beside(bundle)
+    looks = Inspector(bundle, backend, SETTINGS, keep_maps=True)
+    found, expected = looks.inspect(captured(image)), plain.inspect(captured(image))
+    np.testing.assert_array_equal(found.anomaly_map, expected.anomaly_map)
+    assert found.score == expected.score
+    assert backend.events == ["submit", *["submit", "collect"] * 3, "collect"]  # 16 tiles, 4 at a time
+    assert not looks.overlaps  # between frames there is nothing more to gain
+
+
+def test_a_device_that_fails_between_tiles_is_left_with_nothing_on_its_way(tmp_path: Path) -> None:
+    bundle = tiled(tmp_path / "b")
+    backend = Beside(bundle, fails=2)
+    looks = Inspector(bundle, backend, SETTINGS)
+    with pytest.raises(BackendFailed, match="device lost"):
+        looks.inspect_batch([(captured(frame(96, 96)), SETTINGS)])
+    assert not backend.waiting
+    backend.fails = -1
+    assert looks.inspect(captured(frame(96, 96))).verdict is Verdict.PASS
+
+
+def test_a_kept_map_is_not_the_next_frames(tmp_path: Path) -> None:
+    looks, _ = inspector(tiled(tmp_path / "b"))
+    first = looks.inspect(captured(frame(96, 96))).anomaly_map
+    assert first is not None
+    before = first.copy()
+    bright = frame(96, 96, 1)
+    bright[40:50, 40:50] = 255
+    for image in (bright, frame(64, 64), bright):  # another size takes the place, and this one again
+        looks.inspect(captured(image))
+        np.testing.assert_array_equal(first, before)
+    assert looks.inspect(captured(frame(96, 96))).score == before.max()  # nothing of the frames between is left
 
 
 def test_a_tiled_bundle_proves_itself_on_single_tiles(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,4 +51,17 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Releases the device."""
+        ...
+
+
+@runtime_checkable
+class Overlapping(Protocol):
+    """A backend whose device works beside the host: two batches may be on their way."""
+
+    def submit(self, batch: Image) -> Any:
+        """Gives a batch like ``infer``'s to the device, returns its ticket at once; the batch is the caller's again."""
+        ...
+
+    def collect(self, ticket: Any) -> Output:
+        """Waits for a batch that was submitted, once. Its maps stay until the second submission after its own."""
         ...

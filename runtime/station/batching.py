@@ -1,7 +1,9 @@
 """One inspection thread per bundle and backend: takes frames from its cameras in turn and judges them in batches.
 
-The thread opens the backend itself, because a GPU's context belongs to the thread that made it. A backend that fails
-costs its frames a verdict, never gives them one; after some failures in a row it is closed and opened again.
+The thread opens the backend itself, because a GPU's context belongs to the thread that made it. Where the device works
+beside the host, the next batch is prepared and given to it before the last one's answer is waited for, if there is one.
+A backend that fails costs its frames a verdict, never gives them one; after some failures in a row it is closed and
+opened again.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
+from typing import NoReturn
 
 from runtime.backends import Backend, Candidate, first_that
 from runtime.bundle import Bundle
 from runtime.decision import Settings
 from runtime.errors import DskdError, one_line
 from runtime.inspector import BackendFailed, Inspector, golden_check
-from runtime.result import Dropped, Frame, Inspection
+from runtime.result import Frame, Inspection
+from runtime.station.gathering import Feed, Gathering, Job
 
 FAILURES = 3  # in a row, after which a backend is opened anew: one may be a hiccup, three are a state
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to open a backend
@@ -31,29 +35,13 @@ OPEN_TIMEOUT = 300.0  # seconds: an engine may have to be read from a slow disk
 log = logging.getLogger(__name__)
 
 
-class Feed(Protocol):
-    """A camera as its inspection thread sees it."""
-
-    name: str
-    timed: bool  # its parts have deadlines: a batch takes one of them, for all of a batch wait for its last frame
-
-    def take(self) -> tuple[Frame, Settings] | None:
-        """The next frame and how to judge it, None where there is none now."""
-        ...
-
-    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
-        """Takes what became of a frame."""
-        ...
-
-
 @dataclass(frozen=True)
-class _Job:
-    """A frame to judge for a camera, or for somebody who waits for the answer."""
+class _Begun:
+    """A batch on its way. ``finish`` gives its judgements or raises; None where there was no backend."""
 
-    frame: Frame
-    settings: Settings
-    feed: Feed | None = None
-    answer: Future[Inspection] | None = None
+    jobs: list[Job]
+    at: float  # seconds since the epoch
+    finish: Callable[[], list[Inspection | DskdError]] | None
 
 
 class InspectionThread:
@@ -62,11 +50,10 @@ class InspectionThread:
     def __init__(
         self, bundle: Bundle, tried: Callable[[], list[Candidate]], latency_budget: float, keep_maps: bool
     ) -> None:
-        self.bundle, self._tried, self._budget, self._keep_maps = bundle, tried, latency_budget, keep_maps
-        self._feeds: deque[Feed] = deque()
+        self.bundle, self._tried, self._keep_maps = bundle, tried, keep_maps
         self._work = threading.Condition()
+        self._next = Gathering(bundle.manifest.max_batch, latency_budget)
         self._begun = self._ended = 0  # batches
-        self._questions: deque[tuple[Frame, Settings, Future[Inspection]]] = deque()
         self._stopping = False
         self._inspector: Inspector | None = None
         self._failures, self._pause, self._retry_at = 0, FIRST_PAUSE, 0.0
@@ -97,20 +84,21 @@ class InspectionThread:
     @property
     def cameras(self) -> int:
         """How many cameras it works for."""
-        return len(self._feeds)
+        return len(self._next.feeds)
 
     def attach(self, feed: Feed) -> None:
         """Works for a camera too."""
         with self._work:
-            self._feeds.append(feed)
+            self._next.feeds.append(feed)
             self._work.notify_all()
 
     def detach(self, feed: Feed) -> None:
         """Works no more for a camera; returns when none of its frames is under way here."""
         with self._work:
-            if feed in self._feeds:
-                self._feeds.remove(feed)
-            begun = self._begun  # not "until no batch is under way": other cameras may never leave a gap
+            if feed in self._next.feeds:
+                self._next.feeds.remove(feed)
+            self._work.notify_all()  # what was gathered may wait for this camera alone
+            begun = self._begun + bool(self._next.jobs)  # other cameras may never leave a gap between batches
             self._work.wait_for(lambda: self._ended >= begun or not self.alive, REJUDGE_TIMEOUT)
 
     def wake(self) -> None:
@@ -124,7 +112,7 @@ class InspectionThread:
         with self._work:
             if self._stopping or not self.alive:
                 raise DskdError("the inspection thread stops; start the station again")
-            self._questions.append((frame, settings, answer))
+            self._next.questions.append((frame, settings, answer))
             self._work.notify_all()
         try:
             return answer.result(REJUDGE_TIMEOUT)
@@ -146,20 +134,24 @@ class InspectionThread:
             self.opened.set_exception(error if isinstance(error, DskdError) else DskdError(f"backend: {error}"))
             return
         self.opened.set_result(self._inspector.backend)
+        self._work_on(deque())
+        self._close_backend()
+        for _, _, answer in self._next.questions:
+            answer.set_exception(DskdError("the station stops"))
+
+    def _work_on(self, under_way: deque[_Begun]) -> None:
+        """Until the station stops. Two batches are under way where the backend overlaps and works, else one."""
         while True:
-            batch = self._next_batch()
-            if batch is None:
-                break
+            most = 2 if self._inspector is not None and self._inspector.overlaps and not self._failures else 1
+            batch = self._next_batch(wait=not under_way) if len(under_way) < most else []
             if batch:
-                self._judge_batch(batch)
+                under_way.append(self._begin(batch))
+            elif under_way:
+                self._finish(under_way.popleft())
+            elif batch is None:
+                return
             else:
                 self._reopen()
-            with self._work:
-                self._ended = self._begun
-                self._work.notify_all()
-        self._close_backend()
-        for _, _, answer in self._questions:
-            answer.set_exception(DskdError("the station stops"))
 
     def _open_inspector(self) -> Inspector:
         backend, _ = first_that(self._prove, self._tried())
@@ -176,45 +168,39 @@ class InspectionThread:
                 "start the station again to go on with it"
             )
 
-    def _next_batch(self) -> list[_Job] | None:
-        """Frames of the cameras in turn, as many as fit and come within the budget; none to open again, None to stop."""
-        most, batch = self.bundle.manifest.max_batch, list[_Job]()
-        end = float("inf")  # by the monotonic clock: the wall clock may be set while a frame waits for company
+    def _next_batch(self, wait: bool) -> list[Job] | None:
+        """Frames of the cameras in turn, as many as fit and come within the budget; None to stop.
+
+        Empty where the backend is to be opened again and, without ``wait``, where no batch is due now.
+        """
         with self._work:
             while True:
                 self.beat = time.monotonic()
-                while self._questions and len(batch) < most:
-                    frame, settings, answer = self._questions.popleft()
-                    batch.append(_Job(frame, settings, answer=answer))
-                self._collect(batch, most)
-                age = max((time.time() - job.frame.captured for job in batch), default=0.0)
-                end = min(end, time.monotonic() + self._budget - min(max(age, 0.0), self._budget)) if batch else end
-                left = end - time.monotonic()
-                if batch and (len(batch) >= most or left <= 0 or len(batch) >= len(self._feeds) or self._stopping):
+                if batch := self._next.take(at_once=self._stopping):
                     self._begun += 1
                     return batch
+                if not wait:
+                    return []
                 if self._stopping:
                     return None
                 if self._inspector is None and time.monotonic() >= self._retry_at:
                     return []
-                self._work.wait(min(max(left, 0.001), TICK) if batch else TICK)
+                self._work.wait(min(max(self._next.left, 0.001), TICK))
 
-    def _collect(self, batch: list[_Job], most: int) -> None:
-        """One frame of each camera a round, as long as there are any; the next batch begins with the next camera."""
-        empty = 0  # cameras in a row that had none
-        while len(batch) < most and empty < len(self._feeds):
-            feed = self._feeds[0]
-            self._feeds.rotate(-1)
-            served = feed.timed and any(job.feed is feed for job in batch)
-            taken = None if served else feed.take()
-            empty = 0 if taken is not None else empty + 1
-            if taken is not None:
-                batch.append(_Job(*taken, feed=feed))
-
-    def _judge_batch(self, batch: list[_Job]) -> None:
+    def _begin(self, batch: list[Job]) -> _Begun:
+        """Prepares a batch and gives it to the backend. What fails here is said when its turn comes."""
+        if self._inspector is None:
+            self._reopen()
         begun = time.time()
-        results = self._judge([(job.frame, job.settings) for job in batch])
-        for job, result in zip(batch, results, strict=True):
+        if self._inspector is None:
+            return _Begun(batch, begun, None)
+        try:
+            return _Begun(batch, begun, self._inspector.begin([(job.frame, job.settings) for job in batch]))
+        except Exception as error:
+            return _Begun(batch, begun, partial(_fail, error))
+
+    def _finish(self, batch: _Begun) -> None:
+        for job, result in zip(batch.jobs, self._judged(batch), strict=True):
             frame = job.frame
             if job.answer is not None:
                 job.answer.set_exception(result) if isinstance(result, DskdError) else job.answer.set_result(result)
@@ -222,27 +208,28 @@ class InspectionThread:
                 reason = one_line(str(result))
                 job.feed.judged(frame, frame.dropped(reason))
             elif job.feed is not None and isinstance(result, Inspection):
-                waiting = round(1000 * max(begun - frame.captured, 0.0), 3)
+                waiting = round(1000 * max(batch.at - frame.captured, 0.0), 3)
                 job.feed.judged(frame, replace(result, timings_ms={"queue": waiting, **result.timings_ms}))
+        with self._work:
+            self._ended += 1
+            self._work.notify_all()
 
-    def _judge(self, frames: list[tuple[Frame, Settings]]) -> list[Inspection | DskdError]:
+    def _judged(self, batch: _Begun) -> list[Inspection | DskdError]:
         """An inspection or a reason for each frame, whatever the backend does."""
-        if self._inspector is None:
-            self._reopen()
-        if self._inspector is None:
-            return [DskdError(self.fault) for _ in frames]
+        if batch.finish is None:
+            return [DskdError(self.fault) for _ in batch.jobs]
         try:
-            judged = self._inspector.inspect_batch(frames)
+            judged = batch.finish()
         except BackendFailed as error:
             self._failures += 1
             self._note(f"backend failed: {one_line(str(error))}")
-            if self._failures >= FAILURES:
+            if self._failures >= FAILURES:  # more than are ever under way together
                 self._close_backend()
                 self._retry_at = time.monotonic()
-            return [DskdError(self.fault) for _ in frames]
+            return [DskdError(self.fault) for _ in batch.jobs]
         except Exception as error:  # a fault of ours must cost these frames, not the station
             log.exception("inspection: unexpected")
-            return [DskdError(f"inspection failed: {type(error).__name__}: {one_line(str(error))}") for _ in frames]
+            return [DskdError(f"inspection failed: {type(error).__name__}: {one_line(str(error))}") for _ in batch.jobs]
         self._failures, self._pause = 0, FIRST_PAUSE
         self._note("")
         return judged
@@ -272,3 +259,7 @@ class InspectionThread:
         if fault != self.fault:
             self.fault, self.since = fault, time.time()
             log.warning("bundle %s: %s", self.bundle.id, fault or "well again")
+
+
+def _fail(error: Exception) -> NoReturn:
+    raise error
