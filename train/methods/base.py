@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from runtime.strict_yaml import Strict
 from train import losses
+from train.networks.embedding import Features as Features
 from train.networks.resnet import Backbone, Encoder
 from train.settings import RunConfig
 
-Features = tuple[Tensor, Tensor, Tensor]
 _Settings = TypeVar("_Settings", bound=Strict)
 
 

@@ -18,14 +18,13 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from runtime.strict_yaml import Strict
 from train.methods.base import Features, InferencePath, Method, each_scale, own_settings
-from train.methods.rd import ReverseDistillation
+from train.methods.rd import DecoderPath, ReverseDistillation
 from train.methods.stfpm import FeaturePyramidMatching
 from train.networks.decoder import Decoder
-from train.networks.embedding import DeepFeatureEmbedding
 from train.networks.resnet import Backbone, Encoder
 from train.settings import RunConfig
 
@@ -44,22 +43,16 @@ class DskdConfig(Strict):
     encoder_rate: float = Field(1.0, gt=0, description="factor on the learning rate for the encoder student")
 
 
-class EncoderFedPath(InferencePath):
+class EncoderFedPath(DecoderPath):
     """Teacher, encoder student and decoder student; the encoder student feeds the embedding (reading A)."""
 
-    def __init__(
-        self, teacher: Encoder, encoder_student: Encoder, embedding: DeepFeatureEmbedding, decoder: Decoder
-    ) -> None:
-        super().__init__()
-        self.teacher, self.encoder_student, self.embedding, self.decoder = teacher, encoder_student, embedding, decoder
+    def __init__(self, teacher: Encoder, encoder_student: Encoder, embedding: nn.Module, decoder: Decoder) -> None:
+        super().__init__(teacher, embedding, decoder)
+        self.encoder_student = encoder_student
 
     def forward(self, image: Tensor) -> tuple[Features, Features]:
         """See InferencePath."""
         return self.teacher(image), self.decoder(self.embedding(self.encoder_student(image)))
-
-    def drop_finest(self) -> None:
-        """See InferencePath."""
-        self.decoder.drop_finest()
 
 
 class DualStudent(ReverseDistillation):
@@ -112,4 +105,4 @@ class DualStudent(ReverseDistillation):
         """See Method."""
         if self._known(reading) == "teacher":
             return super().inference_path(reading)
-        return EncoderFedPath(self.teacher, self.encoder_student, self.embedding, self.decoder)
+        return EncoderFedPath(self.teacher, self.encoder_student, self._bottleneck(), self.decoder)

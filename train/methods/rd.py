@@ -54,6 +54,14 @@ class ReverseDistillation(Method):
     def _new_decoder(self, backbone: Backbone) -> Decoder:
         return Decoder(backbone, self.embedding.channels, self.config.decoder.width)
 
+    def _students(self) -> tuple[nn.Module, ...]:
+        """What learns at the full rate, in the optimiser's order."""
+        return self.embedding, self.decoder
+
+    def _bottleneck(self) -> nn.Module:
+        """What stands between teacher and decoder student on the device."""
+        return self.embedding
+
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:
         """See Method. Term: ``decoder_student``."""
         target, source = self._teach(clean, seen)
@@ -62,7 +70,7 @@ class ReverseDistillation(Method):
 
     def parameter_groups(self) -> list[dict[str, object]]:
         """See Method."""
-        parameters = [*self.embedding.parameters(), *self.decoder.parameters()]
+        parameters = [parameter for part in self._students() for parameter in part.parameters()]
         return [{"params": parameters, "lr": self.config.recipe.learning_rate}]
 
     def readings(self) -> tuple[str, ...]:
@@ -72,4 +80,4 @@ class ReverseDistillation(Method):
     def inference_path(self, reading: str) -> InferencePath:
         """See Method."""
         self._known(reading)
-        return DecoderPath(self.teacher, self.embedding, self.decoder)
+        return DecoderPath(self.teacher, self._bottleneck(), self.decoder)

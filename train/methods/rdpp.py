@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from runtime.strict_yaml import Strict
 from train import losses
-from train.methods.base import Features, InferencePath, own_settings
-from train.methods.rd import RD_RECIPE, DecoderPath, ReverseDistillation
+from train.methods.base import Features, own_settings
+from train.methods.rd import RD_RECIPE, ReverseDistillation
 from train.networks.projection import Projections
 from train.networks.resnet import Backbone, Encoder
 from train.settings import RunConfig
@@ -60,6 +60,9 @@ class ProjectedReverseDistillation(ReverseDistillation):
         self.own = own_settings(config, RdppConfig)
         self.projections = Projections(backbone)
 
+    def _bottleneck(self) -> nn.Module:
+        return nn.Sequential(OrderedDict(projections=self.projections, embedding=self.embedding))
+
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:
         """See Method. Terms: ``decoder_student``, ``reconstruct``, ``contrast`` and, where asked for, ``transport``.
 
@@ -93,9 +96,3 @@ class ProjectedReverseDistillation(ReverseDistillation):
         """See Method."""
         rate = self.config.recipe.learning_rate * self.own.projection_rate
         return [*super().parameter_groups(), {"params": list(self.projections.parameters()), "lr": rate}]
-
-    def inference_path(self, reading: str) -> InferencePath:
-        """See Method."""
-        self._known(reading)
-        parts = OrderedDict[str, nn.Module](projections=self.projections, embedding=self.embedding)
-        return DecoderPath(self.teacher, nn.Sequential(parts), self.decoder)

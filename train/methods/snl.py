@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from runtime.strict_yaml import Strict
 from train import losses
-from train.methods.base import InferencePath, own_settings
-from train.methods.rd import RD_RECIPE, DecoderPath, ReverseDistillation
+from train.methods.base import own_settings
+from train.methods.rd import RD_RECIPE, ReverseDistillation
 from train.networks.aggregation import ResidualAggregation
 from train.networks.resnet import Backbone, Encoder
 from train.settings import RunConfig
@@ -47,6 +47,12 @@ class StructuralDistillation(ReverseDistillation):
         centres, channels = self.own.centres, self.embedding.channels
         self.aggregation: nn.Module = ResidualAggregation(channels, centres) if centres else nn.Identity()
 
+    def _students(self) -> tuple[nn.Module, ...]:
+        return self.embedding, self.aggregation, self.decoder
+
+    def _bottleneck(self) -> nn.Module:
+        return nn.Sequential(OrderedDict(embedding=self.embedding, aggregation=self.aggregation))
+
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:
         """See Method. Terms: ``spatial``, ``channel``, ``intra``, ``inter``."""
         target, source = self._teach(clean, seen)
@@ -57,15 +63,3 @@ class StructuralDistillation(ReverseDistillation):
             "intra": self.own.intra * losses.intra_affinity(target, rebuilt),
             "inter": self.own.inter * losses.inter_affinity(target, rebuilt),
         }
-
-    def parameter_groups(self) -> list[dict[str, object]]:
-        """See Method."""
-        parts = (self.embedding, self.aggregation, self.decoder)
-        parameters = [parameter for part in parts for parameter in part.parameters()]
-        return [{"params": parameters, "lr": self.config.recipe.learning_rate}]
-
-    def inference_path(self, reading: str) -> InferencePath:
-        """See Method."""
-        self._known(reading)
-        parts = OrderedDict[str, nn.Module](embedding=self.embedding, aggregation=self.aggregation)
-        return DecoderPath(self.teacher, nn.Sequential(parts), self.decoder)

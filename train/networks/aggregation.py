@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 SPREAD = 0.02  # standard deviation of the centres before training
 SHARPNESS = 10.0  # of the assignment before training, per mean squared difference
-FLOOR = 1e-4  # added to a centre's share of a picture
+FLOOR = 1e-4  # added to a centre's share; half precision too has it as a normal number, where a device forces it
 
 
 class ResidualAggregation(nn.Module):

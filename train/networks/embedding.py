@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from train.networks.resnet import Backbone, conv3x3, initialise, stage
 from train.settings import EmbeddingConfig
 
-Features = tuple[Tensor, Tensor, Tensor]
+Features = tuple[Tensor, Tensor, Tensor]  # of the three scales, fine to coarse
 PLANES = 512  # of the embedding; times the block's expansion they are its channels
 
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.networks.decoder import Decoder
+from train.networks.embedding import Features
 from train.networks.resnet import Backbone, conv1x1, conv3x3
 
-Features = tuple[Tensor, Tensor, Tensor]
 FLOOR = 1e-4  # of a vector's largest value; what is smaller is nothing, and half precision can still divide by it
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from torch import Tensor, nn
+from torch import nn
 
+from train.networks.embedding import Features
 from train.networks.resnet import Backbone
 
-Features = tuple[Tensor, Tensor, Tensor]
 SLOPE = 0.01
 
 
