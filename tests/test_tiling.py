@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from tiny_bundle import SIDE, tiny_bundle
+from tiny_bundle import SIDE, tiled, tiny_bundle
 
 from runtime.backends import Output, open_backend
-from runtime.bundle import Bundle, write_manifest
+from runtime.bundle import Bundle
 from runtime.decision import Settings
 from runtime.errors import DskdError
 from runtime.inspector import BackendFailed, Inspector, golden_check
@@ -47,14 +47,6 @@ class Counting:
     def infer(self, batch: NDArray[np.uint8]) -> Output:
         self.batches.append(len(batch))
         return self._backend.infer(batch)
-
-
-def tiled(folder: Path, side: int = SIDE, overlap: int = 8) -> Bundle:
-    """tiny_bundle told to cut tiles: a map of its own for every pixel, so what a merged map must be is known."""
-    bundle = tiny_bundle(folder)
-    changed = replace(bundle, manifest=bundle.manifest.model_copy(update={"input": spec(side, overlap)}))
-    write_manifest(changed.path, changed.manifest)
-    return changed
 
 
 def inspector(bundle: Bundle, keep_maps: bool = True) -> tuple[Inspector, Counting]:

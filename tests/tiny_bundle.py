@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from runtime.manifest import (
     Provenance,
     Threshold,
     Thresholds,
+    Tiling,
     Tolerance,
 )  # fmt: skip
 from runtime.preprocess import preprocess
@@ -61,6 +63,15 @@ def tiny_bundle(folder: Path, name: str = "tiny", shift: float = 0.0, golden_err
     )  # fmt: skip
     write_manifest(folder, manifest)
     return load_bundle(folder)
+
+
+def tiled(folder: Path, side: int = SIDE, overlap: int = 8) -> Bundle:
+    """The same told to cut tiles: a map of its own for every pixel, so what a merged map must be is known."""
+    bundle = tiny_bundle(folder)
+    spec = InputSpec(height=SIDE, width=SIDE, tiling=Tiling(side=side, overlap=overlap))
+    changed = replace(bundle, manifest=bundle.manifest.model_copy(update={"input": spec}))
+    write_manifest(changed.path, changed.manifest)
+    return changed
 
 
 def _graph(file: Path, shift: float) -> None:
