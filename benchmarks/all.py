@@ -1,7 +1,7 @@
 """``python -m benchmarks all``: latency, throughput, memory, coldstart, parity and energy of a bundle in one file.
 
-What cannot be measured here (energy without power rails) is said and left out. Each by itself takes the same options
-and some of its own; peers and accuracy are measured by themselves.
+What cannot be measured here (energy without power rails) is said and left out. Each takes of these options those that
+it reads, and by itself some of its own; peers and accuracy are measured by themselves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     given = {name for name in vars(options) if getattr(options, name) != parser.get_default(name)}
     for part in PARTS:
         own = part.parser().parse_args([])
-        for name in (*SHARED, *given):  # a part has its own idea of how long it takes, unless told
+        for name in {*SHARED, *given} & set(vars(own)):  # a part has its own idea of how long it takes, unless told
             setattr(own, name, getattr(options, name))
         run: Callable[[argparse.Namespace, Results], Results] = part.run
         try:

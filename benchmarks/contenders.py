@@ -6,9 +6,11 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import cv2
@@ -24,11 +26,15 @@ from runtime.errors import CallError, DskdError, MissingPart, Parser
 from runtime.images import read_image
 from runtime.manifest import PRECISIONS, Precision
 from runtime.preprocess import Image
+from runtime.result import Frame
+from runtime.sources import frames, open_source, without_password
 
 Workers = dict[str, Worker]
 WORKER = (sys.executable, "-m", "benchmarks.worker")
 
 BACKENDS = tuple(name for name in NAMES if name != "auto")
+OFFERS = ("bundle", "source", "size", "backend", "precision", "threads", "launches", "rounds", "seconds")
+MOST_STILLS = 16  # frames of a source that are kept to be shown to several contenders
 
 
 @dataclass(frozen=True)
@@ -52,18 +58,27 @@ class Contestant:
         return Worker([*WORKER, *words])
 
 
-def add_options(parser: Parser, rounds: int = 7, seconds: float = 0.6, launches: int = 3) -> None:
-    """What all measurements of a bundle share."""
-    add = parser.add_argument
-    add("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
-    add("--source", help="where frames come from (default: the bundle's golden frames at --size)")
-    add("--size", default="1024x1024", help="of the golden frames (default: %(default)s)")
-    add("--backend", default="", help=f"separated by commas: {', '.join(BACKENDS)} (default: all that work here)")
-    add("--precision", default="", help=f"separated by commas: {', '.join(PRECISIONS)} (default: all in the bundle)")
-    add("--threads", type=int, default=0, help="CPU threads (default: the backend's choice)")
-    add("--launches", type=int, default=launches, help="processes of each contender in turn (default: %(default)s)")
-    add("--rounds", type=int, default=rounds, help="turns of each launch (default: %(default)s)")
-    add("--seconds", type=float, default=seconds, help="of a contender's turn (default: %(default)s)")
+def add_options(
+    parser: Parser, offers: Sequence[str] = OFFERS, rounds: int = 7, seconds: float = 0.6, launches: int = 3
+) -> None:
+    """Those of the shared options that a measurement reads; the others are refused rather than taken without effect."""
+    known: dict[str, dict[str, Any]] = {
+        "bundle": {"type": Path, "help": "bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)"},
+        "source": {"help": "where frames come from (default: the bundle's golden frames at --size)"},
+        "size": {"default": "1024x1024", "help": "of the golden frames (default: %(default)s)"},
+        "backend": {"default": "", "help": f"separated by commas: {', '.join(BACKENDS)} (default: all that work here)"},
+        "precision": {
+            "default": "", "help": f"separated by commas: {', '.join(PRECISIONS)} (default: all in the bundle)"
+        },
+        "threads": {"type": int, "default": 0, "help": "CPU threads (default: the backend's choice)"},
+        "launches": {
+            "type": int, "default": launches, "help": "processes of each contender in turn (default: %(default)s)"
+        },
+        "rounds": {"type": int, "default": rounds, "help": "turns of each launch (default: %(default)s)"},
+        "seconds": {"type": float, "default": seconds, "help": "of a contender's turn (default: %(default)s)"},
+    }  # fmt: skip
+    for name in offers:
+        parser.add_argument(f"--{name}", **known[name])
     add_output(parser)
 
 
@@ -74,11 +89,12 @@ def add_output(parser: Parser) -> None:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Raises CallError where a number is senseless."""
+    """Raises CallError where a number that the command offers is senseless."""
+    given = vars(options)
     for name in ("launches", "rounds"):
-        if not 1 <= getattr(options, name) <= 10_000:
-            raise CallError(f"--{name} {getattr(options, name)} must lie between 1 and 10000")
-    if not 0 < options.seconds <= 3600 or not 0 <= options.threads <= 1024:
+        if not 1 <= given.get(name, 1) <= 10_000:
+            raise CallError(f"--{name} {given[name]} must lie between 1 and 10000")
+    if not 0 < given.get("seconds", 1.0) <= 3600 or not 0 <= options.threads <= 1024:
         raise CallError("--seconds must lie between 0 and 3600, --threads between 0 (the backend's choice) and 1024")
 
 
@@ -87,27 +103,31 @@ def own_bundle(options: argparse.Namespace) -> Bundle:
     return load_bundle((options.bundle or default_bundle()).absolute())
 
 
-def contestants(bundle: Bundle, options: argparse.Namespace) -> tuple[list[Contestant], list[str]]:
-    """Those that open here, and why others do not. Raises the first reason where none does."""
+def contestants(bundle: Bundle, options: argparse.Namespace, results: Results) -> list[Contestant]:
+    """Those that open here; ``results`` learn what each really runs as, and why others do not open.
+
+    Raises the first reason where none does.
+    """
     backends = _chosen("--backend", options.backend, BACKENDS)
     precisions = _chosen("--precision", options.precision, PRECISIONS)
     had = {graph.precision for graph in bundle.manifest.graphs.values()}
-    found, notes, reasons = list[Contestant](), list[str](), list[DskdError]()
+    found, reasons = list[Contestant](), list[DskdError]()
     for backend in backends:
         for precision in (p for p in PRECISIONS if p in precisions and (options.precision or p in had)):
             contestant = Contestant(bundle.path, backend, precision, options.threads)
             try:
-                contestant.worker(golden_source(bundle)).close()
+                with contestant.worker(golden_source(bundle)) as worker:
+                    results.backends[contestant.name] = str(worker.ready["backend"])
             except DskdError as error:
                 reasons.append(error)
-                notes.append(f"{contestant.name}: {error}")
+                results.notes.append(f"{contestant.name}: {error}")
                 if isinstance(error, MissingPart):  # no library, no GPU: its other graphs would say the same
                     break
             else:
                 found.append(contestant)
     if not found:
         raise reasons[0]
-    return found, notes
+    return found
 
 
 @contextmanager
@@ -123,10 +143,25 @@ def working(chosen: Sequence[Contestant], source: str, *more: object, store: Pat
 
 def pictures(bundle: Bundle, options: argparse.Namespace, folder: Path) -> str:
     """The source to measure with: the one asked for, else the golden frames at ``--size``, written to ``folder``."""
-    if options.source is not None:
-        return str(options.source)
-    for k, picture in enumerate(enlarged(bundle, options.size)):
-        cv2.imwrite(str(folder / f"frame_{k}.png"), picture)
+    return written(enlarged(bundle, options.size), folder) if options.source is None else str(options.source)
+
+
+def stills(bundle: Bundle, options: argparse.Namespace) -> list[Image]:
+    """Frames of one size that several sides can be shown: the source's first, else the golden ones at ``--size``."""
+    if options.source is None:
+        return enlarged(bundle, options.size)
+    with closing(frames(open_source(options.source))) as captured:
+        found = list(islice((frame.image for frame in captured if isinstance(frame, Frame)), MOST_STILLS))
+    if len({picture.shape for picture in found}) != 1:
+        named = without_password(options.source)
+        raise CallError(f"--source {named}: gave {len(found)} frames; some are needed, and all of one size")
+    return found
+
+
+def written(shown: Sequence[Image], folder: Path) -> str:
+    """Frames in files that lose nothing, as a source that gives them in their order."""
+    for k, picture in enumerate(shown):
+        cv2.imwrite(str(folder / f"frame_{k:03}.png"), picture)
     return f"folder://{quote(str(folder.resolve()))}"
 
 

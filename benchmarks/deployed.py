@@ -21,7 +21,7 @@ import torch
 from benchmarks.contenders import add_output, blank, contestants, finish, own_bundle
 from benchmarks.labelled import Labelled, read_labelled
 from benchmarks.peer_worker import FILES, INFERENCERS, SIDE
-from benchmarks.peers import CALM, WORKER, environment, listed, said_of
+from benchmarks.peers import CALM, WORKER, environment, listed, made_by, said_of
 from benchmarks.processes import Worker
 from benchmarks.results import Results, row
 from runtime import atomic
@@ -89,8 +89,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     bundle = own_bundle(options)
     if bundle.manifest.input.tiling is not None:
         raise CallError(f"{bundle.path}: looks at tiles; anomalib is set beside a bundle that looks at whole pictures")
-    chosen, notes = contestants(bundle, options)
-    results.notes.extend(notes)
+    chosen = contestants(bundle, options, results)
     test = read_labelled(images, bundle.manifest.input)
     for each in chosen:
         backend = open_backend(bundle, each.backend, each.threads, each.precision)
@@ -124,7 +123,7 @@ def trained(python: Path, model: str, images: InspectionSet, scratch: Path, opti
     epochs = max(1, round(options.images / len(images.good)))
     teacher, _, digest = load_teacher(BACKBONES["resnet18"], options.teacher_weights)
     made_from = (
-        f"{digest[:8]}-{data_sha256(images.good)[:8]}"  # what was trained from other weights or pictures is not it
+        f"{digest[:8]}-{data_sha256(images.good)[:8]}-{made_by()}"  # from or by anything else, another one was trained
     )
     name = f"{images.name}-{model}-{epochs}x{len(images.good)}-{options.batch}-{options.train_precision}-{made_from}"
     folder = options.peers_venv.absolute() / "trained" / name

@@ -57,7 +57,7 @@ def parser() -> Parser:
     options = Parser(
         prog="python -m benchmarks energy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_options(options, seconds=30.0)
+    add_options(options, ("bundle", "source", "size", "backend", "precision", "threads", "seconds"), seconds=30.0)
     return options
 
 
@@ -74,8 +74,7 @@ def run(options: argparse.Namespace, results: Results, machine: Machine | None =
     if read_telemetry(machine).total_mw is None:
         raise MissingPart("energy: there are no power rails here; run it on a Jetson (python -m jetson telemetry)")
     bundle = own_bundle(options)
-    chosen, notes = contestants(bundle, options)
-    results.notes.extend(notes)
+    chosen = contestants(bundle, options, results)
     rest = Watch(machine)
     with rest:
         threading.Event().wait(options.seconds / 3)
@@ -112,7 +111,7 @@ def _one(contestant: Contestant, source: str, seconds: float, rest: float, machi
         if known := [value for value in found if value is not None]:
             results.rows.append(row(NAME, name, what, unit, known, "neither"))
     throttled = throttle_deltas(watch.readings[0].throttle, watch.readings[-1].throttle)
-    results.notes.extend(f"{name}: throttled, {count} times {cause}" for cause, count in throttled.items() if count)
+    results.remarks.extend(f"{name}: throttled, {count} times {cause}" for cause, count in throttled.items() if count)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 A graph cannot take less time than its MACs at the peak, nor than its bytes at the bandwidth (Williams, Waterman and
 Patterson, "Roofline", 2009). The peak is what large convolutions reach in the same backend and precision. Bytes are
 the graph's constants as stored, and what each convolution reads and writes, once, in that precision.
+
+Peak and bandwidth are measured after the rounds, not in them: on a machine that others use, a share of the floor may be
+some per cent too high or too low. A GPU with memory of its own has no floor here: how fast that copies is not measured.
 """
 
 from __future__ import annotations
@@ -17,13 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import Contestant, golden_source
+from benchmarks.contenders import Contestant, blank, golden_source
 from benchmarks.results import Floor, Results
 from jetson.machine import Machine
 from jetson.platform import bandwidth as memory_bandwidth
 from jetson.platform import find_platform
 from jetson.telemetry import read_telemetry
 from runtime.bundle import Bundle
+from runtime.cuda import find_device
 from runtime.errors import DskdError
 
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # bytes of an activation
@@ -33,8 +37,15 @@ SECONDS = 1.0  # on the large convolutions
 FASTEST = 10  # percentile of their times: a peak is the best that was seen, but for one lucky call
 
 
-def floors(bundle: Bundle, chosen: Sequence[Contestant], measured_ms: Mapping[str, float], results: Results) -> Results:
-    """Adds a floor for each contestant, whose bare network took ``measured_ms``; notes say what cannot be had here."""
+def floors(
+    bundle: Bundle, chosen: Sequence[Contestant], ran_as: Mapping[str, str], measured_ms: Mapping[str, float]
+) -> Results:
+    """A floor for each contestant, whose bare network took ``measured_ms``; notes say what cannot be had here."""
+    results = blank([])
+    cards = [each for each in chosen if on_a_card(ran_as[each.name])]
+    results.notes.extend(f"floor of {each.name}: not measured of a GPU with memory of its own" for each in cards)
+    if len(cards) == len(chosen):
+        return results
     try:
         from benchmarks.probe import write_probe
         from export.graph_cost import graph_cost
@@ -46,7 +57,7 @@ def floors(bundle: Bundle, chosen: Sequence[Contestant], measured_ms: Mapping[st
     found, bandwidth = graph_cost(onnx.load(bundle.file("model.onnx"))), _bandwidth()
     with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
         probe = write_probe(Path(folder) / "probe")
-        for each in chosen:
+        for each in (each for each in chosen if each not in cards):
             try:
                 peak, graph = _peak(probe, each)
             except DskdError as error:
@@ -59,6 +70,16 @@ def floors(bundle: Bundle, chosen: Sequence[Contestant], measured_ms: Mapping[st
                       floor_ms=at_best, measured_ms=measured_ms[each.name])
             )  # fmt: skip
     return results
+
+
+def on_a_card(backend: str) -> bool:
+    """Whether ``backend``, by its own name, computes in memory that is not the CPU's."""
+    if not backend.startswith(("tensorrt", "onnxruntime-cuda")):
+        return False
+    try:
+        return not find_device().integrated
+    except DskdError:
+        return False
 
 
 def _peak(probe: Bundle, contestant: Contestant) -> tuple[float, str]:

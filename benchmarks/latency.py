@@ -1,9 +1,11 @@
 """``python -m benchmarks latency``: from frame to verdict, stage by stage, beside the bare network and the floor.
 
 Every graph on every backend runs in a process of its own; they take turns, in several launches. ``frame to verdict`` is
-what a part waits for: preprocessing, network and decision of a frame in memory. ``read`` is what the source takes to give
-one; it happens beside an inspection. ``frame to next frame, stored`` is where frames never end and each is stored while
-the next is inspected: what it takes over ``frame to verdict`` is the sinks' share.
+what a part waits for: preprocessing, network and decision of a frame in memory. Of a frame that passes no map is asked
+for; in the map of a flagged one regions are sought. The two kinds take turns, as many of each, and have rows of their
+own: ``..., passed`` and ``..., flagged``. ``read`` is what the source takes to give a frame; it happens beside an
+inspection. ``frame to next frame, stored`` is where frames never end and each is stored while the next is inspected:
+what it takes over ``frame to verdict`` is the sinks' share.
 Figures called CPU are processor time of all threads: on a machine that others use too they spread less.
 """
 
@@ -28,7 +30,7 @@ from benchmarks.contenders import (
 )  # fmt: skip
 from benchmarks.floor import floors
 from benchmarks.processes import Answer, Worker
-from benchmarks.results import END_TO_END, NETWORK, STORED, Results, ratio, row
+from benchmarks.results import END_TO_END, FLAGGED, NETWORK, PASSED, STORED, Ratio, Results, Row, ratio, row
 from benchmarks.rounds import Measured, Tasks, measure
 from runtime.errors import Parser, exit_with_code
 
@@ -64,8 +66,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     """Measures and adds to ``results``."""
     check(options)
     bundle = own_bundle(options)
-    chosen, notes = contestants(bundle, options)
-    results.notes.extend(notes)
+    chosen = contestants(bundle, options, results)
     with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
         source = pictures(bundle, options, Path(folder))
         sinks = [part for sink in options.sink for part in ("--sink", sink)]
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     results.add(tabled(measured, [each.name for each in chosen]))
     if not options.no_floor:
         networks = {r.name: r.median for r in results.rows if (r.benchmark, r.what) == (NAME, NETWORK)}
-        results.add(floors(bundle, chosen, networks, blank([])))
+        results.add(floors(bundle, chosen, results.backends, networks))
     return results
 
 
@@ -97,12 +98,22 @@ def tabled(measured: Measured, names: list[str]) -> Results:
     rows = {(name, what): measured.row(NAME, name, what) for name in names for what in measured.figures(name)}
     results.rows.extend(rows.values())
     for name in names:
-        results.ratios.append(ratio(rows[name, END_TO_END], rows[name, NETWORK]))
-        results.ratios.extend([ratio(rows[name, what], rows[name, END_TO_END]) for what in ("decision", STORED)])
+        results.ratios.extend(shares({what: found for (who, what), found in rows.items() if who == name}))
     results.ratios.extend([ratio(rows[name, END_TO_END], rows[names[0], END_TO_END]) for name in names[1:]])
     results.yardsticks.update(measured.yardsticks(NAME))
     results.rows.append(row(NAME, "machine", "taken by other programs", "%", [100 * s for s in measured.others]))
     return results
+
+
+def shares(rows: dict[str, Row]) -> list[Ratio]:
+    """Of one contender's figures: end to end over the network, decision and storing over end to end, for each kind."""
+    whole = rows[END_TO_END]
+    found = [ratio(whole, rows[NETWORK])]
+    for kind in (PASSED, FLAGGED):
+        its = rows.get(f"{END_TO_END}{kind}")
+        if its is not None and list(map(len, its.rounds)) == list(map(len, whole.rounds)):  # else not in every launch
+            found += [ratio(its, rows[NETWORK]), ratio(rows[f"decision{kind}"], its)]
+    return [*found, ratio(rows[STORED], whole)]
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def parser() -> Parser:
     options = Parser(
         prog="python -m benchmarks parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_options(options)
+    add_options(options, ("bundle", "backend", "precision", "threads"))
     return options
 
 
@@ -37,9 +37,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     check(options)
     bundle = own_bundle(options)
     golden = bundle.golden()
-    chosen, notes = contestants(bundle, options)
-    results.notes.extend(notes)
-    for each in chosen:
+    for each in contestants(bundle, options, results):
         backend = open_backend(bundle, each.backend, each.threads, each.precision)
         scores, maps = [], []
         for k in range(len(golden.inputs)):

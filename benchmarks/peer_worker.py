@@ -146,7 +146,7 @@ def calibrate_batch_norm(built: Any) -> None:
 
 
 class Pictures:
-    """What ``to_openvino`` asks of a data module for INT8_PTQ: batches of pictures."""
+    """What ``to_openvino`` asks of a data module for INT8_PTQ: batches of pictures, RGB as ``serve`` gives them."""
 
     train_batch_size = 1
 
@@ -167,11 +167,14 @@ class Pictures:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for frame in self._frames:
-            yield {"image": np.ascontiguousarray(frame.transpose(2, 0, 1)[None], np.float32) / 255}
+            yield {"image": np.ascontiguousarray(frame[..., ::-1].transpose(2, 0, 1)[None], np.float32) / 255}
 
 
-def open_inferencer(kind: str, file: Path, threads: int) -> Predict:
-    """Takes a frame, uint8 RGB [H, W, 3] or a path, gives its score; its map was made too."""
+def open_inferencer(kind: str, file: Path, threads: int) -> tuple[str, Predict]:
+    """What really computes, in words; and what takes a frame, uint8 RGB [H, W, 3] or a path, and gives its score.
+
+    Its map was made too.
+    """
     if kind == "torch":
         return _torch(file, threads)
     if kind == "onnxruntime":
@@ -182,10 +185,11 @@ def open_inferencer(kind: str, file: Path, threads: int) -> Predict:
     if kind == "openvino-f32":  # else it computes in bfloat16 wherever the CPU can, without saying so
         config["INFERENCE_PRECISION_HINT"] = "f32"
     inferencer = OpenVINOInferencer(file, device="CPU", config=config)
-    return lambda frame: float(np.ravel(inferencer.predict(frame).pred_score)[0])
+    used = inferencer.model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    return f"openvino, float in {used}", lambda frame: float(np.ravel(inferencer.predict(frame).pred_score)[0])
 
 
-def _torch(file: Path, threads: int) -> Predict:
+def _torch(file: Path, threads: int) -> tuple[str, Predict]:
     import torch
     from anomalib.deploy import TorchInferencer
 
@@ -198,10 +202,10 @@ def _torch(file: Path, threads: int) -> Predict:
         with torch.inference_mode():
             return float(inferencer.predict(frame).pred_score)
 
-    return predict
+    return f"torch on {inferencer.device}", predict
 
 
-def _onnxruntime(file: Path, threads: int) -> Predict:
+def _onnxruntime(file: Path, threads: int) -> tuple[str, Predict]:
     """Anomalib has no inferencer for onnxruntime: its OpenVINO one's preprocessing before its exported graph."""
     import onnxruntime
     from anomalib.data.utils import read_image
@@ -217,7 +221,7 @@ def _onnxruntime(file: Path, threads: int) -> Predict:
         picture = read_image(frame, as_tensor=False) if isinstance(frame, str | Path) else frame
         return float(np.ravel(session.run(names, {"input": OpenVINOInferencer.pre_process(picture)})[place])[0])
 
-    return predict
+    return f"onnxruntime, {session.get_providers()[0]}", predict
 
 
 def serve(predict: Predict, frames: Path) -> None:
@@ -265,14 +269,14 @@ def main() -> None:
         train(options.kind, options.file, options.frames, options.recipe)
         say({"made": options.kind})
         return
-    predict = open_inferencer(options.kind, options.file, options.threads)
+    name, predict = open_inferencer(options.kind, options.file, options.threads)
     if options.work == "once":
         say({"score": predict(str(options.frames))})
         return
     if options.work == "judge":
         say({"scores": [predict(picture) for picture in json.loads(options.frames.read_text())]})
         return
-    say({"backend": options.kind})
+    say({"backend": name})
     serve(predict, options.frames)
 
 

@@ -2,14 +2,17 @@
 
 anomalib comes into a virtual environment of its own (``--peers-venv``), made from ``benchmarks/peers_requirements.txt``
 when it is not there. Its models are built with random weights and exported by its own means: torch, ONNX, OpenVINO, and
-OpenVINO in INT8 as its INT8_PTQ does. Both sides take a frame from memory and give score and map.
+OpenVINO in INT8 as its INT8_PTQ does. Both sides take the same frames, read once (the first of ``--source``, else the
+golden ones at ``--size``), from memory and give score and map.
 
   openvino         as it comes: it computes in bfloat16 wherever the CPU can, without saying so
   openvino-f32     the same, told to compute in float32
   onnxruntime      anomalib has no inferencer for it: its OpenVINO one's preprocessing, its exported graph
   trtexec          on a device: NVIDIA's tool on our own engine (``--trtexec``)
 
-Cold start is from the start of a Python to the first score of a picture on disk, ours with every check of the bundle.
+Cold start is from the start of a Python to the first score of a picture on disk: as usual, with what earlier starts left
+in caches (ours a compiled INT8 graph and the proof of all golden frames, so that one of them is run; OpenVINO's compiled
+graphs on anomalib's side), and with empty caches on both sides. See ``python -m benchmarks coldstart --help``.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ import hashlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -35,11 +38,12 @@ from benchmarks.contenders import (
     blank,
     check,
     contestants,
-    enlarged,
     finish,
     own_bundle,
     pictures,
+    stills,
     working,
+    written,
 )
 from benchmarks.peer_worker import FILES, INFERENCERS, MODELS
 from benchmarks.processes import Answer, Worker
@@ -90,8 +94,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
         listed("--inferencers", options.inferencers, INFERENCERS),
     )
     bundle = own_bundle(options)
-    chosen, notes = contestants(bundle, options)
-    results.notes.extend(notes)
+    chosen = contestants(bundle, options, results)
     if options.trtexec:
         return beside_trtexec(bundle, chosen, options, results)
     python = environment(options.peers_venv.absolute())
@@ -124,6 +127,11 @@ def environment(folder: Path) -> Path:
     return python
 
 
+def made_by() -> str:
+    """What exports of anomalib's hang on, as a name: made by other versions, or by another worker, they are others."""
+    return hashlib.sha256(REQUIREMENTS.read_bytes() + WORKER.read_bytes()).hexdigest()[:8]
+
+
 def said_of(python: Path) -> dict[str, str]:
     """Versions of what matters there."""
     code = "import importlib.metadata as m, json; print(json.dumps({n: m.version(n) for n in %r}))"
@@ -139,18 +147,18 @@ class Bench:
         self._python, self._folder, self._scratch, self._options = python, folder, scratch, options
         shown = scratch / "frames"
         shown.mkdir()
-        self._source = pictures(bundle, options, shown)
-        frames = enlarged(bundle, options.size)
-        self._frames, self._picture = scratch / "frames.npy", scratch / "frame.png"
-        np.save(self._frames, np.stack(frames))
+        frames = stills(bundle, options)
+        self.source = written(frames, shown)  # for us
+        self.frames, self._picture = scratch / "frames.npy", scratch / "frame.png"
+        np.save(self.frames, np.stack(frames))  # for anomalib
         cv2.imwrite(str(self._picture), frames[0])
 
     def exported(self, model: str, kinds: list[str], results: Results) -> dict[str, Path]:
         """The model's file for each inferencer, made where it is not there yet; notes say what anomalib cannot make."""
-        folder = self._folder / "models" / model
+        folder = self._folder / "models" / f"{model}-{made_by()}"
         if not folder.is_dir():
             print(f"exporting {model} by anomalib", file=sys.stderr)
-            with atomic.replacing_directory(folder) as made, self._worker("make", model, made, self._frames):
+            with atomic.replacing_directory(folder) as made, self._worker("make", model, made, self.frames):
                 pass
         results.notes.extend(f"{model}: {file.read_text()}" for file in sorted(folder.glob("failed-*.txt")))
         found = {}
@@ -173,10 +181,11 @@ class Bench:
         @contextmanager
         def launch() -> Iterator[Tasks]:
             with ExitStack() as stack:
-                workers: Workers = stack.enter_context(working(chosen, self._source, "--maps"))
+                workers: Workers = stack.enter_context(working(chosen, self.source, "--maps"))
                 for kind, file in found.items():
                     name = f"anomalib {model}, {kind}"
-                    workers[name] = stack.enter_context(self._worker("serve", kind, file, self._frames))
+                    workers[name] = stack.enter_context(self._worker("serve", kind, file, self.frames))
+                    results.backends[name] = str(workers[name].ready["backend"])
                 yield {name: partial(_inspected, worker, options.seconds) for name, worker in workers.items()}
                 for name, worker in workers.items():
                     for what, size in worker.memory().items():
@@ -188,7 +197,8 @@ class Bench:
         results.rows.extend(rows.values())
         cpu = f"{END_TO_END}{CPU}"
         results.rows.extend(measured.row(benchmark, name, cpu) for name in rows)
-        results.rows.extend(row(benchmark, name, what, "MB", sizes) for (name, what), sizes in held.items())
+        for (name, what), sizes in held.items():
+            results.rows.append(row(benchmark, name, what, "MB", sizes, rounds=[[size] for size in sizes]))
         ours = [each.name for each in chosen]
         results.ratios.extend(ratio(rows[peer], rows[own]) for own in ours for peer in rows if peer not in ours)
         results.yardsticks.update(measured.yardsticks(benchmark))
@@ -197,20 +207,22 @@ class Bench:
 
     def starts(self, model: str, found: dict[str, Path], chosen: list[Contestant], results: Results) -> None:
         """Process start to first score on both sides."""
-        calls: dict[str, Callable[[], Answer]] = {
-            each.name: partial(coldstart.started, coldstart.words(each, self._picture)) for each in chosen
-        }
+        calls = {each.name: coldstart.both(each, self._picture) for each in chosen}
         for kind, file in found.items():
-            words = self._words("once", kind, file, self._picture)
-            calls[f"anomalib {model}, {kind}"] = partial(coldstart.started, words, CALM)
+            words = partial(self._words_in, words=("once", kind, file, self._picture))
+            calls[f"anomalib {model}, {kind}"] = partial(coldstart.twice, words, self._scratch, CALM)
         coldstart.tell(calls, self._options.starts, results, f"start {model}", self._options.json)
 
     def _worker(self, *words: object) -> Worker:
         return Worker(self._words(*words), CALM)
 
     def _words(self, *words: object) -> list[str]:
+        return self._words_in(self._scratch, words)
+
+    def _words_in(self, folder: Path, words: Sequence[object]) -> list[str]:
+        """It writes into ``folder``."""
         more = ["--threads", self._options.threads]
-        return [str(word) for word in (self._python, WORKER, self._scratch, *words, *more)]
+        return [str(word) for word in (self._python, WORKER, folder, *words, *more)]
 
 
 def beside_trtexec(bundle: Bundle, chosen: list[Contestant], options: argparse.Namespace, results: Results) -> Results:

@@ -31,7 +31,6 @@ class Worker:
     def __init__(self, words: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
         self.name = Path(str(words[0])).name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
-        self.started = time.perf_counter()
         self._process = subprocess.Popen(  # noqa: S603
             [str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             env={**os.environ, **(environment or {})},
@@ -42,7 +41,6 @@ class Worker:
         except BaseException:
             self.close()
             raise
-        self.start_seconds = time.perf_counter() - self.started  # from the call to the first answer
 
     @property
     def pid(self) -> int:

@@ -20,6 +20,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Better = Literal["lower", "higher", "neither"]
 END_TO_END, NETWORK, STORED = "frame to verdict", "bare network", "frame to next frame, stored"
 CPU = ", CPU"  # after the name of a figure that is processor time
+PASSED, FLAGGED = ", passed", ", flagged"  # after that of one kind of frames: a map is asked for of flagged ones alone
 
 
 class Row(Strict):
@@ -80,6 +81,8 @@ class Results(Strict):
     yardstick: str = Field("", description="what the yardsticks ran")
     yardsticks: dict[str, list[list[Finite]]] = Field({}, description="of each benchmark, for each round")
     notes: list[str] = Field([], description="what was left out, and why")
+    remarks: list[str] = Field([], description="what befell a contender while it was measured")
+    backends: dict[str, str] = Field({}, description="what each contender really ran as, in its own words")
 
     def write(self, file: Path) -> None:
         """Writes the JSON, whole or not at all."""
@@ -92,6 +95,8 @@ class Results(Strict):
         self.floors.extend(other.floors)
         self.yardsticks.update(other.yardsticks)
         self.notes.extend(note for note in other.notes if note not in self.notes)
+        self.remarks.extend(other.remarks)
+        self.backends.update(other.backends)
 
 
 def row(
@@ -154,4 +159,6 @@ def table(results: Results) -> str:
             f"{f.bandwidth / 1e9:.1f} GB/s: {f.share:.0%} reached"
             for f in results.floors
         ]
+    lines += ["\nran as", *(f"{name}: {ran}" for name, ran in results.backends.items())] if results.backends else []
+    lines += [f"note: {remark}" for remark in results.remarks]
     return "\n".join([*lines, *(f"left out: {note}" for note in results.notes)])

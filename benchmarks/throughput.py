@@ -57,8 +57,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     bundle = own_bundle(options)
     cameras = numbers("--cameras", options.cameras)
     batches = [batch for batch in numbers("--batches", options.batches) if batch <= bundle.manifest.max_batch]
-    chosen, notes = contestants(bundle, options)
-    results.notes.extend(notes)
+    chosen = contestants(bundle, options, results)
     with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
         source = pictures(bundle, options, Path(folder))
 

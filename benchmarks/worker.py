@@ -14,7 +14,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +28,15 @@ from runtime.inspector import Inspector, open_proved
 from runtime.manifest import Precision
 from runtime.pipeline import Result, store, write_behind
 from runtime.preprocess import Image, preprocess
-from runtime.result import Frame
+from runtime.result import Frame, Verdict
 from runtime.sinks import Sink, open_sinks
 from runtime.sources import frames, open_source
 
 WARM_UP = 3  # calls of each turn that are not counted
-FEWEST = 3  # calls of a turn, however long they take
+FEWEST = 4  # calls of a turn, however long they take; always an even number, as many of either kind of frames
 HELD = 16  # frames kept in memory
+SPLIT = ("frame to verdict", "decision")  # which take longer where a map is asked for
+LEAST = 0.0005  # ms; a stage is told to a microsecond, and nothing would have no ratio to anything
 Times = dict[str, list[float]]
 
 
@@ -63,7 +65,7 @@ class Contender:
         self._settings = Settings.of(bundle.manifest.graphs[self.graph].thresholds)
         self._inspector = Inspector(bundle, self._backend, self._settings, keep_maps=options.maps)
         self._held = list(islice(self._endless(), HELD))
-        self._frames, self._read = cycle(self._held), self._endless()
+        self._frames, self._read = self._in_turn(), self._endless()
         spec = bundle.manifest.input
         self._inputs: Image = np.stack([preprocess(f.image, spec.height, spec.width, spec.crop) for f in self._held])
         self._saturated: Saturated | None = None
@@ -71,15 +73,22 @@ class Contender:
     def inspect(self, seconds: float) -> dict[str, object]:
         """Frame in memory to verdict, stage by stage; nothing is stored beside it."""
         times: Times = {"frame to verdict": [], "frame to verdict, CPU": []}
+        kinds = list[str]()
         for _ in _turn(seconds, times):
-            frame = next(self._frames)
+            frame, kind = next(self._frames)
+            kinds.append(kind)
             start, cpu = time.perf_counter(), time.process_time()
             inspection = self._inspector.inspect(frame)
             end, cpu_after = time.perf_counter(), time.process_time()
             times["frame to verdict"].append(1e3 * (end - start))
             times["frame to verdict, CPU"].append(1e3 * (cpu_after - cpu))
             for stage, milliseconds in inspection.timings_ms.items():
-                times.setdefault(stage, []).append(milliseconds)
+                times.setdefault(stage, []).append(max(milliseconds, LEAST))
+        for what in SPLIT:
+            for kind in dict.fromkeys(kinds):
+                of_kind = zip(times[what], kinds[WARM_UP:], strict=True)
+                times[what + kind] = [value for value, its in of_kind if its == kind]
+        del times["decision"]  # half of them took long: their median would be that of a coin
         return {"times": times}
 
     def stored(self, seconds: float) -> dict[str, object]:
@@ -88,7 +97,7 @@ class Contender:
 
         def results() -> Iterator[Result]:
             for _ in _turn(seconds, times):
-                frame = next(self._frames)
+                frame, _ = next(self._frames)
                 yield frame, self._inspector.inspect(frame)
 
         before = time.perf_counter()
@@ -140,15 +149,16 @@ class Contender:
 
     def allocations(self, count: int) -> dict[str, object]:
         """For each frame: bytes that Python and numpy held at most and left behind, and pages touched anew."""
-        most, left, faults = list[int](), list[int](), list[int]()
+        most, left, faults, kinds = list[int](), list[int](), list[int](), list[str]()
         self.many(WARM_UP)
-        for frame in islice(cycle(self._held), count):
+        for frame, _ in islice(self._frames, count):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
             self._inspector.inspect(frame)
             faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         tracemalloc.start()
         self.many(WARM_UP)
-        for frame in islice(cycle(self._held), count):
+        for frame, kind in islice(self._frames, count):
+            kinds.append(kind)
             tracemalloc.reset_peak()
             held, _ = tracemalloc.get_traced_memory()
             self._inspector.inspect(frame)
@@ -158,8 +168,8 @@ class Contender:
         tracemalloc.stop()
         frame_bytes = int(np.median([frame.image.nbytes for frame in self._held]))
         return {
-            "most": most, "left": left, "faults": faults, "frame": frame_bytes, "input": int(self._inputs[0].nbytes),
-            "map": int(self._inputs[0].nbytes) // 3 * 4,
+            "most": most, "kinds": kinds, "left": left, "faults": faults, "frame": frame_bytes,
+            "input": int(self._inputs[0].nbytes), "map": int(self._inputs[0].nbytes) // 3 * 4,
         }  # fmt: skip
 
     def close(self) -> None:
@@ -167,6 +177,14 @@ class Contender:
         if self._saturated is not None:
             self._saturated.close()
         self._backend.close()
+
+    def _in_turn(self) -> Iterator[tuple[Frame, str]]:
+        """One that passes and one that is flagged, in turn and for ever, however many there are of each."""
+        kinds: dict[str, list[tuple[Frame, str]]] = {}
+        for frame in self._held:
+            kind = ", passed" if self._inspector.inspect(frame).verdict is Verdict.PASS else ", flagged"
+            kinds.setdefault(kind, []).append((frame, kind))
+        return chain.from_iterable(zip(*map(cycle, kinds.values()), strict=False))
 
     def _endless(self) -> Iterator[Frame]:
         while True:
@@ -183,7 +201,7 @@ class Contender:
 def _turn(seconds: float, times: Times) -> Iterator[int]:
     """Calls for so long; afterwards the first of them are taken out of ``times``."""
     call, end = 0, float("inf")
-    while call < WARM_UP + FEWEST or time.perf_counter() < end:
+    while call < WARM_UP + FEWEST or (call - WARM_UP) % 2 or time.perf_counter() < end:
         if call == WARM_UP:
             end = time.perf_counter() + seconds
         yield call
