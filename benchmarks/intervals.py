@@ -58,6 +58,11 @@ def judge(ratio: Interval, higher_is_better: bool = False) -> Judgement:
     return "not distinguishable"
 
 
+def told_beyond(ratio: Interval) -> tuple[float, float]:
+    """The ratios below and above which ``judge`` would have called a difference, had the figures spread as they did."""
+    return (1 - RESOLUTION) * ratio.median / ratio.high, (1 + RESOLUTION) * ratio.median / ratio.low
+
+
 def _logs(of: Launches, to: Launches) -> list[NDArray[np.float64]]:
     if [len(launch) for launch in of] != [len(launch) for launch in to] or not any(map(len, of)):
         raise ValueError("the rounds of two contenders do not fit")

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import (
     memory,
 )
-from benchmarks.intervals import RESOLUTION, Launches, changed, judge, paired_ratio
+from benchmarks.intervals import RESOLUTION, Launches, changed, judge, paired_ratio, told_beyond
 from benchmarks.saturated import Camera, counted
 from runtime.decision import Settings
 
@@ -48,6 +48,29 @@ def test_an_interval_holds_the_true_ratio_and_says_nothing_below_the_resolution(
     assert held >= 45
     with pytest.raises(ValueError, match="do not fit"):
         paired_ratio([[1.0, 2.0]], [[1.0]])
+
+
+def test_the_smallest_change_that_would_have_been_told() -> None:
+    """Generated samples: the same samples, scaled to either side of it."""
+    for seed in range(10):
+        (before, stick), (after, later) = samples(seed), samples(seed + 1000)
+        found = changed(before, after, stick, later)
+        for limit, judged in zip(told_beyond(found), ("faster", "slower"), strict=True):
+            for more, wanted in ((0.999, "not distinguishable"), (1.001, judged)):
+                scale = (limit / found.median) * (more if judged == "slower" else 1 / more)
+                scaled = [[value * scale for value in launch] for launch in after]
+                assert judge(changed(before, scaled, stick, later)) == wanted
+
+
+def test_ten_bytes_a_frame_are_found_in_a_hundred_thousand() -> None:
+    """Memory comes in pages."""
+    frames = 100_000
+
+    def held(leak: float) -> list[float]:
+        looks = [(k + 1) * frames // memory.LOOKS for k in range(memory.LOOKS)]
+        return [200 + leak * inspected // 4096 * 4096 / 1e6 for inspected in looks]
+
+    assert memory.growth(held(10)) > memory.FLAT > memory.growth(held(5))
 
 
 def test_growth_is_that_of_the_least_that_is_held() -> None:
