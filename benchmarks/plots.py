@@ -12,7 +12,9 @@ from benchmarks.results import Results, Row
 from runtime import atomic
 from runtime.errors import MissingPart
 
-WHATS = ("frame to verdict", "bare network", "process start to first verdict", "rate", "joules an inspection", "peak")
+START = "process start to first verdict"
+WHATS = ("frame to verdict", "frame to verdict, passed", "frame to verdict, flagged", "bare network", START,
+         f"{START}, empty caches", "rate", "joules an inspection", "peak")  # fmt: skip
 MOST_PANELS = 12
 
 

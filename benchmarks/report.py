@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.plots import draw
-from benchmarks.results import Floor, Ratio, Results, Row, read_results
+from benchmarks.results import FLAGGED, PASSED, Floor, Ratio, Results, Row, read_results
 from runtime import atomic
 from runtime.errors import Parser, exit_with_code
 
@@ -29,11 +29,17 @@ METHOD = """
 * A round: each contender in an order drawn anew works for its turn; its first calls are not counted. A launch: all
   processes anew. `compare` holds two files against each other in the measure of a fixed network that runs before and
   after every turn, and calls a difference what lies beyond 3 % with all of its 95 % interval.
-* Peak: what six 3x3 convolutions of 256 channels reach in the same backend and precision. Bandwidth: copies on all cores
-  that are larger than the caches, read and written bytes together; on a Jetson the memory's clock and bus.
+{kinds}* Process start: a program that was started before, and finds what it left in the user's caches. `empty caches`: its
+  first start, also on the peers' side; `python -m benchmarks coldstart --help` says what each of the two checks.
+* Floor: measured after the rounds. Peak: what six 3x3 convolutions of 256 channels reach in the same backend and
+  precision. Bandwidth: copies on all cores that are larger than the caches, read and written bytes together; on a
+  Jetson the memory's clock and bus.
 * Bytes: constants as stored, and what every convolution reads and writes, once, in the graph's precision.
 * Peers: `python -m benchmarks peers --help` says what is measured of whom. Their weights are random there, because speed
   does not depend on them; `python -m benchmarks deployed --help` says how they are trained where accuracy is compared.
+"""
+KINDS = """* Of a frame that passes no map is asked for; in the map of a flagged one regions are sought. The two kinds take turns,
+  as many of each; `..., passed` and `..., flagged` are rows of their own.
 """
 NAMES = {
     "latency": "Latency", "throughput": "Throughput", "memory": "Memory", "coldstart": "Cold start", "parity": "Parity",
@@ -41,7 +47,10 @@ NAMES = {
 }  # fmt: skip
 MACHINE = {
     "model": "module", "cpu": "CPU", "cores": "cores", "instructions": "instructions", "governor": "governor",
-    "memory_mb": "memory (MB)", "gpu": "GPU", "power_mode": "power mode", "clocks_locked": "clocks locked",
+    "memory_mb": "memory (MB)", "gpu": "GPU", "gpu_memory_mb": "GPU memory (MB)",
+    "compute_capability": "compute capability", "power_mode": "power mode", "clocks_locked": "clocks locked",
+    "gpu_clock_mhz": "GPU clock (MHz)", "memory_clock_mhz": "memory clock (MHz)",
+    "hottest_celsius": "hottest sensor (°C)",
     "jetpack": "JetPack", "l4t": "L4T", "system": "system", "python": "Python", "versions": "versions",
     "peers": "peers", "load": "load at the start", "commit": "commit", "when": "when",
 }  # fmt: skip
@@ -76,14 +85,17 @@ def page(sections: list[Results], pictures: list[str | None]) -> str:
         benchmarks = dict.fromkeys(row.benchmark for row in results.rows)
         parts += [f"\n### {NAMES.get(name, name)}\n\n{rows_table(results, name)}" for name in benchmarks]
         parts += [f"\n### Floor\n\n{floors_table(results.floors)}"] if results.floors else []
+        parts += [f"\nNote: {_cell(remark)}.\n" for remark in results.remarks]
         parts += [f"\nLeft out: {_cell(note)}.\n" for note in results.notes]
-    return "".join(parts) + METHOD
+    split = any(row.what.endswith((PASSED, FLAGGED)) for results in sections for row in results.rows)
+    return "".join(parts) + METHOD.format(kinds=KINDS if split else "")
 
 
 def machine(results: Results) -> str:
     """Where it was measured."""
     found = [(label, results.environment[key]) for key, label in MACHINE.items() if key in results.environment]
-    return _table(("", ""), [(label, _shown(value)) for label, value in found])
+    table = _table(("", ""), [(label, _shown(value)) for label, value in found])
+    return table + ("\n" + _table(("contender", "ran as"), results.backends.items()) if results.backends else "")
 
 
 def rows_table(results: Results, benchmark: str) -> str:

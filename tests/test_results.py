@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -12,16 +13,19 @@ from tiny_bundle import tiny_bundle
 
 from benchmarks import (
     compare,
+    floor,
     peers,
     report,
     trtexec,
     yardstick,
 )
 from benchmarks.__main__ import NAMES, main
+from benchmarks.contenders import Contestant
 from benchmarks.environment import describe
 from benchmarks.plots import draw
-from benchmarks.results import Floor, Results, ratio, read_results, row
+from benchmarks.results import Floor, Results, ratio, read_results, row, table
 from runtime.bundle import Bundle
+from runtime.cuda import Device
 from runtime.errors import CallError, DskdError, MissingPart
 
 QUICK = ["--backend", "onnxruntime", "--threads", "1", "--size", "64x64", "--json"]
@@ -61,6 +65,50 @@ def test_a_page_is_made_of_results_and_of_nothing_else(tmp_path: Path) -> None:
     again = page.read_text(), (page.parent / "figures" / "performance-cpu.svg").read_bytes()
     assert report.main([str(file), "--out", str(page)]) == 0
     assert again == (page.read_text(), (page.parent / "figures" / "performance-cpu.svg").read_bytes())
+
+
+def test_a_page_tells_clocks_what_really_ran_and_what_befell_it(tmp_path: Path) -> None:
+    found = results_of()
+    found.environment.update({"gpu_clock_mhz": 612.0, "memory_clock_mhz": 2133.0, "hottest_celsius": 51.5})
+    found.backends["backend1"] = "openvino-int8+bf16"
+    found.remarks.append("backend1: throttled, 2 times oc1")
+    text = report.page([found], [None])
+    for line in ("| GPU clock (MHz) | 612.0 |", "| memory clock (MHz) | 2133.0 |", "| hottest sensor (°C) | 51.5 |"):
+        assert line in text
+    assert "| backend1 | openvino-int8+bf16 |" in text
+    assert "Note: backend1: throttled" in text
+    assert "Left out" not in text
+    shown = table(found)
+    assert "backend1: openvino-int8+bf16" in shown
+    assert "note: backend1: throttled" in shown
+    assert "left out" not in shown
+
+
+def test_results_of_before_are_reported_as_they_are(tmp_path: Path) -> None:
+    """The file has neither backends nor remarks, and one row for all frames' decisions."""
+    old = results_of().model_dump(exclude={"backends", "remarks"})
+    old["rows"][0]["what"] = "decision"
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    text = report.page([read_results(tmp_path / "old.json")], [None])
+    assert "| backend0 | decision | ms |" in text
+    assert "ran as" not in text
+    assert "..., passed" not in text  # said only where there are such rows
+
+
+def test_a_gpu_with_memory_of_its_own_gets_no_floor(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def device(integrated: bool) -> Device:
+        return Device(0, "gpu", "9.0", 1 << 30, integrated)
+
+    monkeypatch.setattr(floor, "find_device", lambda: device(False))
+    assert floor.on_a_card("tensorrt-fp16")
+    assert floor.on_a_card("onnxruntime-cuda")
+    assert not floor.on_a_card("onnxruntime-cpu")
+    chosen = [Contestant(small.path, "tensorrt", "fp16", 0)]
+    found = floor.floors(small, chosen, {"tensorrt fp16": "tensorrt-fp16"}, {"tensorrt fp16": 1.0})
+    assert (found.floors, len(found.notes)) == ([], 1)
+    assert "memory of its own" in found.notes[0]
+    monkeypatch.setattr(floor, "find_device", lambda: device(True))
+    assert not floor.on_a_card("tensorrt-fp16")
 
 
 def test_results_of_another_yardstick_are_not_compared(tmp_path: Path) -> None:
