@@ -149,7 +149,7 @@ class OpenVinoBackend:
         self._use += 1
         try:
             for row, image in enumerate(batch):
-                self._image[0] = image
+                self._image[0] = image  # to set another tensor takes as long as this copy
                 self._answer_into(row)
                 self._request.infer(share_outputs=True)  # else it copies what it returns, which nobody reads
         except RuntimeError as error:
