@@ -25,6 +25,7 @@ NAMES = {
     "triggers": "a PLC that triggers at a steady rate, and every part's answer",
     "demo": "the whole path on a generated set",
     "ablation": "what each part of the recipe is worth",
+    "readings": "other scores and maps from the same trained model",
 }
 
 

@@ -28,10 +28,10 @@ from calibration.__main__ import main as calibrate
 from calibration.compare import answer_files
 from export.onnx import export
 from runtime import atomic
-from runtime.backends.onnx_runtime import GRAPHS, OnnxRuntimeBackend
+from runtime.backends.onnx_runtime import GRAPHS as CPU_GRAPHS
+from runtime.backends.onnx_runtime import OnnxRuntimeBackend
 from runtime.bundle import Bundle, is_bundle, load_bundle
 from runtime.errors import CallError, DskdError, Parser, exit_with_code
-from runtime.manifest import PRECISIONS, Precision
 from train import data
 from train.batches import Schedule
 from train.config import TrainConfig, load_config
@@ -44,13 +44,34 @@ from train.trained_run import TrainedRun
 
 CONTESTANTS: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in METHODS} | {
     "urd-plain": ("method=urd", "urd.injection=plain"),
+    "rdpp-pairwise": ("method=rdpp", "rdpp.transport=pairwise"),
+    # Both students with the paper's terms as far as they are known, RD's recipe and map: nothing that we added.
+    "dskd-plain": (
+        "method=dskd",
+        "loss.flattened=false",
+        "loss.l2_encoder=1",
+        "loss.l2_decoder=1",
+        "dskd.mixed=1",
+        "augment.pseudo_anomalies=0",
+        "recipe.batch=16",
+        "recipe.schedule=constant",
+        "recipe.warm_up=0",
+        "recipe.clip=0",
+        "map.distance=cosine",
+        "map.scale_weights=[1,1,1]",
+    ),
     "dskd-decoder": ("method=dskd", "dskd.students=decoder"),
     "dskd-slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"),
 }
+# Each is run by onnxruntime: ``int8`` is the graph that TensorRT builds from, ``int8-cpu`` the one that a CPU runs.
+GRAPHS = {
+    "fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx", "int8-cpu": "model.int8.cpu.onnx"
+}  # fmt: skip
 TIMED = 30  # pictures, after WARM_UP others
 WARM_UP = 3
 EXAMPLES = """examples:
   python -m benchmarks.accuracy --data tiles --methods dskd,rd --seeds 3 --precisions fp32,int8 --images 7680
+  python -m benchmarks.accuracy --data tiles --methods dskd:3,rd:3,urd,snl    three seeds of two, one of the others
   python -m benchmarks.accuracy --data tiles --data cloth --data label --methods snl,rd    one model for three products
   python -m benchmarks.accuracy --data tiles --variant wide method=rd backbone=wide_resnet50_2"""
 
@@ -66,10 +87,19 @@ def parser() -> argparse.ArgumentParser:
     add = options.add_argument
     add("--data", type=Path, action="append", required=True, help="MVTec layout; once for each product of one model")
     add("--category", action="append", default=[], help="which product of --data; may be repeated, all takes all")
-    add("--methods", default="", help=f"separated by commas: {', '.join(CONTESTANTS)} (default: the methods)")
+    add(
+        "--methods",
+        default="",
+        help=f"separated by commas, NAME or NAME:SEEDS: {', '.join(CONTESTANTS)} (default: the methods)",
+    )
     add("--variant", nargs="+", action="append", default=[], metavar=("NAME", "KEY=VALUE"), help="a row of your own")
-    add("--seeds", type=int, default=1, help="runs of each row, seeds from 0 on (default: %(default)s)")
-    add("--precisions", default="fp32", help="separated by commas: fp32, fp16, int8 (default: %(default)s)")
+    add(
+        "--seeds",
+        type=int,
+        default=1,
+        help="runs of each row that names no number itself, seeds from 0 on (default: %(default)s)",
+    )
+    add("--precisions", default="fp32", help=f"separated by commas: {', '.join(GRAPHS)} (default: %(default)s)")
     add("--images", type=int, help="images shown to each run in whole epochs (default: each method's own epochs)")
     add("--config", type=Path, help="settings that all rows share (default: each method's own)")
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting for all rows")
@@ -84,7 +114,7 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    contestants, precisions = asked(options)
+    contestants, seeds, precisions = asked(options)
     images = find_products(options.data, options.category)
     labels = {item.defect for item in images.test}
     if "good" not in labels or len(labels) < 2:
@@ -92,12 +122,12 @@ def main(arguments: list[str]) -> int:
     rows: list[Row] = []
     shown: dict[str, Bundle] = {}
     for name, settings in contestants.items():
-        for seed in range(options.seeds):
+        for seed in range(seeds[name]):
             config = load_config(options.config, [*options.set, *settings, f"recipe.seed={seed}"])
             config = within_budget(config, images, options.images)
             folder = options.out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") / f"seed-{seed}"
             done = trained(folder, config, images, options.teacher_weights, options.device)
-            bundle = bundled(done, "int8" in precisions)
+            bundle = bundled(done, precisions)
             rows += judged(name, done, bundle, images, precisions)
             shown.setdefault(name, bundle)
             write(options.out, images, rows, precisions)  # what is known so far
@@ -110,18 +140,28 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def asked(options: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], list[Precision]]:
-    """Rows and precisions. Raises CallError for what is not known."""
-    names = [name for name in options.methods.split(",") if name] or ([] if options.variant else list(METHODS))
-    unknown = next((name for name in names if name not in CONTESTANTS), None)
+def asked(options: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], dict[str, int], list[str]]:
+    """Rows with their settings, how many seeds of each, and precisions. Raises CallError for what is not known."""
+    words = [word for word in options.methods.split(",") if word] or ([] if options.variant else list(METHODS))
+    seeds = {name: int(count or options.seeds) for name, count in map(_named, words)}
+    unknown = next((name for name in seeds if name not in CONTESTANTS), None)
     if unknown is not None:
         raise CallError(f"--methods {unknown}: is not known; known are {', '.join(CONTESTANTS)}, or define a --variant")
-    precisions = [precision for precision in PRECISIONS if precision in options.precisions.split(",")]
-    wrong = set(options.precisions.split(",")) - set(PRECISIONS)
-    if wrong or options.seeds < 1 or (options.images is not None and options.images < 1):
-        raise CallError(f"--precisions takes {', '.join(PRECISIONS)}; --seeds and --images are at least 1")
     own = {name: tuple(settings) for name, *settings in options.variant}
-    return {name: CONTESTANTS[name] for name in names} | own, precisions
+    seeds |= dict.fromkeys(own, options.seeds)
+    precisions = [precision for precision in GRAPHS if precision in options.precisions.split(",")]
+    wrong = set(options.precisions.split(",")) - set(GRAPHS)
+    if wrong or min(seeds.values()) < 1 or (options.images is not None and options.images < 1):
+        raise CallError(f"--precisions takes {', '.join(GRAPHS)}; seeds and --images are at least 1")
+    return {name: CONTESTANTS[name] for name in seeds if name not in own} | own, seeds, precisions
+
+
+def _named(word: str) -> tuple[str, str]:
+    """``rd`` or ``rd:3``: a row's name and its number of seeds, which may be missing."""
+    found = re.fullmatch(r"([^:]+)(?::([0-9]{1,3}))?", word)
+    if found is None:
+        raise CallError(f"--methods {word}: is neither NAME nor NAME:SEEDS")
+    return found[1], found[2] or ""
 
 
 def within_budget(config: TrainConfig, images: InspectionSet, budget: int | None) -> TrainConfig:
@@ -133,22 +173,20 @@ def within_budget(config: TrainConfig, images: InspectionSet, budget: int | None
     return config.model_copy(update={"recipe": recipe})
 
 
-def bundled(done: TrainedRun, quantised: bool) -> Bundle:
+def bundled(done: TrainedRun, precisions: Sequence[str]) -> Bundle:
     """The bundle of a run, exported and calibrated where that is not done yet."""
     folder = done.folder / "bundle"
     bundle = load_bundle(folder) if is_bundle(folder) else None
     if bundle is None or bundle.manifest.provenance.checkpoint_sha256 != done.record["model_sha256"]:
         bundle, _ = export(done, next(iter(done.method.readings())), folder, opset=20, batch=1, licence="benchmark")
-    if quantised and GRAPHS["int8"] not in bundle.manifest.graphs:
+    if any(GRAPHS[precision] not in bundle.manifest.graphs for precision in precisions):
         with contextlib.redirect_stdout(sys.stderr):
             calibrate(["--bundle", str(folder)])
         bundle = load_bundle(folder)
     return bundle
 
 
-def judged(
-    name: str, done: TrainedRun, bundle: Bundle, images: InspectionSet, precisions: Sequence[Precision]
-) -> list[Row]:
+def judged(name: str, done: TrainedRun, bundle: Bundle, images: InspectionSet, precisions: Sequence[str]) -> list[Row]:
     """A row for each precision; figures already known of the same graph and test images are read back."""
     file = done.folder / "accuracy.json"
     known: dict[str, Row] = {}
@@ -177,7 +215,7 @@ def images_shown(done: TrainedRun) -> int:
     return schedule.steps * schedule.batch
 
 
-def measured(bundle: Bundle, precision: Precision, images: InspectionSet, test: Labelled) -> Row:
+def measured(bundle: Bundle, precision: str, images: InspectionSet, test: Labelled) -> Row:
     """Figures of one graph; of several products the mean over them, each one's own, and those of the probes."""
     graph = GRAPHS[precision]
     answers = answer_files(bundle, graph, test.paths, f"test images, {graph}")
@@ -204,8 +242,8 @@ def _mean(values: Sequence[object]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def time_side_by_side(shown: Mapping[str, Bundle], rows: Sequence[Row], precisions: Sequence[Precision]) -> None:
-    """Gives each row its graph's median milliseconds for one picture on one thread, all graphs taking turns.
+def time_side_by_side(shown: Mapping[str, Bundle], rows: Sequence[Row], precisions: Sequence[str]) -> None:
+    """Gives rows of a CPU's graphs their median milliseconds for one picture on one thread, all graphs taking turns.
 
     One run of a method stands for all its seeds: the graphs differ in their numbers only.
     """
@@ -215,6 +253,7 @@ def time_side_by_side(shown: Mapping[str, Bundle], rows: Sequence[Row], precisio
         (name, precision): OnnxRuntimeBackend(bundle, GRAPHS[precision], threads=1)
         for name, bundle in shown.items()
         for precision in precisions
+        if GRAPHS[precision] in CPU_GRAPHS.values()
     }
     times: dict[tuple[str, str], list[float]] = {key: [] for key in backends}
     for _ in tqdm(range(WARM_UP + TIMED), desc="latency", unit="round", leave=False, disable=None):
@@ -225,7 +264,8 @@ def time_side_by_side(shown: Mapping[str, Bundle], rows: Sequence[Row], precisio
     for backend in backends.values():
         backend.close()
     for row in rows:
-        row["latency_ms"] = float(np.median(times[str(row["method"]), str(row["precision"])][WARM_UP:]))
+        measured_ms = times.get((str(row["method"]), str(row["precision"])))
+        row["latency_ms"] = float(np.median(measured_ms[WARM_UP:])) if measured_ms else None
 
 
 def first_of_each(images: InspectionSet) -> list[data.TestImage]:

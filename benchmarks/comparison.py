@@ -29,13 +29,13 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     groups: dict[tuple[str, str], list[Mapping[str, object]]] = {}
     for row in rows:
         groups.setdefault((str(row["method"]), str(row["precision"])), []).append(row)
-    head = ["method", "precision", "seeds", "images shown", *COLUMNS.values(), "M parameters", "GMAC", "CPU ms"]
+    head = ["method", "precision", "seeds", "images shown", *COLUMNS.values(), "M parameters", "GMAC", "MB", "CPU ms"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for (method, precision), runs in groups.items():
         cells = [method, precision, str(len(runs)), str(runs[0]["images_shown"])]
         cells += [_spread([run.get(column) for run in runs], 3) for column in COLUMNS]
         cells += [f"{_number(runs[0]['parameters']) / 1e6:.2f}", f"{_number(runs[0]['macs']) / 1e9:.2f}"]
-        cells += [_spread([runs[0].get("latency_ms")], 1)]
+        cells += [_spread([runs[0].get("megabytes")], 1), _spread([runs[0].get("latency_ms")], 1)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

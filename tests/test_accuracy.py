@@ -36,18 +36,20 @@ def words(plates: Path, out: Path, *more: str) -> list[str]:
 def test_rows_are_trained_exported_and_calibrated_once(
     plates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = words(plates, tmp_path, "--methods", "stfpm", "--precisions", "fp32,int8", "--images", "17")
+    asked = words(plates, tmp_path, "--methods", "stfpm:1", "--precisions", "int8,fp32,int8-cpu", "--images", "17")
     assert main(asked) == 0
     report = json.loads(capsys.readouterr().out)
     rows = report["rows"]
     assert [(row["method"], row["seed"], row["precision"]) for row in rows] == [
-        ("stfpm", 0, precision) for precision in ("fp32", "int8")
+        ("stfpm", 0, precision) for precision in ("fp32", "int8", "int8-cpu")
     ]
+    assert [row["latency_ms"] is None for row in rows] == [False, True, False]  # no CPU runs TensorRT's graph
+    assert len({row["megabytes"] for row in rows}) == 3
     assert all({*COLUMNS, "parameters", "macs", "latency_ms", "images_shown", "painted"} <= set(row) for row in rows)
     assert {row["images_shown"] for row in rows} == {16}  # 17 pictures in batches of 4
     assert rows[0]["image_auroc"] is not None
     lines = table(rows).splitlines()
-    assert len(lines) == 2 + 2  # a line for each precision
+    assert len(lines) == 2 + 3  # a line for each precision
     assert (tmp_path / "accuracy.md").read_text().splitlines() == lines
     assert json.loads((tmp_path / "accuracy.json").read_text()) == report
     pictures = sorted((tmp_path / "overlays").iterdir())
@@ -112,6 +114,8 @@ def test_the_table_says_how_many_seeds_and_leaves_blank_what_is_not_known() -> N
         (["--methods", "patchcore"], "patchcore: is not known; known are dskd"),
         (["--precisions", "fp64"], "--precisions takes fp32"),
         (["--seeds", "0"], "at least 1"),
+        (["--methods", "dskd,rd:0"], "at least 1"),
+        (["--methods", "rd:two"], "rd:two: is neither NAME nor NAME:SEEDS"),
     ],
 )
 def test_a_wrong_call_is_refused(plates: Path, tmp_path: Path, more: list[str], message: str) -> None:

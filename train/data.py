@@ -203,9 +203,14 @@ def load_mask(item: TestImage, spec: InputSpec) -> NDArray[np.bool_]:
     mask = read_mask(item.mask)
     if spec.tiling:
         return coarse(mask, spec.height, spec.width)
-    grey = mask.astype(np.uint8) * 255
     try:
-        resized = preprocess(np.repeat(grey[..., None], 3, axis=2), spec.height, spec.width, spec.crop)
+        return at_network_size(mask, spec)
     except DskdError as error:
         raise BadImage(f"{item.mask}: {error}") from error
+
+
+def at_network_size(mask: NDArray[np.bool_], spec: InputSpec) -> NDArray[np.bool_]:
+    """[H, W] of a picture -> [height, width], resized like the picture, then true over one half."""
+    grey = mask.astype(np.uint8) * 255
+    resized = preprocess(np.repeat(grey[..., None], 3, axis=2), spec.height, spec.width, spec.crop)
     return np.asarray(resized[..., 0] > 127)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from runtime.images import read_image
 from train import metrics
 from train.config import TrainConfig
-from train.defects import PAINTERS
+from train.defects import PAINTERS, Image, Mask
 from train.evaluate import EagerGraph, Scored, score_frames
 
 PER_IMAGE = 2  # kinds painted on each held-out image
@@ -18,17 +19,28 @@ CONTRAST = (0.25, 0.7)  # faint: recipes differ in what is hard to see
 SEED = 0  # the same defects for every recipe
 
 
+def painted(held_out: list[Path]) -> Iterator[tuple[str, Image, Mask]]:
+    """Kind, picture and mask of each defect, on every held-out image some of the kinds in turn."""
+    rng, count = np.random.default_rng(SEED), len(PAINTERS)
+    for i, path in enumerate(held_out):
+        for k, (kind, painter) in enumerate(PAINTERS.items()):
+            if (i + k) % count < PER_IMAGE:
+                yield kind, *painter(read_image(path), rng, float(rng.uniform(*CONTRAST)))
+
+
 def painted_auroc(
     graph: EagerGraph, good: Scored, held_out: list[Path], config: TrainConfig, device: torch.device
 ) -> dict[str, float]:
     """Image AUROC of ``good`` (the held-out images' scores) against the same images with defects: all and by kind."""
-    rng, count = np.random.default_rng(SEED), len(PAINTERS)
-    pairs = [
-        (p, kind) for i, p in enumerate(held_out) for k, kind in enumerate(PAINTERS) if (i + k) % count < PER_IMAGE
-    ]
-    painted = (PAINTERS[kind](read_image(path), rng, float(rng.uniform(*CONTRAST)))[0] for path, kind in pairs)
-    scores = score_frames(graph, painted, len(pairs), config.input, device, "painted defects").scores
-    kinds = [kind for _, kind in pairs]
+    kinds: list[str] = []
+
+    def pictures() -> Iterator[Image]:
+        for kind, picture, _ in painted(held_out):
+            kinds.append(kind)
+            yield picture
+
+    count = len(held_out) * PER_IMAGE
+    scores = score_frames(graph, pictures(), count, config.input, device, "painted defects").scores
     groups = {"all": np.ones(len(kinds), bool)} | {kind: np.array(kinds) == kind for kind in PAINTERS}
     return {name: round(_auroc(good.scores, scores[chosen]), 4) for name, chosen in groups.items() if chosen.any()}
 
