@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from jetson.wheels import TARGETS, pip_words
 from runtime.bundle import Bundle
 
 if sys.version_info >= (3, 11):
@@ -19,6 +20,9 @@ if sys.version_info >= (3, 11):
 else:
     tomllib = pytest.importorskip("tomli")
 
+PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+OF_VENV = ("pip", "setuptools", "pkg_resources", "_distutils_hack")
+LIMIT = 320  # MB, OpenCV included
 HEAVY = ("torch", "onnx", "onnxsim", "scipy", "sklearn", "matplotlib", "PIL", "safetensors", "tqdm")
 
 
@@ -28,10 +32,20 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("device")
     shutil.copytree(ROOT / "runtime", folder / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    pip = [folder / "venv/bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *requirements]
-    subprocess.run(pip, check=True)
+    subprocess.run([folder / "venv/bin/python", *PIP, *base()], check=True)
     return folder
+
+
+def base() -> list[str]:
+    """What the runtime requires."""
+    found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return found
+
+
+def megabytes(folder: Path, without: str = "") -> float:
+    """Of the files in a folder of packages, those of Python's own venv aside; ``without`` those of one suffix."""
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.relative_to(folder).parts[0].startswith(OF_VENV)]
+    return sum(p.lstat().st_size for p in files if p.suffix != without) / 1e6
 
 
 def run(device: Path, *arguments: object, home: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -70,3 +84,27 @@ def test_onnxruntime_telemetry_is_off(device: Path, bundle: Bundle, tmp_path: Pa
     done = run(device, "-m", "runtime", "--bundle", bundle.path, home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_the_base_of_a_device_is_small(tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The device's own wheels, unpacked here; this Python's bytecode stands for the device's."""
+    constraints = ROOT / "jetson" / f"constraints-{target}.txt"
+    words = ["--target", tmp_path / "site", *pip_words(*TARGETS[target]), "--constraint", constraints]
+    subprocess.run([sys.executable, *PIP, *words, *base()], check=True, capture_output=True)
+    size = megabytes(tmp_path / "site")
+    with capsys.disabled():
+        print(f"\n{target}, aarch64: {size:.0f} MB, {megabytes(tmp_path / 'site', '.pyc'):.0f} MB of it not bytecode")
+    assert size <= LIMIT
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the bound for devices is the one above")
+def test_the_base_on_a_pc_is_small_but_for_bytecode(device: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """OpenCV's and onnxruntime's x86-64 wheels are half as large again as those for aarch64."""
+    (site,) = (device / "venv").glob("lib/python3*/site-packages")
+    size = megabytes(site, ".pyc")
+    with capsys.disabled():
+        print(f"\nx86-64: {megabytes(site):.0f} MB, {size:.0f} MB of it not bytecode")
+    assert size <= LIMIT

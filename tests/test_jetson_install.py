@@ -289,6 +289,7 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
     gone = run_in(root, "bash", "-c", f"cd; set -eu; {remove}")
     assert gone.returncode == 0, gone.stderr
     assert snapshot(root, times=False) == before
+    assert megabytes <= 320  # a whole station: line, fleet and GPU memory beside the base, pip and bytecode
     with capsys.disabled():
         print(
             f"\naarch64 under emulation: from the bare root to verdicts in {seconds:.0f} s, "
