@@ -61,12 +61,18 @@ def test_an_injection_goes_by_the_teacher_where_both_agree_and_by_itself_where_n
     torch.testing.assert_close(seen[0][..., 1, 1], decoded[..., 1, 1])
 
 
-def test_the_guide_carries_no_gradient() -> None:
-    injection = Injection(4, 2, guided=True)
+def test_the_guide_carries_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradients are those of a computation in which the agreement is a given number."""
+    torch.manual_seed(0)
+    injection = Injection(4, 2, guided=True).eval()
     decoded, taught = (torch.rand(2, 4, 2, 2, requires_grad=True) for _ in range(2))
-    similarity(decoded.detach(), taught.detach())
-    injection(decoded, taught, torch.rand(2, 2, 4, 4)).sum().backward()
-    assert decoded.grad is not None
+    finer = torch.rand(2, 2, 4, 4)
+    found = torch.autograd.grad(injection(decoded, taught, finer).square().sum(), (decoded, taught))
+    agreement = similarity(decoded, taught).detach()
+    monkeypatch.setattr("train.networks.injection.similarity", lambda one, other: agreement)
+    expected = torch.autograd.grad(injection(decoded, taught, finer).square().sum(), (decoded, taught))
+    assert all(bool(gradient.abs().max() > 1e-3) for gradient in expected)
+    torch.testing.assert_close(found, expected)
 
 
 def test_similarity_is_the_cosine_and_has_no_square_that_half_precision_cannot_hold() -> None:
