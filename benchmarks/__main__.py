@@ -11,6 +11,7 @@ NAMES = {
     "latency": "frame to verdict, stage by stage, beside the network and the floor",
     "throughput": "images a second by batch and by number of cameras",
     "memory": "what a running inspection holds, and whether it grows",
+    "tiles": "what a large frame costs in tiles, and whether that grows as their number does",
     "coldstart": "from the start of a process to its first verdict",
     "parity": "how far each graph on each backend is from the trained model",
     "energy": "joules for an inspection, from a Jetson's power rails",
