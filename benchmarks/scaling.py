@@ -1,7 +1,8 @@
 """``python -m benchmarks scaling``: cameras per Orin module, and what a line, a plant and a fleet fill up first.
 
-Ceilings come from data sheets and from counting in the graph; nothing here ran on a module. Sizes of records, pictures
-and pages are measured by writing them. ``docs/scaling.md`` is what this prints.
+Ceilings come from data sheets and from counting in the graph; nothing here ran on a module. What cameras do to an engine
+of that speed is simulated. Sizes of records, pictures and pages are measured by writing them. ``docs/scaling.md`` is
+what this prints.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import onnx
 
+from benchmarks.line_simulation import simulate
 from benchmarks.load_sizes import CAMERAS, SIDE, Sizes, measure
 from export.graph_cost import graph_cost
 from export.onnx import convert
@@ -36,6 +38,8 @@ DISK = 256e9
 FLAGGED = 0.02  # of parts: kept in the archive, beside one in a hundred of the others
 PASSES_KEPT = 0.01
 SCRAPE = 15  # seconds
+SIMULATED, LOADS = ("Orin Nano 8GB", "AGX Orin 64GB"), (0.5, 0.8, 0.95, 1.1)
+BATCH = 8  # frames at once
 SITES = {"a line": 1, "a plant": 20, "a fleet": 400}  # devices
 
 
@@ -116,6 +120,25 @@ def modules(load: Load, rate: float, shares: Sequence[float]) -> list[str]:
     return _table(rows)
 
 
+def lines(load: Load, rate: float, share: float) -> list[str]:
+    """A table over modules and loads: what waits and what is lost where ``share`` of the INT8 ceiling is reached."""
+    rows = [["module", "load", "cameras", "frames in a batch", "p50 ms", "p99 ms", "dropped", "of one camera at most"]]
+    for peak in (peak for peak in PEAKS if peak.module in SIMULATED):
+        speed = {batch: share * load.ceiling(peak, "INT8", batch)[0] for batch in range(1, BATCH + 1)}
+        for part in LOADS:
+            cameras = max(round(part * speed[BATCH] / rate), 1)
+            seen = simulate(cameras, rate, lambda batch, speed=speed: batch / speed[batch], BATCH)  # type: ignore[misc]
+            figures = (
+                f"{seen.batch:.1f}",
+                f"{seen.p50:.0f}",
+                f"{seen.p99:.0f}",
+                f"{seen.dropped:.0%}",
+                f"{seen.worst:.0%}",
+            )
+            rows.append([peak.module, f"{part:.0%}", f"{cameras}", *figures])
+    return _table(rows)
+
+
 def sites(sizes: Sizes, rate: float) -> list[str]:
     """A table over what a line, a plant and a fleet put on disks, network, broker and Prometheus."""
     parts = CAMERAS * rate  # of one device, a second
@@ -167,7 +190,7 @@ def _table(rows: list[list[str]]) -> list[str]:
 PAGE = """# Scaling
 
 This page is what `python -m benchmarks scaling` prints. Nothing on it was measured on a Jetson: the first table holds
-ceilings from data sheets, the last one arithmetic over sizes that were measured by writing them.
+ceilings from data sheets, the second a simulation, the last one arithmetic over sizes that were measured by writing them.
 
 ## Cameras per module
 
@@ -183,6 +206,19 @@ ran on yours. The GPU alone is counted, dense, at the power mode of the data she
 inspections as it has tiles: {tiles} for 2048x2048 pixels in tiles of 256 that share 32.
 
 {modules}
+
+## Cameras at one module, simulated
+
+Cameras are not aligned: each has a clock of its own. Batches are made as a station makes them, of what waits when the
+engine is free, one frame of each camera in turn, at most {batch}; a frame that still waits when its camera has a newer one
+is dropped, as a camera that nothing triggers does it. The engine is one that reaches {low:.0%} of the ceiling of INT8 at
+every batch size, `latency_budget_ms` is 0, and the load is the cameras' frames over what the engine does in batches of
+{batch}. Times are from capture to verdict without camera, preprocessing and decision.
+
+{lines}
+
+Up to the load that the engine bears batches grow and nothing is lost; beyond it cameras lose about alike. A line whose
+parts have deadlines wants the load at which p99 fits, not the one at which frames begin to be dropped.
 
 ## What was measured
 
@@ -208,6 +244,15 @@ What fills up first:
    {window} divided by the round trip in seconds: with a round trip of {round_trip:.0f} ms or more the messages above pile up in
    the store. `on: [REVIEW, REJECT]` tells of flagged parts alone. What a broker takes is not known here.
 4. **Prometheus** last: its load grows with cameras, not with parts.
+
+## A fleet, simulated
+
+`python -m jetson fleet-sim` ([jetson.md](jetson.md)) runs devices on one machine where all but the hardware is real:
+agents, slots, stores, golden checks, inspections, a broker and a file host. They take a good update, a bad one and a
+good one; broker and file host are killed and started again during the last two. One run of 50 devices on two x86-64
+cores, four working at a time: all had the three updates after 10, 8 and 11 seconds; all 50 rolled the bad one back by
+themselves; of 800 inspections none was lost, and the broker kept 50 inventories, all of the last version. `--devices`
+takes up to 1000; how many a broker across a plant's network bears is not known from it.
 """
 
 
@@ -218,7 +263,8 @@ def page(rate: float, shares: tuple[float, float]) -> str:
         gmacs=load.macs / 1e9, weights=load.weights / 1e6, constants=load.constants / 1e6,
         activations=load.activations / 1e6, fp16=load.bytes("FP16", 1) / 1e6, int8=load.bytes("INT8", 1) / 1e6,
         window=ON_THE_WAY, rate=rate, low=shares[0], high=shares[1], cameras=CAMERAS, flagged=FLAGGED, passes=PASSES_KEPT,
-        modules="\n".join(modules(load, rate, shares)), measured="\n".join(measured(sizes)),
+        modules="\n".join(modules(load, rate, shares)), batch=BATCH,
+        lines="\n".join(lines(load, rate, shares[0])), measured="\n".join(measured(sizes)),
         sites="\n".join(sites(sizes, rate)), round_trip=ON_THE_WAY / (2 * CAMERAS * rate) * 1e3, tiles=len(Grid.of((2048, 2048), cut)),
     )  # fmt: skip
 
