@@ -1,11 +1,14 @@
-"""A small generated set, a run trained on it and its bundle, made once; and the real data where it is to be had."""
+"""A small generated set, runs trained on it and their bundles, made once; and the real data where it is to be had."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,9 +18,13 @@ import torch
 from broker import Broker
 from hypothesis import settings
 
+import calibration.__main__ as calibration
+from benchmarks.accuracy import CONTESTANTS
+from calibration.images import FEWEST
+from calibration.quantise import quantisable
 from export.onnx import export
 from runtime.backoff import Backoff
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, load_bundle
 from runtime.delivery import Delivery, Target
 from runtime.sinks.mqtt import MqttConfig, MqttTarget
 from runtime.sinks.mqtt_commands import CommandDesk
@@ -26,7 +33,7 @@ from train.config import TrainConfig, load_config
 from train.data import find_images
 from train.methods import METHODS
 from train.run import run
-from train.synthetic import write_set
+from train.synthetic import NAME, write_set
 from train.trained_run import TrainedRun, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,10 +57,39 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Makes a folder for all workers of this test session: who asks first fills it, the others wait. Only to be read."""
+    own = tmp_path_factory.getbasetemp()
+    common = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "once"
+    common.mkdir(exist_ok=True)
+
+    def make(name: str, fill: Callable[[Path], object]) -> Path:
+        folder = common / name
+        with (common / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                begun = Path(tempfile.mkdtemp(dir=common))
+                fill(begun)
+                begun.rename(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pictures(once: Once) -> Path:
     """A generated inspection set in MVTec layout."""
-    return write_set(tmp_path_factory.mktemp("set"), train=14, test_good=4, per_defect=2)
+    return once("pictures", lambda folder: write_set(folder, train=14, test_good=4, per_defect=2)) / NAME
+
+
+@pytest.fixture(scope="session")
+def small_set(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The generated set for this worker alone."""
+    return shutil.copytree(pictures, tmp_path_factory.mktemp("set") / NAME)
 
 
 @pytest.fixture(scope="session")
@@ -62,23 +98,30 @@ def small_config() -> TrainConfig:
 
 
 @pytest.fixture(scope="session")
-def trained_run(small_set: Path, small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+def trained_run(
+    once: Once, pictures: Path, small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory
+) -> TrainedRun:
     """A short run with a random teacher: its answers are worthless, its path is the real one."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    run(small_config, find_images(small_set), "random", folder, "cpu", strict=True)
-    return load_run(folder)
+    made = once("run", lambda folder: run(small_config, find_images(pictures), "random", folder, "cpu", strict=True))
+    return load_run(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "small"))
 
 
 @pytest.fixture(scope="session")
-def bundle(trained_run: TrainedRun) -> Bundle:
+def bundle(once: Once, trained_run: TrainedRun) -> Bundle:
     """The bundle of the short run. Do not change its files: copy the folder."""
-    return export(trained_run, "teacher", trained_run.folder / "bundle", opset=20, batch=4, licence="test")[0]
+    made = once("bundle", lambda folder: exported(trained_run, folder))
+    return load_bundle(shutil.copytree(made, trained_run.folder / "bundle"))
+
+
+def exported(run: TrainedRun, folder: Path) -> Bundle:
+    """The bundle of a run's default reading."""
+    return export(run, next(iter(run.method.readings())), folder, opset=20, batch=4, licence="test")[0]
 
 
 # What every method, and what prunes or exports differently, must pass: settings beside SMALL.
 FAMILY = {name: (f"method={name}",) for name in METHODS} | {
-    "urd, plain": ("method=urd", "urd.injection=plain"),
-    "dskd, slim": ("embedding.width=0.5", "decoder.width=0.5"),
+    "urd, plain": CONTESTANTS["urd-plain"],
+    "dskd, slim": CONTESTANTS["dskd-slim"],
 }
 
 
@@ -91,23 +134,24 @@ class Member:
     bundle: Bundle
 
 
+def train_and_export(settings: Sequence[str], images: Path, folder: Path) -> None:
+    """One epoch with a random teacher into ``folder``, and its bundle below."""
+    config = load_config(None, [*SMALL, "recipe.epochs=1", *settings])
+    run(config, find_images(images), "random", folder, "cpu", strict=True)
+    (folder / "checkpoint.safetensors").unlink()  # some hundred megabytes
+    exported(load_run(folder), folder / "bundle")
+
+
 @pytest.fixture(scope="session")
-def members(
-    request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Member]:
+def members(request: pytest.FixtureRequest, once: Once, pictures: Path) -> Callable[[str], Member]:
     """Makes the members of the family, each once."""
 
     @cache
     def make(name: str) -> Member:
         if name == "dskd":
             return Member(name, request.getfixturevalue("trained_run"), request.getfixturevalue("bundle"))
-        folder = tmp_path_factory.mktemp("family") / "run"
-        settings = [*SMALL, "recipe.epochs=1", *FAMILY[name]]
-        run(load_config(None, settings), find_images(small_set), "random", folder, "cpu", strict=True)
-        (folder / "checkpoint.safetensors").unlink()  # some hundred megabytes
-        done = load_run(folder)
-        reading = next(iter(done.method.readings()))
-        return Member(name, done, export(done, reading, folder / "bundle", opset=20, batch=4, licence="test")[0])
+        folder = once(name, lambda folder: train_and_export(FAMILY[name], pictures, folder))
+        return Member(name, load_run(folder), load_bundle(folder / "bundle"))
 
     return make
 
@@ -116,6 +160,31 @@ def members(
 def member(request: pytest.FixtureRequest, members: Callable[[str], Member]) -> Member:
     """Each of the family in turn."""
     return members(request.param)
+
+
+@pytest.fixture(scope="session")
+def calibrated_members(once: Once, members: Callable[[str], Member]) -> Callable[[str], Bundle]:
+    """The members' bundles after ``python -m calibration``, each once."""
+    good = once("good parts", lambda folder: write_set(folder, train=FEWEST, test_good=2, per_defect=0)) / NAME
+
+    def calibrate(source: Bundle, folder: Path) -> None:
+        shutil.copytree(source.path, folder, dirs_exist_ok=True)
+        words = ["--bundle", folder, "--images", good / "train", "--held-out", good / "test"]
+        with pytest.MonkeyPatch.context() as patch:  # a few layers stand for all that are judged one by one
+            patch.setattr("calibration.sensitivity.quantisable", lambda model: quantisable(model)[::25])
+            assert calibration.main([str(word) for word in words]) == 0
+
+    @cache
+    def make(name: str) -> Bundle:
+        return load_bundle(once(f"{name}, calibrated", lambda folder: calibrate(members(name).bundle, folder)))
+
+    return make
+
+
+@pytest.fixture(params=FAMILY)
+def calibrated_member(request: pytest.FixtureRequest, calibrated_members: Callable[[str], Bundle]) -> Bundle:
+    """The bundle of each of the family in turn, with INT8 graphs."""
+    return calibrated_members(request.param)
 
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]

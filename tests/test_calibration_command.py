@@ -76,6 +76,23 @@ def test_a_rerun_from_the_cache_is_bit_identical(calibrated: Path, command: Comm
 
 
 @pytest.mark.slow
+def test_every_method_is_calibrated_and_stays_golden(calibrated_member: Bundle) -> None:
+    manifest = calibrated_member.manifest
+    assert {graph.precision for graph in manifest.graphs.values()} == {"fp32", "bf16", "fp16", "int8"}
+    for backend, precisions in (("onnxruntime", ("fp32", "fp16", "int8")), ("openvino", ("fp32", "int8"))):
+        for precision in precisions:
+            opened = open_backend(calibrated_member, backend, precision=precision)  # type: ignore[arg-type]
+            golden_check(calibrated_member, opened)
+            opened.close()
+    limits = {graph.thresholds.reject.score for graph in manifest.graphs.values()}
+    assert len(limits) == len(manifest.graphs) == 5
+    report = json.loads(calibrated_member.file("calibration/report.json").read_text())
+    assert {row["graph"] for row in report["rows"]} == set(manifest.graphs)
+    assert report["sensitivity"]
+    assert calibrated_member.file("calibration/report.html").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_256_images_are_calibrated_in_less_than_a_gigabyte(bundle: Bundle, tmp_path: Path, command: Command) -> None:
     """Networks of the size that ships; smaller pictures spare time, and it is copies of the graph that fill memory."""
     shutil.copytree(bundle.path, tmp_path / "bundle")

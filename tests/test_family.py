@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import onnx
 import pytest
 import torch
-from conftest import SMALL, Command, Member
+from conftest import SMALL, Command, Member, train_and_export
 from test_dskd import image_pair, stir_batch_norms
 from torch import nn
 
 from export.graph_cost import graph_cost
-from export.onnx import convert, prove_pruned, training_only
+from export.onnx import prove_pruned, training_only
 from export.prune import cost, prune
+from runtime.__main__ import main as inspect
 from runtime.backends import open_backend
+from runtime.bundle import load_bundle
 from runtime.errors import CallError, DskdError
 from runtime.inspector import golden_check
+from train import losses
 from train.config import TrainConfig, load_config
 from train.evaluate import EagerGraph
 from train.local_statistics import build_map
 from train.methods import METHODS, Method, build
+from train.methods.rd import RD_RECIPE, ReverseDistillation
 from train.networks.maps import AnomalyMap, CosineDistances
 from train.networks.resnet import BACKBONES, Encoder
 
@@ -75,12 +79,9 @@ def test_a_method_brings_its_own_recipe(
     assert TrainConfig.model_validate(config.model_dump()) == config
 
 
-def test_every_method_of_the_registry_has_its_rows_here() -> None:
+def test_every_method_of_the_registry_has_its_recipe_here() -> None:
     """The rest of this file, and all that runs over the family, asks the registry itself."""
     assert [name for name, *_ in RECIPES] == list(METHODS)
-    rows = {(backbone, settings[0]) for backbone, settings, *_ in TABLE}
-    assert rows == {(backbone, f"method={name}") for backbone in BACKBONES for name in METHODS}
-    assert len({(backbone, settings) for backbone, settings, *_ in TABLE}) == len(TABLE) == 2 * len(METHODS) + 2
 
 
 @pytest.mark.parametrize(
@@ -177,83 +178,6 @@ def test_the_pruned_graph_says_what_the_eager_one_says(settings: tuple[str, ...]
     assert not [part for part in pruned.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
-TABLE = [  # method specification, section 8: million parameters, GMAC at 256 x 256
-    ("resnet18", ("method=stfpm",), 5.57, 3.66),
-    ("resnet18", ("method=rd",), 18.17, 4.32),
-    ("resnet18", ("method=dskd",), 18.17, 4.32),
-    ("resnet18", ("method=rdpp",), 19.13, 4.89),
-    ("resnet18", ("method=urd",), 21.16, 5.55),
-    ("resnet18", PLAIN, 20.42, 5.25),
-    ("resnet18", ("method=snl",), 18.17 + 0.16, 4.32),  # and 64 centres of 512, two matrices of 512 x 128
-    ("wide_resnet50_2", ("method=stfpm",), 49.73, 24.00),
-    ("wide_resnet50_2", ("method=rd",), 108.67, 30.45),
-    ("wide_resnet50_2", ("method=dskd",), 108.67, 30.45),
-    ("wide_resnet50_2", ("method=rdpp",), 124.15, 39.51),
-    ("wide_resnet50_2", ("method=urd",), 156.52, 50.05),
-    ("wide_resnet50_2", PLAIN, 144.72, 45.22),
-    ("wide_resnet50_2", ("method=snl",), 108.665 + 2.228, 30.45),
-]
-
-
-def full_path(backbone: str, settings: tuple[str, ...], size: int) -> Any:
-    """The inference path with its three scales."""
-    return default_path(fresh(*settings, size=size, backbone=backbone)).eval()
-
-
-@pytest.mark.parametrize(("backbone", "settings", "parameters", "macs"), TABLE, ids=str)
-def test_a_path_costs_what_the_table_says(
-    backbone: str, settings: tuple[str, ...], parameters: float, macs: float
-) -> None:
-    with torch.device("meta"):
-        path = full_path(backbone, settings, 256)
-        found = cost(path, path, torch.empty(1, 3, 256, 256))
-    assert found.parameters / 1e6 == pytest.approx(parameters, abs=0.0061)
-    assert found.macs / 1e9 == pytest.approx(macs, abs=0.0051)
-
-
-@pytest.mark.parametrize(("inner", "parameters"), [("wide", 58_885_120), ("plain", 30_829_568)])
-def test_the_embedding_is_as_wide_inside_as_asked_for(inner: str, parameters: int) -> None:
-    """Point 14 of the specification's section 11."""
-    with torch.device("meta"):
-        embedding = fresh(f"embedding.inner={inner}", backbone="wide_resnet50_2").embedding
-    assert sum(p.numel() for p in embedding.parameters()) == parameters
-
-
-def norm_channels(module: nn.Module) -> int:
-    return sum(part.num_features for part in module.modules() if isinstance(part, nn.BatchNorm2d))
-
-
-@pytest.mark.parametrize(
-    ("backbone", "settings", "parameters", "macs"), [row for row in TABLE if row[0] == "resnet18"], ids=str
-)
-def test_the_file_costs_what_the_table_says(
-    backbone: str, settings: tuple[str, ...], parameters: float, macs: float, tmp_path: Path
-) -> None:
-    check_file(full_path(backbone, settings, SIZE), parameters, macs, tmp_path / "model.onnx")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("backbone", "settings", "parameters", "macs"),
-    [row for row in TABLE if row[0] == "wide_resnet50_2" and row[1] in (("method=rdpp",), ("method=urd",))],
-    ids=str,
-)
-def test_the_wide_file_costs_what_the_table_says(
-    backbone: str, settings: tuple[str, ...], parameters: float, macs: float, tmp_path: Path
-) -> None:
-    check_file(full_path(backbone, settings, SIZE), parameters, macs, tmp_path / "model.onnx")
-
-
-def check_file(path: Any, parameters: float, macs: float, file: Path) -> None:
-    folded = norm_channels(path)  # a BatchNorm's weight goes into its convolution, its bias stays as the bias
-    graph = EagerGraph(path, AnomalyMap(SIZE, SIZE)).eval()
-    convert(prune(graph), torch.zeros((1, SIZE, SIZE, 3), dtype=torch.uint8), 20, file)
-    found = graph_cost(onnx.load(file))
-    file.unlink()
-    assert (found.parameters + folded) / 1e6 == pytest.approx(parameters, abs=0.0061)
-    assert found.macs * (256 / SIZE) ** 2 / 1e9 == pytest.approx(macs, abs=0.0051)
-
-
 def test_the_slim_variant_is_slim(members: Callable[[str], Member]) -> None:
     found = graph_cost(onnx.load(members("dskd, slim").bundle.file("model.onnx")))
     assert found.parameters <= 0.60 * 17_981_824  # of DSKD's default graph, three scales or two
@@ -292,6 +216,44 @@ def test_a_bundle_of_every_method_is_proved_and_inspects(member: Member, command
     told = json.loads(done.stdout)
     assert told["bundle"] == member.bundle.id
     assert told["regions"]
+
+
+class Coarse(ReverseDistillation):
+    """What a new method's file holds: here a recipe, and a loss that asks for the two coarser scales alone."""
+
+    recipe: ClassVar[Mapping[str, Mapping[str, object]]] = {**RD_RECIPE, "map": {"distance": "cosine"}}
+
+    def forward(self, clean: torch.Tensor, seen: torch.Tensor) -> dict[str, torch.Tensor]:
+        target, source = self._teach(clean, seen)
+        return {"coarse": losses.cosine(target[1:], self.decoder(self.embedding(source))[1:])}
+
+
+@pytest.fixture
+def coarse() -> Iterator[str]:
+    """The line in the registry, from which the configuration takes its names when it is imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "coarse", Coarse)
+        patch.setattr(TrainConfig.model_fields["method"], "annotation", Literal[tuple(METHODS)])
+        TrainConfig.model_rebuild(force=True)
+        yield "coarse"
+    TrainConfig.model_rebuild(force=True)
+
+
+def test_a_new_method_is_a_class_and_a_line_in_the_registry(
+    coarse: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow = ("embedding.width=0.125", "decoder.width=0.125")
+    train_and_export([f"method={coarse}", *narrow], pictures, tmp_path)
+    assert "coarse" in (tmp_path / "log.csv").read_text()
+    bundle = load_bundle(tmp_path / "bundle")
+    assert bundle.manifest.method == coarse
+    backend = open_backend(bundle)
+    golden_check(bundle, backend)
+    backend.close()
+    image = pictures / "test" / "crack" / "000.png"
+    words = ["--bundle", bundle.path, "--source", image, "--review-threshold", "0", "--json"]
+    assert inspect([str(word) for word in words]) == 0
+    assert json.loads(capsys.readouterr().out)["regions"]
 
 
 @pytest.mark.parametrize("distance", ["local", "cosine", "l2"])

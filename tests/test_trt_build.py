@@ -17,14 +17,12 @@ from types import SimpleNamespace
 import onnx
 import pytest
 import tensorrt_rtx
-from conftest import ROOT, Member
+from conftest import ROOT
 from engine_graphs import LARGEST_TOP, bundle_in_all_precisions, write_int8, write_planted
 from fake_builder import DataType, FakeTensorRT, Layer, Severity, Tensor, small_network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calibration.quantise import observed_tensors, quantise, without_transposed
-from calibration.ranges import observe
 from export.build_progress import Fraction, _bar, _interrupts, _monitor, watching
 from export.engine_build import BuildOptions, build_engine
 from export.engine_errors import BuildLog, build_failure, collecting_logger
@@ -69,18 +67,15 @@ def test_tensorrt_builds_the_bundle(
     assert built.seconds > 0
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_tensorrt_builds_every_method(member: Member, tmp_path: Path, precision: str) -> None:
-    file = member.bundle.file("model.fp16.onnx")
-    if precision == "int8":
-        plain = without_transposed(onnx.load(member.bundle.file("model.onnx")))
-        histograms = observe(plain, observed_tensors(plain), member.bundle.golden().inputs[:2])
-        file = tmp_path / "model.int8.onnx"
-        onnx.save(quantise(plain, histograms, "minmax", "tensorrt"), file)
-    kinds = [layer.type for layer in build_engine(tensorrt_rtx, file, ONE).report.layers]
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [(1, 1, 1), (1, 4, 8)])
+@pytest.mark.parametrize("name", ["model.onnx", "model.fp16.onnx", "model.int8.onnx"])
+def test_tensorrt_builds_every_method(calibrated_member: Bundle, name: str, batch: tuple[int, int, int]) -> None:
+    file = calibrated_member.graph_file(name)
+    kinds = [layer.type for layer in build_engine(tensorrt_rtx, file, BuildOptions(batch)).report.layers]
     operators = [node.op_type for node in onnx.load(file).graph.node]
     assert kinds.count("CONVOLUTION") == operators.count("Conv") > 20
-    assert ("QUANTIZE" in kinds) == (precision == "int8")
+    assert ("QUANTIZE" in kinds) == ("int8" in name)
 
 
 @pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops")
