@@ -5,41 +5,49 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command
+from conftest import Command, Member
 
 from calibration import judged
+from calibration.__main__ import main
 from calibration.compare import answer_files
 from calibration.images import FEWEST
 from calibration.judged import judge_all
 from calibration.pictures import Labelled
 from runtime.backends import open_backend
 from runtime.bundle import Bundle, load_bundle
+from runtime.errors import exit_with_code
 from runtime.images import write_image
 from runtime.inspector import golden_check
 from train import metrics
 from train.data import find_images
-from train.trained_run import TrainedRun
 
 
 @pytest.fixture(scope="module")
-def calibrated(
-    trained_run: TrainedRun, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory, command: Command
-) -> Path:
+def slim(members: Callable[[str], Member]) -> Member:
+    """The smallest of the family: half the work, and what the command does with it is the same."""
+    return members("dskd, slim")
+
+
+@pytest.fixture(scope="module")
+def calibrated(slim: Member, tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
     """A bundle that the command calibrated, with pictures named by option (the small run has too few of its own)."""
     folder = tmp_path_factory.mktemp("calibrated")
-    shutil.copytree(bundle.path, folder / "bundle")
+    shutil.copytree(slim.bundle.path, folder / "bundle")
     good = folder / "good"
     good.mkdir()
-    for k, name in enumerate(trained_run.record["training"] + trained_run.record["held_out"]):  # type: ignore[operator]
+    record = slim.run.record
+    for k, name in enumerate(record["training"] + record["held_out"]):  # type: ignore[operator]
         for copy in range(2):
             shutil.copy(name, good / f"{k}_{copy}.png")
     done = command(
         "calibration", "--bundle", folder / "bundle", "--images", good, "--held-out", good, "--labelled",
-        trained_run.record["data"], "--json",
+        record["data"], "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -112,6 +120,22 @@ def test_256_images_are_calibrated_in_less_than_a_gigabyte(bundle: Bundle, tmp_p
     assert 100 < told["peak_memory_mb"] < 1000
 
 
+Refused = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Calls the command in this process; returns its exit code and what it said on stderr."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["calibration", *map(str, arguments)])
+        with pytest.raises(SystemExit) as done:
+            exit_with_code(main)
+        return int(str(done.value)), capsys.readouterr().err
+
+    return call
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
@@ -123,30 +147,30 @@ def test_256_images_are_calibrated_in_less_than_a_gigabyte(bundle: Bundle, tmp_p
     ],
 )
 def test_a_wrong_call_is_one_line(
-    calibrated: Path, command: Command, options: list[str], code: int, message: str
+    calibrated: Path, refused: Refused, options: list[str], code: int, message: str
 ) -> None:
     good = ["--images", calibrated / "good"] if "--images" not in options else []
-    done = command("calibration", "--bundle", calibrated / "bundle", "--held-out", calibrated / "good", *good, *options)
-    assert done.returncode == code, done.stderr
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    found, said = refused("--bundle", calibrated / "bundle", "--held-out", calibrated / "good", *good, *options)
+    assert found == code, said
+    assert message in said
+    assert len(said.strip().splitlines()) == 1
 
 
-def test_too_few_images_are_refused_and_the_bundle_stays(calibrated: Path, command: Command, tmp_path: Path) -> None:
+def test_too_few_images_are_refused_and_the_bundle_stays(calibrated: Path, refused: Refused, tmp_path: Path) -> None:
     few = tmp_path / "few"
     few.mkdir()
     for path in sorted((calibrated / "good").iterdir())[: FEWEST - 1]:
         shutil.copy(path, few)
     before = load_bundle(calibrated / "bundle").id
-    done = command("calibration", "--bundle", calibrated / "bundle", "--images", few, "--held-out", few)
-    assert done.returncode == 1
-    assert f"only {FEWEST - 1} usable images" in done.stderr
+    code, said = refused("--bundle", calibrated / "bundle", "--images", few, "--held-out", few)
+    assert code == 1
+    assert f"only {FEWEST - 1} usable images" in said
     assert load_bundle(calibrated / "bundle").id == before
 
 
-def test_verify_says_how_far_each_precision_is(calibrated: Path, trained_run: TrainedRun, command: Command) -> None:
+def test_verify_says_how_far_each_precision_is(calibrated: Path, slim: Member, command: Command) -> None:
     done = command(
-        "export.verify", "--bundle", calibrated / "bundle", "--run", trained_run.folder, "--images", 4, "--json"
+        "export.verify", "--bundle", calibrated / "bundle", "--run", slim.run.folder, "--images", 4, "--json"
     )
     assert done.returncode == 0, done.stderr
     lower = [pair for pair in json.loads(done.stdout)["pairs"] if pair["from"] == "onnx"]
@@ -155,14 +179,15 @@ def test_verify_says_how_far_each_precision_is(calibrated: Path, trained_run: Tr
     assert 0 < half < min(eight_bits)
 
 
-def test_without_the_run_pictures_must_be_named(calibrated: Path, command: Command) -> None:
-    done = command("calibration", "--bundle", calibrated / "bundle")
-    assert done.returncode == 2
-    assert "name good ones with --images" in done.stderr
+def test_without_the_run_pictures_must_be_named(calibrated: Path, refused: Refused) -> None:
+    code, said = refused("--bundle", calibrated / "bundle")
+    assert code == 2
+    assert "name good ones with --images" in said
 
 
-def test_a_graph_is_judged_once_for_the_same_test_pictures(bundle: Bundle, small_set: Path, tmp_path: Path) -> None:
-    labelled = Labelled(find_images(small_set).test, bundle.manifest.input)
+def test_a_graph_is_judged_once_for_the_same_test_pictures(slim: Member, pictures: Path, tmp_path: Path) -> None:
+    bundle = slim.bundle
+    labelled = Labelled(find_images(pictures).test, bundle.manifest.input)
     first = judge_all(bundle, labelled, tmp_path)
     maps = answer_files(bundle, "model.onnx", labelled.paths, "")
     masks = np.stack(list(labelled.masks()))
