@@ -119,13 +119,9 @@ def costs(name: str, found: Answer, results: Results) -> None:
         results.rows.append(once(name, f"allocated at most in a frame{kind}", "kB", most))
     results.rows.append(row(NAME, name, "left behind by a frame", "B", found["left"]))
     results.rows.append(row(NAME, name, "pages touched anew in a frame", "1", pages))
-    moved = {
-        "frame": "read of the frame",
-        "input": "written to the network's input",
-        "map": "of the map, where asked for",
-    }
-    for key, what in moved.items():
-        results.rows.append(row(NAME, name, f"bytes {what}", "kB", [found[key] / 1e3], "neither"))
+    sizes = {"frame": "frame", "input": "network's input", "map": "map, where asked for"}
+    for key, what in sizes.items():
+        results.rows.append(row(NAME, name, f"size of the {what}", "kB", [found[key] / 1e3], "neither"))
 
 
 def available(machine: Machine) -> float | None:

@@ -14,7 +14,7 @@ from runtime.errors import MissingPart
 
 START = "process start to first verdict"
 WHATS = ("frame to verdict", "frame to verdict, passed", "frame to verdict, flagged", "bare network", START,
-         f"{START}, empty caches", "rate", "joules an inspection", "peak")  # fmt: skip
+         f"{START}, empty caches", "rate", "joules an inspection", "a tile", "peak")  # fmt: skip
 MOST_PANELS = 12
 
 

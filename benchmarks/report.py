@@ -44,6 +44,7 @@ KINDS = """* Of a frame that passes no map is asked for; in the map of a flagged
 NAMES = {
     "latency": "Latency", "throughput": "Throughput", "memory": "Memory", "coldstart": "Cold start", "parity": "Parity",
     "energy": "Energy", "peers": "Peers", "deployed": "Accuracy of what is deployed",
+    "tiles": "Large frames in tiles",
 }  # fmt: skip
 MACHINE = {
     "model": "module", "cpu": "CPU", "cores": "cores", "instructions": "instructions", "governor": "governor",

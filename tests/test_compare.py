@@ -26,7 +26,7 @@ def results_of(scale: float = 1.0) -> Results:
     add("latency", "decision, passed", "ms", [[0.002, 0.002, 0.003]] * 7)
     add("memory", "rss", "MB", [[200.0]])
     add("memory", "growth", "MB", [[0.0]])
-    add("memory", "bytes read of the frame", "kB", [], "neither")
+    add("memory", "size of the frame", "kB", [], "neither")
     add("parity", "score difference", "1", [])
     add("throughput", "rate", "1/s", [[5.0]], "higher")
     return found
@@ -52,7 +52,7 @@ def test_doubled_memory_is_told_and_nothing_goes_unsaid(tmp_path: Path, capsys: 
     assert unjudged == [
         "decision, passed: 0.002 -> 0.004 ms; it is too short for what it is told to",
         "growth: 0 -> 0 MB; nothing has no ratio",
-        "bytes read of the frame: 1 -> 2 kB; neither more nor less of it is better",
+        "size of the frame: 1 -> 2 kB; neither more nor less of it is better",
         "score difference: 1 -> 2 1; it was not measured in rounds",
         "rate: 5 -> 10 1/s; no yardstick ran beside it",
     ]

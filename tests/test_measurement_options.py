@@ -11,7 +11,7 @@ import pytest
 from jetson_trees import jetson
 from tiny_bundle import tiny_bundle
 
-from benchmarks import coldstart, contenders, energy, latency, memory, parity, throughput
+from benchmarks import coldstart, contenders, energy, latency, memory, parity, throughput, tiles
 from runtime.bundle import Bundle
 from runtime.errors import CallError
 
@@ -31,10 +31,10 @@ class Watched(argparse.Namespace):
         return super().__getattribute__(name)
 
 
-@pytest.mark.parametrize("part", [parity, memory, coldstart, energy, throughput, latency])
+@pytest.mark.parametrize("part", [parity, memory, coldstart, energy, throughput, latency, tiles])
 def test_every_option_is_read_and_others_are_refused(part: ModuleType, small: Bundle, tmp_path: Path) -> None:
     short = {"frames": "100", "launches": "1", "rounds": "1", "seconds": "0.02", "batches": "1", "cameras": "1"}
-    given = {"bundle": str(small.path), "backend": "onnxruntime", **short, "size": "64x64"}
+    given = {"bundle": str(small.path), "backend": "onnxruntime", **short, "size": "64x64", "sides": "64"}
     offered = set(vars(part.parser().parse_args([]))) - {"out", "json"}
     words = [word for name in sorted(offered & set(given)) for word in (f"--{name}", given[name])]
     options = part.parser().parse_args([*words, "--json"], Watched())

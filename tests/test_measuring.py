@@ -184,7 +184,7 @@ def test_memory_is_flat_and_a_leak_is_found(
     rows = {each["what"]: each for each in json.loads(capsys.readouterr().out)["rows"]}
     assert 10 < rows["pss"]["median"] <= rows["rss"]["median"] <= rows["peak"]["max"]
     assert rows["left behind by a frame"]["median"] < 100  # bytes
-    assert rows["bytes read of the frame"]["median"] == 64 * 64 * 3 / 1e3
+    assert rows["size of the frame"]["median"] == 64 * 64 * 3 / 1e3
     assert rows["rss"]["rounds"] == [[rows["rss"]["median"]]]  # so that two files can be compared
     assert rows[f"allocated at most in a frame{PASSED}"]["n"] == memory.PROFILED
     planted(monkeypatch, "leak", 2000)
