@@ -23,7 +23,7 @@ from train.sweep import COLUMNS, main
 
 PRODUCTS = sorted(synthetic.PRODUCTS)
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-SETTINGS = [part for change in (*SMALL, "recipe.checkpoint_every=1") for part in ("--set", change)]
+SETTINGS = [part for change in SMALL for part in ("--set", change)]
 PATIENCE = 180.0  # seconds until what does not come fails the test
 
 
@@ -103,7 +103,8 @@ def test_each_product_gets_its_bundle_and_a_failed_one_is_named(
 def test_a_killed_sweep_leaves_no_process_and_goes_on(products: Path, tmp_path: Path, command: Command) -> None:
     pytest.importorskip("ray")
     out = tmp_path / "sweep"
-    asked = words(products, out, "--category", PRODUCTS[0], "--set", "recipe.epochs=4", "--cpus", "1")
+    often = ("--set", "recipe.epochs=4", "--set", "recipe.checkpoint_every=1")
+    asked = words(products, out, "--category", PRODUCTS[0], *often, "--cpus", "1")
     sweep = subprocess.Popen(
         [sys.executable, "-m", "train.sweep", *asked], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
