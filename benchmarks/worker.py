@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.results import FLAGGED, PASSED
 from benchmarks.saturated import Saturated
 from runtime.backends import open_backend
 from runtime.bundle import Bundle, load_bundle
@@ -182,7 +183,7 @@ class Contender:
         """One that passes and one that is flagged, in turn and for ever, however many there are of each."""
         kinds: dict[str, list[tuple[Frame, str]]] = {}
         for frame in self._held:
-            kind = ", passed" if self._inspector.inspect(frame).verdict is Verdict.PASS else ", flagged"
+            kind = PASSED if self._inspector.inspect(frame).verdict is Verdict.PASS else FLAGGED
             kinds.setdefault(kind, []).append((frame, kind))
         return chain.from_iterable(zip(*map(cycle, kinds.values()), strict=False))
 

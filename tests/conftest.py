@@ -232,12 +232,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def start(store: Store) -> Iterator[Callable[[Target], Delivery]]:
-    """Starts deliveries from the store that come back quickly from a failure, and stops them at the end."""
-    running = []
+def run_delivery() -> Iterator[Callable[[Delivery], Delivery]]:
+    """Starts deliveries, and stops them at the end."""
+    running = list[Delivery]()
 
-    def begin(target: Target) -> Delivery:
-        delivery = Delivery("hook", store, target, Backoff(0.02, 0.1))
+    def begin(delivery: Delivery) -> Delivery:
         delivery.start()
         running.append(delivery)
         return delivery
@@ -245,6 +244,12 @@ def start(store: Store) -> Iterator[Callable[[Target], Delivery]]:
     yield begin
     for delivery in running:
         assert delivery.stop()
+
+
+@pytest.fixture
+def start(store: Store, run_delivery: Callable[[Delivery], Delivery]) -> Callable[[Target], Delivery]:
+    """Starts deliveries from the store that come back quickly from a failure."""
+    return lambda target: run_delivery(Delivery("hook", store, target, Backoff(0.02, 0.1)))
 
 
 @pytest.fixture
@@ -256,9 +261,8 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def start_mqtt(store: Store) -> Iterator[Callable[..., Delivery]]:
-    """Starts deliveries from the store to a broker's port, and stops them at the end."""
-    running = []
+def start_mqtt(store: Store, run_delivery: Callable[[Delivery], Delivery]) -> Callable[..., Delivery]:
+    """Starts deliveries from the store to a broker's port."""
 
     def begin(
         port: int, desk: CommandDesk | None = None, backoff: Backoff | None = None, **options: object
@@ -266,11 +270,7 @@ def start_mqtt(store: Store) -> Iterator[Callable[..., Delivery]]:
         config = MqttConfig.model_validate(
             {"kind": "mqtt", "broker": f"mqtt://127.0.0.1:{port}", "topic": "dskd", "keepalive_s": 2, **options}
         )
-        delivery = Delivery("mes", store, MqttTarget(config, store.identity, desk), backoff or Backoff(0.05, 0.2))
-        delivery.start()
-        running.append(delivery)
-        return delivery
+        target = MqttTarget(config, store.identity, desk)
+        return run_delivery(Delivery("mes", store, target, backoff or Backoff(0.05, 0.2)))
 
-    yield begin
-    for delivery in running:
-        assert delivery.stop()
+    return begin

@@ -14,6 +14,7 @@ from benchmarks.accuracy import CONTESTANTS, first_of_each, main, within_budget
 from benchmarks.comparison import COLUMNS, table
 from runtime.errors import CallError
 from train.config import load_config
+from train.methods import METHODS
 from train.probes import PROBES
 from train.products import find_products
 from train.synthetic import PRODUCTS, write_set
@@ -82,7 +83,7 @@ def test_a_common_model_has_figures_of_each_product_and_of_probes(
 
 def test_every_contestant_has_a_valid_configuration() -> None:
     for settings in CONTESTANTS.values():
-        load_config(None, list(settings))
+        assert load_config(None, list(settings)).method in METHODS
 
 
 def test_a_budget_is_met_in_whole_epochs(plates: Path) -> None:
