@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, Command
+from conftest import NARROW, ROOT, Command
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -941,6 +941,7 @@ def test_training_names_and_skips_bad_files_wherever_they_lie(
     out = tmp_path / "runs" / "mixed"
     changes = [
         "input.height=64", "input.width=64", "recipe.epochs=1", "recipe.batch=4", "recipe.precision=float32",
+        *NARROW,
     ]  # fmt: skip
     options = [part for change in changes for part in ("--set", change)]
     arguments = ["--data", mixed, "--out", out, "--teacher-weights", "random", "--device", "cpu", *options]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, Member
+from conftest import FULL_WIDTH, Command, Member, train_and_export
 
 from calibration import judged
 from calibration.__main__ import main
@@ -29,19 +29,19 @@ from train.data import find_images
 
 
 @pytest.fixture(scope="module")
-def slim(members: Callable[[str], Member]) -> Member:
-    """The smallest of the family: half the work, and what the command does with it is the same."""
-    return members("dskd, slim")
+def dskd(members: Callable[[str], Member]) -> Member:
+    """What the command does is the same for all."""
+    return members("dskd")
 
 
 @pytest.fixture(scope="module")
-def calibrated(slim: Member, tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
+def calibrated(dskd: Member, tmp_path_factory: pytest.TempPathFactory, command: Command) -> Path:
     """A bundle that the command calibrated, with pictures named by option (the small run has too few of its own)."""
     folder = tmp_path_factory.mktemp("calibrated")
-    shutil.copytree(slim.bundle.path, folder / "bundle")
+    shutil.copytree(dskd.bundle.path, folder / "bundle")
     good = folder / "good"
     good.mkdir()
-    record = slim.run.record
+    record = dskd.run.record
     for k, name in enumerate(record["training"] + record["held_out"]):  # type: ignore[operator]
         for copy in range(2):
             shutil.copy(name, good / f"{k}_{copy}.png")
@@ -101,9 +101,9 @@ def test_every_method_is_calibrated_and_stays_golden(calibrated_member: Bundle) 
 
 
 @pytest.mark.slow
-def test_256_images_are_calibrated_in_less_than_a_gigabyte(bundle: Bundle, tmp_path: Path, command: Command) -> None:
+def test_256_images_are_calibrated_in_less_than_a_gigabyte(pictures: Path, tmp_path: Path, command: Command) -> None:
     """Networks of the size that ships; smaller pictures spare time, and it is copies of the graph that fill memory."""
-    shutil.copytree(bundle.path, tmp_path / "bundle")
+    train_and_export(FULL_WIDTH, pictures, tmp_path)
     assert (tmp_path / "bundle" / "model.onnx").stat().st_size > 70e6
     rng = np.random.default_rng(0)
     for folder, count in (("good", 256), ("held_out", 8)):
@@ -168,9 +168,9 @@ def test_too_few_images_are_refused_and_the_bundle_stays(calibrated: Path, refus
     assert load_bundle(calibrated / "bundle").id == before
 
 
-def test_verify_says_how_far_each_precision_is(calibrated: Path, slim: Member, command: Command) -> None:
+def test_verify_says_how_far_each_precision_is(calibrated: Path, dskd: Member, command: Command) -> None:
     done = command(
-        "export.verify", "--bundle", calibrated / "bundle", "--run", slim.run.folder, "--images", 4, "--json"
+        "export.verify", "--bundle", calibrated / "bundle", "--run", dskd.run.folder, "--images", 4, "--json"
     )
     assert done.returncode == 0, done.stderr
     lower = [pair for pair in json.loads(done.stdout)["pairs"] if pair["from"] == "onnx"]
@@ -185,8 +185,8 @@ def test_without_the_run_pictures_must_be_named(calibrated: Path, refused: Refus
     assert "name good ones with --images" in said
 
 
-def test_a_graph_is_judged_once_for_the_same_test_pictures(slim: Member, pictures: Path, tmp_path: Path) -> None:
-    bundle = slim.bundle
+def test_a_graph_is_judged_once_for_the_same_test_pictures(dskd: Member, pictures: Path, tmp_path: Path) -> None:
+    bundle = dskd.bundle
     labelled = Labelled(find_images(pictures).test, bundle.manifest.input)
     first = judge_all(bundle, labelled, tmp_path)
     maps = answer_files(bundle, "model.onnx", labelled.paths, "")

@@ -104,14 +104,18 @@ def test_half_stays_finite_with_activations_at_the_edge(model: onnx.ModelProto, 
     names = feature_names(pushed)
     histogram = observe(pushed, names, inputs)
     for name in names:
-        factor = np.float32(60000 / max(histogram[name].high, 1e-6))
-        scaled, constant = f"{name}_pushed", f"{name}_factor"
-        pushed.graph.initializer.append(numpy_helper.from_array(factor, constant))
+        root = np.float32(
+            np.sqrt(60000 / max(histogram[name].high, 1e-6))
+        )  # the factor itself may be too large for half
+        halfway, scaled, constant = f"{name}_halfway", f"{name}_pushed", f"{name}_root"
+        pushed.graph.initializer.append(numpy_helper.from_array(root, constant))
         for node in pushed.graph.node:
             if node.name.startswith(HEAD):
                 node.input[:] = [scaled if given_name == name else given_name for given_name in node.input]
         at = next(k for k, node in enumerate(pushed.graph.node) if name in node.output) + 1
-        pushed.graph.node.insert(at, helper.make_node("Mul", [name, constant], [scaled], name=f"{TRUNK}push/{name}"))
+        for given_name, result in ((halfway, scaled), (name, halfway)):
+            push = helper.make_node("Mul", [given_name, constant], [result], name=f"{TRUNK}push/{result}")
+            pushed.graph.node.insert(at, push)
     score, anomaly_map = answers(to_half(pushed), inputs)
     expected_score, _ = answers(pushed, inputs)
     assert np.isfinite(anomaly_map).all()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import NARROW, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -25,7 +25,7 @@ from train.group import lost
 from train.loop import read_curve
 
 DOCUMENT = (ROOT / "docs/training.md").read_text()
-TINY = ["input.height=32", "input.width=64", "recipe.epochs=2", "recipe.precision=float32"]
+TINY = ["input.height=32", "input.width=64", "recipe.epochs=2", "recipe.precision=float32", *NARROW]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 PAIR = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
@@ -215,16 +215,25 @@ def process_of(rank: int, out: Path) -> int:
     raise AssertionError(f"no process of rank {rank} came up")
 
 
+FREQUENT = ["recipe.checkpoint_every=1", "recipe.epochs=4"]
+
+
+@pytest.fixture(scope="module")
+def whole(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a pair trains that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = run(*PAIR, *training(small_set, folder, *FREQUENT))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_others_with_one_line_and_the_same_command_goes_on(
-    rank: int, small_set: Path, tmp_path: Path
+    rank: int, whole: Path, small_set: Path, tmp_path: Path
 ) -> None:
-    frequent = ["recipe.checkpoint_every=1", "recipe.epochs=4"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    done = run(*PAIR, *training(small_set, whole, *frequent))
-    assert done.returncode == 0, done.stderr
-    group = start(*PAIR, *training(small_set, cut, *frequent))
+    cut = tmp_path / "cut"
+    group = start(*PAIR, *training(small_set, cut, *FREQUENT))
     try:
         victim = process_of(rank, cut)
         end = time.monotonic() + PATIENCE
@@ -242,7 +251,7 @@ def test_a_killed_process_ends_the_others_with_one_line_and_the_same_command_goe
     assert len(lines) == 1, said
     assert re.search("another (process|one) of this training is gone", lines[0])
     assert "same command again" in lines[0]
-    again = run(*PAIR, *training(small_set, cut, *frequent))
+    again = run(*PAIR, *training(small_set, cut, *FREQUENT))
     assert again.returncode == 0, again.stderr
     assert "going on from step" in again.stderr
     one, other = (load_file(folder / "model.safetensors") for folder in (whole, cut))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import NARROW
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ from train.settings import AugmentConfig
 ROOT = Path(__file__).resolve().parents[1]
 CPU = Process(torch.device("cpu"))
 RUN = {"configuration": "a", "images": "b", "teacher": "c"}
-TINY = ["input.height=32", "input.width=64", "recipe.batch=2", "recipe.epochs=2", "recipe.precision=float32"]
+TINY = ["input.height=32", "input.width=64", "recipe.batch=2", "recipe.epochs=2", "recipe.precision=float32", *NARROW]
 COUNT = 6  # images: 3 steps per epoch, 6 in all
 Images = NDArray[np.uint8]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import Command
+from conftest import NARROW, Command
 
 from export.onnx import export
 from runtime import atomic
@@ -79,7 +79,7 @@ def test_latest_leaves_a_real_folder_alone(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bundle_with_a_crop_inspects_its_own_golden_frames(small_set: Path, command: Command, tmp_path: Path) -> None:
-    settings = ["input.crop=[20, 10, 200, 160]", "input.height=64", "input.width=64", "recipe.epochs=1"]
+    settings = ["input.crop=[20, 10, 200, 160]", "input.height=64", "input.width=64", "recipe.epochs=1", *NARROW]
     run(load_config(None, settings), find_images(small_set), "random", tmp_path / "run", "cpu", strict=True)
     bundle, _ = export(load_run(tmp_path / "run"), "teacher", tmp_path / "bundle", opset=20, batch=1, licence="test")
     done = command("runtime", "--bundle", bundle.path, "--review-threshold", "0", "--reject-threshold", "0", "--json")

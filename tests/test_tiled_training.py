@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import NARROW
 
 from export.onnx import export
 from runtime.backends import open_backend
@@ -28,7 +29,7 @@ from train.trained_run import TrainedRun, load_run
 TILES = 9  # of a picture of 192 x 256 pixels, in tiles of 96 that share 16
 SETTINGS = [
     "input.height=64", "input.width=64", "input.tiling.side=96", "input.tiling.overlap=16", "recipe.epochs=1",
-    "recipe.batch=8", "recipe.precision=float32", "map.components=24", "map.rank=8",
+    "recipe.batch=8", "recipe.precision=float32", *NARROW, "map.components=24", "map.rank=8",
 ]  # fmt: skip
 
 
