@@ -119,7 +119,7 @@ def test_half_stays_finite_with_activations_at_the_edge(model: onnx.ModelProto, 
     score, anomaly_map = answers(to_half(pushed), inputs)
     expected_score, _ = answers(pushed, inputs)
     assert np.isfinite(anomaly_map).all()
-    assert relative(score, expected_score) < 0.05
+    assert score == pytest.approx(expected_score, rel=0.01)  # an overflow is not close to anything
 
 
 def test_a_weight_too_large_for_half_is_refused_by_name(model: onnx.ModelProto) -> None:
