@@ -161,6 +161,13 @@ def members(request: pytest.FixtureRequest, once: Once, pictures: Path) -> Calla
     return make
 
 
+@pytest.fixture(scope="session")
+def full_width(once: Once, pictures: Path) -> Member:
+    """DSKD's networks of the size that ships."""
+    folder = once("full width", lambda folder: train_and_export(FULL_WIDTH, pictures, folder))
+    return Member("full width", load_run(folder), load_bundle(folder / "bundle"))
+
+
 @pytest.fixture(params=FAMILY)
 def member(request: pytest.FixtureRequest, members: Callable[[str], Member]) -> Member:
     """Each of the family in turn."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import FULL_WIDTH, Command, Member, train_and_export
+from conftest import Command, Member
 
 from calibration import judged
 from calibration.__main__ import main
@@ -101,9 +101,11 @@ def test_every_method_is_calibrated_and_stays_golden(calibrated_member: Bundle) 
 
 
 @pytest.mark.slow
-def test_256_images_are_calibrated_in_less_than_a_gigabyte(pictures: Path, tmp_path: Path, command: Command) -> None:
+def test_256_images_are_calibrated_in_less_than_a_gigabyte(
+    full_width: Member, tmp_path: Path, command: Command
+) -> None:
     """Networks of the size that ships; smaller pictures spare time, and it is copies of the graph that fill memory."""
-    train_and_export(FULL_WIDTH, pictures, tmp_path)
+    shutil.copytree(full_width.bundle.path, tmp_path / "bundle")
     assert (tmp_path / "bundle" / "model.onnx").stat().st_size > 70e6
     rng = np.random.default_rng(0)
     for folder, count in (("good", 256), ("held_out", 8)):

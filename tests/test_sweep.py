@@ -22,7 +22,8 @@ from train import on_ray, synthetic
 from train.sweep import COLUMNS, main
 
 PRODUCTS = sorted(synthetic.PRODUCTS)
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+PLAIN = {"RAY_worker_niceness": "0"}  # beside other tests Ray's polite workers would hardly run
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **PLAIN}
 SETTINGS = [part for change in SMALL for part in ("--set", change)]
 PATIENCE = 180.0  # seconds until what does not come fails the test
 
@@ -65,7 +66,7 @@ def test_each_product_gets_its_bundle_and_a_failed_one_is_named(
     pytest.importorskip("ray")
     out = tmp_path / "sweep"
     few = PRODUCTS[2]
-    done = command("train.sweep", *words(products, out, "--cpus", "1"))
+    done = command("train.sweep", *words(products, out, "--cpus", "1"), **PLAIN)
     assert done.returncode == 1, done.stderr
     assert f"{few} failed: train: only 4 usable good images" in done.stdout
     table = done.stdout.splitlines()
@@ -87,7 +88,7 @@ def test_each_product_gets_its_bundle_and_a_failed_one_is_named(
 
     shutil.rmtree(out / PRODUCTS[1] / "bundle")  # exported again, not trained again
     synthetic.write_set(products, train=12, test_good=2, per_defect=1, product=few)
-    done = command("train.sweep", *words(products, out, "--cpus", "1", "--json"))
+    done = command("train.sweep", *words(products, out, "--cpus", "1", "--json"), **PLAIN)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((out / "sweep.json").read_text())
@@ -117,7 +118,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on(products: Path, tmp_path: 
         sweep.wait()
     wait_for(lambda: not named(out))
     assert not (out / PRODUCTS[0] / "run.json").exists()
-    done = command("train.sweep", *asked)
+    done = command("train.sweep", *asked, **PLAIN)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in (out / PRODUCTS[0] / "output.log").read_text()
     assert load_bundle(out / PRODUCTS[0] / "bundle")
