@@ -7,10 +7,10 @@ demo: .venv/installed   ## train, prune, export, verify and inspect on a small g
 	$(BIN)/python -m benchmarks.demo
 
 # Three files at a time, also on two cores, the long ones first, each with one thread for arithmetic: most tests wait for
-# programs, brokers and cameras. One that fails beside the others gets two more chances, later, and is named under RERUN in the summary.
+# programs, brokers and cameras. One that fails beside the others gets a second chance and is named under RERUN in the summary.
 FILES := --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 test: check             ## linters and the whole suite; real pictures too where DSKD_DATA is set
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FILES) --reruns 2 --reruns-delay 5 -m 'not alone' --durations 25
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FILES) --reruns 1 -m 'not alone' --durations 25
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --reruns 1 -m alone
 
 check: .venv/installed

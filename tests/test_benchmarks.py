@@ -25,6 +25,7 @@ def test_demo_ends_with_a_table_and_the_paths_it_names(command: Command, tmp_pat
     left = out / "runs" / NAME / "config.yaml"  # of an earlier demo with other settings
     left.parent.mkdir(parents=True)
     left.write_text("method: rd\n")
+    (out / "inspections.db").write_bytes(b"no database")
     done = command("benchmarks.demo", "--out", out, *SETTINGS, DSKD_TEACHER_WEIGHTS="random")
     assert done.returncode == 0, done.stderr
     assert "method: rd" not in left.read_text()

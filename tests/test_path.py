@@ -37,7 +37,10 @@ def test_bundle_holds_the_pruned_graph_and_nothing_of_the_encoder_student(
 
 def test_pruned_cost_is_read_from_the_file(full_width: Member) -> None:
     bundle = full_width.bundle
-    cost = graph_cost(onnx.load(bundle.file("model.onnx")))
+    model = onnx.load(bundle.file("model.onnx"))
+    sizes = {numpy_helper.to_array(tensor).size for tensor in model.graph.initializer}
+    assert max(sizes) == 768 * 512 * 9  # the embedding's first convolution: the right networks are in there
+    cost = graph_cost(model)
     assert cost.parameters == 17_981_824  # without encoder student and the decoder's last stage
     assert cost.macs * (256 * 256) // (64 * 96) == 3_803_185_152
     graph = bundle.manifest.graphs["model.onnx"]
