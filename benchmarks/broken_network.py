@@ -66,7 +66,7 @@ def broker_down(bundle: Path, outage: float) -> Fault:
                 recovered += wait_until(lambda: len(reader.keys) > before, "delivery")
                 sinks_status = drill.station.sinks
                 assert sinks_status is not None
-                drill.station.cameras["top"].capture.stop()
+                drill.settle()
                 wait_until(lambda: not sinks_status.deliveries[0].status().behind, "catching up")
                 fault = drill.account("broker down", detected, recovered)
             stored = count(folder / "data" / "store.db", "inspections")

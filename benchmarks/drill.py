@@ -110,6 +110,16 @@ class Drill:
         """A sink, output, or the store."""
         return next(part for part in self.station.status().parts if part.name == name)
 
+    def settle(self) -> None:
+        """Captures no more, and returns when all that was captured is in the store."""
+        self.station.cameras["top"].capture.stop()
+        store = self.folder / "data" / "store.db"
+        wait_until(
+            lambda: not (camera := self.camera()).waiting and count(store, "inspections") >= camera.inspected,
+            "storing all",
+        )
+        wait_until(lambda: self.station.recorder.spooled == 0, "the recorder's knowing of it")
+
     def goes_on(self) -> float:
         """Seconds until another frame is inspected and the camera is well."""
         seen = self.camera().inspected

@@ -55,6 +55,7 @@ class Capture:
     parts are always kept like ``every``, and sources that can wait (files) are read no faster than frames are taken.
     ``triggered``: only frames that a part asked for by ``trigger`` are handed out.
     ``patience``: seconds; None where frames come at any time (a camera whose input line starts the exposure).
+    ``reopens``: a lost camera is opened anew; otherwise its loss is the end, and ``failure`` says why.
     ``on_event(state, detail)`` and ``on_ready()`` are called from the capture thread: after each change of state, and
     whenever ``take`` has something new. They must not block.
     """
@@ -68,13 +69,14 @@ class Capture:
         health: FrameHealth | None = None,
         triggered: bool = False,
         patience: float | None = PATIENCE,
+        reopens: bool = True,
         depth: int = 16,
         backoff: Backoff | None = None,
         on_event: Callable[[State, str], None] = lambda state, detail: None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.name, self.triggered = name, triggered
-        self._make_source, self._health, self._patience = make_source, health, patience
+        self._make_source, self._health, self._patience, self._reopens = make_source, health, patience, reopens
         self._backoff, self._on_event = backoff or Backoff(most=_LONGEST_PAUSE), on_event
         self._queue = FrameQueue(policy, depth, on_ready)
         self._changed = threading.Condition()  # guards what follows
@@ -159,6 +161,8 @@ class Capture:
                 return
             except Exception as error:  # a camera's library may raise anything; this thread must outlive it
                 self._lose(error)
+            if self.failure is not None and not self._reopens:
+                return
             if time.monotonic() - started > _STEADY:
                 self._backoff.reset()
             delay = self._backoff.delay()
@@ -270,7 +274,7 @@ def newest_frames(source: Source) -> Generator[Frame | Dropped, None, None]:
 
     For a program with one camera and a person beside it; a station opens a lost camera anew.
     """
-    capture = Capture(source.uri, lambda: source, health=FrameHealth())
+    capture = Capture(source.uri, lambda: source, health=FrameHealth(), reopens=False)
     capture.start()
     try:
         while True:

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from benchmarks.rtsp_camera import RtspCamera, number_of
 from runtime.backoff import Backoff
-from runtime.capture import MOST_PENDING, Capture, CaptureStatus
+from runtime.capture import MOST_PENDING, Capture, CaptureStatus, newest_frames
 from runtime.errors import DskdError
 from runtime.frame_health import FrameHealth
 from runtime.frame_queue import FrameQueue
 from runtime.result import Dropped, Frame
 from runtime.sources import Source, open_source
+from runtime.sources.base import SourceLost
 from runtime.sources.gstreamer import has_elements
 from runtime.sources.rtsp import ffmpeg_source
 
@@ -82,10 +83,10 @@ def next_frame(capture: Capture, timeout: float = 5.0) -> Frame:
 def test_every_frame_is_counted_once_with_a_slow_consumer(policy: Any) -> None:
     taken: list[Frame | Dropped] = []
     with running(lambda: open_source("test://pattern?size=64x64&fps=200"), policy=policy, depth=4) as capture:
-        while len(taken) < 150:
+        while len(taken) < 150 or not capture.status().counts.drops:
             taken += [t for t in (capture.take(0.5) for _ in range(5)) if t]
             assert balanced(capture.status())
-            time.sleep(0.02)
+            time.sleep(0.05)  # ten frames come, and four are kept at most
     taken += drain(capture)
     counts = capture.status().counts
     frames = [t for t in taken if isinstance(t, Frame)]
@@ -283,6 +284,16 @@ def test_a_source_that_raises_anything_is_opened_anew() -> None:
         assert capture.alive
     assert len(calls) == 4
     assert capture.alive
+
+
+def test_a_person_beside_one_camera_is_told_why_it_was_lost_first_however_slowly_frames_are_used() -> None:
+    with RtspCamera() as served:
+        frames = newest_frames(open_source(served.uri))
+        next(frames)
+        served.kill()
+        time.sleep(2.0)  # as long as a loaded machine may take for one frame; a camera opened anew would not be found
+        with pytest.raises(SourceLost):
+            list(frames)
 
 
 def test_stop_while_the_camera_is_absent_and_before_start() -> None:
