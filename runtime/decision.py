@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -68,13 +68,14 @@ def decide(
     anomaly_map = fetch_map()
     if not np.isfinite(anomaly_map).all():
         raise DskdError("anomaly map: holds values that are no finite numbers; check the engine and the device")
-    if not (anomaly_map > settings.review).any():  # score and map differ by a rounding just at the threshold
+    flagged = anomaly_map > settings.review
+    if not flagged.any():  # score and map differ by a rounding just at the threshold
         return Decision(Verdict.REVIEW, score, ())
     if settings.roi is not None:
         within = _roi_on_map(settings.roi, anomaly_map.shape, frame_size, spec)
-        anomaly_map = np.where(within, anomaly_map, -np.inf)
-        score = float(anomaly_map.max())
-    regions = tuple(r for r in _regions(anomaly_map, frame_size, spec, settings) if r.area >= settings.min_area)
+        flagged &= within
+        score = float(anomaly_map[within].max())
+    regions = tuple(r for r in _regions(anomaly_map, flagged, frame_size, spec) if r.area >= settings.min_area)
     if not regions:
         return Decision(Verdict.PASS, score, ())
     worst = max(region.peak for region in regions)
@@ -118,25 +119,41 @@ def _cell_edges(pixels: int, cells: int) -> tuple[NDArray[np.int64], NDArray[np.
     return cell * pixels // cells, -(-(cell + 1) * pixels // cells)
 
 
-def _regions(anomaly_map: Map, frame_size: tuple[int, int], spec: InputSpec, settings: Settings) -> list[Region]:
-    """Connected parts over the review threshold, worst first, in frame pixels."""
-    flagged = (anomaly_map > settings.review).astype(np.uint8)
-    first, above, *size = cv2.boundingRect(flagged)  # most of a map holds nothing, and labels cost a pixel each
-    if not all(size):
+def _regions(
+    anomaly_map: Map, flagged: NDArray[np.bool_], frame_size: tuple[int, int], spec: InputSpec
+) -> list[Region]:
+    """Connected parts of what is flagged, worst first, in frame pixels."""
+    first, above, columns, rows = cv2.boundingRect(flagged.view(np.uint8))  # labels cost a pixel each
+    if not rows:
         return []
-    flagged = flagged[above : above + size[1], first : first + size[0]]
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(flagged, connectivity=8)
+    flagged = flagged[above : above + rows, first : first + columns]
+    seen = anomaly_map[above : above + rows, first : first + columns]
     x0, y0, crop_width, crop_height = crop_box(frame_size, spec)
     across, down = crop_width / anomaly_map.shape[1], crop_height / anomaly_map.shape[0]
     regions = []
-    for label in range(1, count):
-        left, top, width, height, area = stats[label].tolist()
-        inside = labels[top : top + height, left : left + width] == label
+    for left, top, width, height, area, peak in _parts(seen, flagged):
         left, top = left + first, top + above
-        peak = float(anomaly_map[top : top + height, left : left + width][inside].max())
         x = x0 + min(round(left * across), crop_width - 1)
         y = y0 + min(round(top * down), crop_height - 1)
         right, bottom = x0 + round((left + width) * across), y0 + round((top + height) * down)
         box = (x, y, max(right - x, 1), max(bottom - y, 1))
         regions.append(Region(box, max(round(area * across * down), 1), peak))
     return sorted(regions, key=lambda region: -region.peak)
+
+
+def _parts(seen: Map, flagged: NDArray[np.bool_]) -> Iterator[tuple[int, int, int, int, int, float]]:
+    """Left, top, width, height, cells and peak of each connected part; the outermost flagged cells are at the edges."""
+    count, _ = cv2.connectedComponents(flagged.view(np.uint8), connectivity=8)
+    if count == 2:  # a defect is mostly one part, and what follows takes three times as long
+        yield 0, 0, seen.shape[1], seen.shape[0], int(np.count_nonzero(flagged)), _peak(seen, flagged)
+        return
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(flagged.view(np.uint8), connectivity=8)
+    for label in range(1, count):
+        left, top, width, height, area = stats[label].tolist()
+        inside = labels[top : top + height, left : left + width] == label
+        yield left, top, width, height, area, _peak(seen[top : top + height, left : left + width], inside)
+
+
+def _peak(seen: Map, where: NDArray[np.bool_]) -> float:
+    """OpenCV's, because numpy first copies what is to be compared."""
+    return float(cv2.minMaxLoc(seen, where.view(np.uint8))[1])

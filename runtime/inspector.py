@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
+from math import isfinite
 from typing import TypeVar
 
 import numpy as np
@@ -162,13 +163,13 @@ class Inspector:
         output = answer() if answer else None
         inference = _milliseconds(start, time.perf_counter())
         judged, row = Judged(), 0
-        maps = cache(output.maps) if output else None  # off the device once, and only where a frame needs them
+        maps = _Maps(output) if output else None
         for (frame, settings), took in zip(batch, prepared, strict=True):
             if isinstance(took, DskdError):
                 judged.append(took)
             elif output and maps:
                 timings = {"preprocess": took, "inference": inference}
-                judged.append(self._judge(frame, settings, float(output.scores[row]), _Row(maps, row), timings))
+                judged.append(self._judge(frame, settings, float(output.scores[row]), partial(maps.of, row), timings))
                 row += 1
         return judged
 
@@ -204,9 +205,11 @@ class Inspector:
 
     def _answer(self, ask: Callable[[], Output]) -> Output:
         output = _asked(ask)
-        if not np.isfinite(output.scores).all():
-            score = output.scores[~np.isfinite(output.scores)][0]
-            raise BackendFailed(f"backend {self.backend.name} gave the score {score}; check the engine and the device")
+        for score in output.scores.tolist():
+            if not isfinite(score):
+                raise BackendFailed(
+                    f"backend {self.backend.name} gave the score {score}; check the engine and the device"
+                )
         return output
 
     def _judge(
@@ -236,15 +239,18 @@ class Inspector:
         )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """Fetches one map of a batch."""
+class _Maps:
+    """A batch's maps: off the device once, and only where a frame needs its own."""
 
-    maps: Callable[[], NDArray[np.float32]]
-    row: int
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._maps: NDArray[np.float32] | None = None
 
-    def __call__(self) -> Map:
-        found: Map = self.maps()[self.row]
+    def of(self, row: int) -> Map:
+        """One frame's."""
+        if self._maps is None:
+            self._maps = self._output.maps()
+        found: Map = self._maps[row]
         return found
 
 

@@ -261,3 +261,28 @@ def test_a_verdict_is_that_of_its_worst_region(anomaly_map: Map, min_area: int, 
     assert all(0.5 < peak <= decision.score for peak in peaks)
     assert all(region.area >= min_area for region in decision.regions)
     assert peaks == sorted(peaks, reverse=True)
+
+
+def flooded(flagged: NDArray[np.bool_]) -> list[list[tuple[int, int]]]:
+    """Cells of each connected part, found cell by cell."""
+    left, parts = set(zip(*map(np.ndarray.tolist, flagged.nonzero()), strict=True)), []
+    while left:
+        part = [left.pop()]
+        for row, column in part:
+            near = {(row + down, column + across) for down in (-1, 0, 1) for across in (-1, 0, 1)} & left
+            left -= near
+            part += near
+        parts.append(part)
+    return parts
+
+
+@given(maps, st.booleans())
+def test_regions_are_what_a_flood_finds(anomaly_map: Map, masked: bool) -> None:
+    roi = roi_of(FRAME, slice(0, 16), slice(0, 64)) if masked else None
+    expected = []
+    for part in flooded((anomaly_map > 0.5) & (roi if roi is not None else True)):
+        rows, columns = [row for row, _ in part], [column for _, column in part]
+        box = (min(columns), min(rows), max(columns) - min(columns) + 1, max(rows) - min(rows) + 1)
+        expected.append((box, len(part), max(float(anomaly_map[cell]) for cell in part)))
+    found = judge(anomaly_map, Settings(0.5, 0.75, 0, roi)).regions
+    assert sorted((region.box, region.area, region.peak) for region in found) == sorted(expected)
