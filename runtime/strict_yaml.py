@@ -11,8 +11,8 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # before the first model
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
-from yaml.composer import ComposerError
-from yaml.constructor import ConstructorError
+from yaml.composer import Composer, ComposerError
+from yaml.constructor import ConstructorError, SafeConstructor
 
 LARGEST_YAML = 1 << 20  # bytes: settings and manifests have some thousand
 
@@ -31,36 +31,60 @@ class Strict(BaseModel):
         return value
 
 
-class _PlainYaml(yaml.SafeLoader):
+# As in YAML 1.2 only true and false are switches: ``on: [REJECT]`` is a key named on, and no is Norway.
+_SWITCH = "tag:yaml.org,2002:bool"
+_RESOLVERS = {
+    first: [(tag, pattern) for tag, pattern in known if tag != _SWITCH]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _first in "tTfF":
+    _RESOLVERS.setdefault(_first, []).append((_SWITCH, re.compile("^(?:true|True|TRUE|false|False|FALSE)$")))
+
+
+class PlainYaml(yaml.SafeLoader):
     """YAML without aliases, which can make a few lines endless, and without keys given twice."""
 
+    yaml_implicit_resolvers = _RESOLVERS
+
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        """A node that is no alias."""
         if self.check_event(yaml.AliasEvent):
             raise ComposerError(None, None, "an alias; write the value out", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
-        return super().compose_node(parent, index)  # type: ignore[arg-type]
+        return Composer.compose_node(self, parent, index)  # type: ignore[arg-type]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        """A mapping whose keys differ."""
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         twice = next((key for key, count in Counter(names).items() if count > 1), None)
         if twice is not None:
             raise ConstructorError(None, None, f"the key {twice} twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+        return SafeConstructor.construct_mapping(self, node, deep)
 
 
-# As in YAML 1.2 only true and false are switches: ``on: [REJECT]`` is a key named on, and no is Norway.
-_PlainYaml.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:bool"]
-    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_PlainYaml.add_implicit_resolver(  # type: ignore[no-untyped-call]
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
+def _loader() -> type[PlainYaml]:
+    """Reads with libyaml where PyYAML has it, ten times as fast: a bundle's manifest is read at every start."""
+    if not yaml.__with_libyaml__:
+        return PlainYaml
+
+    class FastPlainYaml(Composer, yaml.CSafeLoader):
+        yaml_implicit_resolvers = _RESOLVERS
+        compose_node = PlainYaml.compose_node
+        construct_mapping = PlainYaml.construct_mapping
+
+        def __init__(self, text: str) -> None:
+            yaml.CSafeLoader.__init__(self, text)
+            Composer.__init__(self)
+
+    return FastPlainYaml  # type: ignore[return-value]
+
+
+LOADER = _loader()
 
 
 def parse_yaml(text: str) -> object:
     """Plain data from YAML. Raises yaml.YAMLError for whatever is wrong with it."""
     try:
-        loader = _PlainYaml(text)
+        loader = LOADER(text)
         try:
             return loader.get_single_data()
         finally:
