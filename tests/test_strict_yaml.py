@@ -16,7 +16,7 @@ def _reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(strict_yaml, "LOADER", request.param)
 
 
-pytestmark = pytest.mark.usefixtures("_reader")
+both = pytest.mark.usefixtures("_reader")
 
 
 def test_the_wheels_of_pyyaml_have_libyaml() -> None:
@@ -24,6 +24,7 @@ def test_the_wheels_of_pyyaml_have_libyaml() -> None:
     assert LOADER is not PlainYaml
 
 
+@both
 def test_data_is_plain_and_only_true_and_false_are_switches() -> None:
     text = "on: [REJECT]\nno: yes\ntrue: [true, False, 1, 0x10, 1.5e3, ~, '1', 2026-01-01]\nä: |\n  two\n  lines\n"
     found = parse_yaml(text)
@@ -32,6 +33,7 @@ def test_data_is_plain_and_only_true_and_false_are_switches() -> None:
     assert list(found) == ["on", "no", True, "ä"]
 
 
+@both
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -51,6 +53,7 @@ def test_what_is_wrong_is_a_yaml_error_that_says_what(text: str, message: str) -
         parse_yaml(text)
 
 
+@both
 def test_endless_nesting_is_refused() -> None:
     with pytest.raises(yaml.YAMLError):
         parse_yaml("[" * 100_000)
