@@ -4,7 +4,7 @@ Every graph on every backend runs in a process of its own; they take turns, in s
 what a part waits for: preprocessing, network and decision of a frame in memory. Of a frame that passes no map is asked
 for; in the map of a flagged one regions are sought. The two kinds take turns, as many of each, and have rows of their
 own: ``..., passed`` and ``..., flagged``. ``read`` is what the source takes to give a frame; it happens beside an
-inspection. ``frame to next frame, stored`` is where frames never end and each is stored while the next is inspected:
+inspection. ``frame to next frame, stored`` is where frames never end and some are stored while the next are inspected:
 what it takes over ``frame to verdict`` is the sinks' share.
 Figures called CPU are processor time of all threads: on a machine that others use too they spread less.
 """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
@@ -11,12 +12,13 @@ from runtime.capture import newest_frames
 from runtime.errors import DskdError
 from runtime.frame_queue import REPLACED
 from runtime.inspector import Inspector
-from runtime.result import Dropped, Frame, Inspection, Verdict
+from runtime.result import Dropped, Frame, Result, Verdict
 from runtime.sinks import Sink
 from runtime.sources import Source, frames
 from runtime.sources.watched_folder import WatchedFolderSource
 
-Result = tuple[Frame, Inspection] | Dropped
+MOST_TOGETHER = 4  # results of one write to the sinks: their pictures wait in memory
+LONGEST_TOGETHER = 0.05  # seconds to make them; what takes longer is hardly slowed by a write of its own
 
 
 class Tally:
@@ -48,16 +50,13 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
     unsteady = source.live or isinstance(source, WatchedFolderSource)  # frames come when they come
     captured_frames = newest_frames(source) if unsteady else read_ahead(frames(source))
 
-    def kept(result: Result) -> Result:
-        store(result, sinks)
-        return result
-
     with ExitStack() as stack:
         for sink in sinks:
             stack.enter_context(closing(sink))
         captured = stack.enter_context(closing(captured_frames))
         results = (each if isinstance(each, Dropped) else _inspect(inspector, each) for each in captured)
-        for result in map(kept, results) if unsteady else stack.enter_context(closing(write_behind(results, kept))):
+        kept = _write_each(results, sinks) if unsteady else stack.enter_context(closing(write_behind(results, sinks)))
+        for result in kept:
             if isinstance(result, Dropped):
                 tally.dropped += 1
                 tally.replaced += result.reason == REPLACED
@@ -75,38 +74,51 @@ def read_ahead(captured: Generator[Frame | Dropped, None, None]) -> Generator[Fr
             yield found
 
 
-def write_behind(results: Iterator[Result], store: Callable[[Result], Result]) -> Generator[Result, None, None]:
-    """Each of ``results`` once it is stored, in order; it is stored while the next one is made.
+def write_behind(results: Iterator[Result], sinks: Sequence[Sink]) -> Generator[Result, None, None]:
+    """Each of ``results`` once it is stored, in order; it is stored while the next ones are made.
 
-    What was stored is given also where making the next one fails or is interrupted. Nothing is made after ``store``
-    failed but what was under way.
+    Those that are made fast are stored together: a durable commit takes its time from the network, whatever it holds.
+    What was made is stored and given also where making the next one fails or is interrupted. Nothing is made after a
+    sink failed but what was under way.
     """
     with ThreadPoolExecutor(1, "write behind") as writer:
-        storing: Future[Result] | None = None
+        storing: Future[None] | None = None
+        stored: list[Result] = []
         ended: BaseException | None = None
-        while ended is None:
-            try:
-                result = next(results)
-            except BaseException as error:  # Ctrl-C too; it goes on below
-                ended = error
+        while ended is None or stored:
+            made, ended = ([], ended) if ended else _some(results)
             if storing is not None:
-                yield storing.result()
-            storing = None if ended else writer.submit(store, result)
+                storing.result()
+            yield from stored
+            storing, stored = writer.submit(store, made, sinks) if made else None, made
         if not isinstance(ended, StopIteration):
             raise ended
 
 
-def store(result: Result, sinks: Sequence[Sink]) -> None:
-    """Gives a result to all sinks, then tells its source."""
-    if isinstance(result, Dropped):
-        for sink in sinks:
-            sink.drop(result)
-        result.stored()
-    else:
-        frame, inspection = result
-        for sink in sinks:
-            sink.write(inspection, frame)
-        frame.stored()
+def _some(results: Iterator[Result]) -> tuple[list[Result], BaseException | None]:
+    """The next of ``results`` that are to be stored together, and what ended them."""
+    made: list[Result] = []
+    begun = time.monotonic()
+    while len(made) < MOST_TOGETHER and time.monotonic() - begun < LONGEST_TOGETHER:
+        try:
+            made.append(next(results))
+        except BaseException as error:  # Ctrl-C too; the caller raises it once all is stored
+            return made, error
+    return made, None
+
+
+def _write_each(results: Iterator[Result], sinks: Sequence[Sink]) -> Iterator[Result]:
+    for result in results:
+        store([result], sinks)
+        yield result
+
+
+def store(results: Sequence[Result], sinks: Sequence[Sink]) -> None:
+    """Gives results to all sinks, then tells their sources."""
+    for sink in sinks:
+        sink.write(results)
+    for result in results:
+        (result if isinstance(result, Dropped) else result[0]).stored()
 
 
 def _inspect(inspector: Inspector, frame: Frame) -> Result:

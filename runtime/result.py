@@ -110,6 +110,9 @@ class Inspection:
         return json.dumps(self.as_dict(), allow_nan=False)
 
 
+Result = tuple[Frame, Inspection] | Dropped  # what became of one frame
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the line is told about one part, exactly once. Times are seconds since the epoch.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from runtime.errors import DskdError
-from runtime.pipeline import Result, read_ahead, write_behind
-from runtime.result import Dropped, Frame
+from runtime.pipeline import LONGEST_TOGETHER, MOST_TOGETHER, read_ahead, write_behind
+from runtime.result import Dropped, Frame, Result
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
@@ -79,54 +81,87 @@ def dropped(number: int) -> Dropped:
     return Dropped("f", str(number), 0.0, "unreadable")
 
 
+class Noting:
+    """A sink that notes the ids of each write."""
+
+    needs_map = False
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.writes, self.writing = list[list[str]](), threading.Event()
+
+    def write(self, results: Sequence[Result]) -> None:
+        self.writing.set()
+        if self.failure is not None:
+            raise self.failure
+        self.writes.append([result.id for result in results if isinstance(result, Dropped)])
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def slowly(count: int, made: list[int], sink: Noting) -> Generator[Result, None, None]:
+    """Each takes too long to be stored together with another, and waits until the one before is being stored."""
+    for number in range(count):
+        if number:
+            assert sink.writing.wait(10)
+            sink.writing.clear()
+        time.sleep(LONGEST_TOGETHER)
+        made.append(number)
+        yield dropped(number)
+
+
 def test_one_result_is_stored_while_the_next_is_made_and_told_after_it() -> None:
-    made, stored, storing = list[int](), list[str](), threading.Event()
-
-    def results() -> Generator[Result, None, None]:
-        for number in range(4):
-            if number:
-                assert storing.wait(10)  # the one before is being stored now: it did not wait for this one
-                storing.clear()
-            made.append(number)
-            yield dropped(number)
-
-    def store(result: Result) -> Result:
-        assert isinstance(result, Dropped)
-        storing.set()
-        stored.append(result.id)
-        return result
-
-    for number, told in enumerate(write_behind(results(), store)):
+    made, sink = list[int](), Noting()
+    for number, told in enumerate(write_behind(slowly(4, made, sink), [sink])):
         assert isinstance(told, Dropped)
         assert told.id == str(number)
-        assert stored[number] == told.id
-    assert (made, stored) == ([0, 1, 2, 3], ["0", "1", "2", "3"])
+        assert sink.writes[number] == [told.id]
+    assert (made, sink.writes) == ([0, 1, 2, 3], [["0"], ["1"], ["2"], ["3"]])
+
+
+def test_results_that_are_made_fast_are_stored_together_but_not_many() -> None:
+    sink, told = Noting(), list[str]()
+    for result in write_behind(map(dropped, range(1000)), [sink]):
+        assert isinstance(result, Dropped)
+        told.append(result.id)
+        assert any(result.id in write for write in sink.writes)
+    assert told == [name for write in sink.writes for name in write] == list(map(str, range(1000)))
+    assert max(map(len, sink.writes)) == MOST_TOGETHER
+
+
+def test_the_source_is_told_once_the_sinks_have_it() -> None:
+    sink, told = Noting(), list[str]()
+
+    def told_after(number: int) -> Dropped:
+        def stored() -> None:
+            assert any(str(number) in write for write in sink.writes)
+            told.append(str(number))
+
+        return replace(dropped(number), stored=stored)
+
+    assert len(list(write_behind(map(told_after, range(10)), [sink]))) == 10
+    assert told == list(map(str, range(10)))
 
 
 @pytest.mark.parametrize("failure", [DskdError("the folder is gone"), KeyboardInterrupt()])
-def test_what_was_stored_is_told_before_the_failure_of_the_next(failure: BaseException) -> None:
+@pytest.mark.parametrize("count", [1, MOST_TOGETHER, MOST_TOGETHER + 1])
+def test_what_was_made_is_stored_and_told_before_the_failure_of_the_next(failure: BaseException, count: int) -> None:
     def results() -> Generator[Result, None, None]:
-        yield dropped(0)
+        yield from map(dropped, range(count))
         raise failure
 
-    behind = write_behind(results(), lambda result: result)
-    assert next(behind) == dropped(0)
+    sink = Noting()
+    behind = write_behind(results(), [sink])
+    assert [next(behind) for _ in range(count)] == list(map(dropped, range(count)))
+    assert [name for write in sink.writes for name in write] == list(map(str, range(count)))
     with pytest.raises(type(failure)):
         next(behind)
 
 
 def test_nothing_is_told_that_could_not_be_stored() -> None:
-    before, made = threading.active_count(), list[int]()
-
-    def results() -> Generator[Result, None, None]:
-        for number in range(100):
-            made.append(number)
-            yield dropped(number)
-
-    def store(result: Result) -> Result:
-        raise DskdError("the disk is full")
-
+    before, made, sink = threading.active_count(), list[int](), Noting(DskdError("the disk is full"))
     with pytest.raises(DskdError, match="the disk is full"):
-        next(write_behind(results(), store))
+        next(write_behind(slowly(100, made, sink), [sink]))
     assert len(made) <= 2
     assert threading.active_count() == before

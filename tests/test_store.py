@@ -84,7 +84,7 @@ def test_any_text_is_stored_and_never_stops_the_batch(store: Store, texts: list[
 
 def test_the_sqlite_sink_writes_the_same_file(tmp_path: Path) -> None:
     (sink,) = open_sinks([f"sqlite://{tmp_path}/a.db"], None)  # type: ignore[arg-type]
-    sink.drop(dropped(1))
+    sink.write([dropped(1)])
     sink.close()
     reader = StoreReader(tmp_path / "a.db")
     assert [row.frame for row in reader.after(0, 5)] == ["f000001"]

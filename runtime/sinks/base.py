@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from runtime.result import Dropped, Frame, Inspection
+from runtime.result import Result
 
 
 class Sink(Protocol):
-    """Takes every inspection and every dropped frame."""
+    """Takes what became of every frame."""
 
     needs_map: bool
 
-    def write(self, inspection: Inspection, frame: Frame) -> None:
-        """Takes one inspection and the frame it is about. Returns when it is as safe as this sink makes it."""
-        ...
-
-    def drop(self, dropped: Dropped) -> None:
-        """Takes a frame that was not inspected."""
+    def write(self, results: Sequence[Result]) -> None:
+        """Takes inspections with their frames, and dropped frames. Returns when they are as safe as this sink makes
+        them.
+        """
         ...
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from runtime.errors import DskdError
 from runtime.images import is_image_name, write_image
 from runtime.manifest import InputSpec
 from runtime.overlay import annotate, heat_map
-from runtime.result import Dropped, Frame, Inspection
+from runtime.result import Dropped, Frame, Inspection, Result
 
 LONGEST_NAME = 180  # with time and suffix under the 255 bytes of most file systems
 
@@ -28,8 +29,13 @@ class ImagesSink:
         except OSError as error:
             raise DskdError(f"sink {folder}: cannot be made ({error.strerror}); name another folder") from error
 
-    def write(self, inspection: Inspection, frame: Frame) -> None:
-        """Draws and writes one overlay."""
+    def write(self, results: Sequence[Result]) -> None:
+        """Draws and writes an overlay of each inspection. A frame that was dropped leaves no picture."""
+        for result in results:
+            if not isinstance(result, Dropped):
+                self._write(*result)
+
+    def _write(self, frame: Frame, inspection: Inspection) -> None:
         image = frame.image
         if inspection.anomaly_map is not None:
             box = crop_box((image.shape[0], image.shape[1]), self._spec)
@@ -37,9 +43,6 @@ class ImagesSink:
         picture = annotate(image, inspection.verdict, inspection.score, inspection.regions)
         taken = datetime.fromtimestamp(frame.captured, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
         write_image(self._folder / inspection.verdict.value / f"{taken}-{file_name(frame.id)}.png", picture)
-
-    def drop(self, dropped: Dropped) -> None:
-        """A frame without a picture leaves none."""
 
     def close(self) -> None:
         """Nothing is held open."""

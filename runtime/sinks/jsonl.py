@@ -6,10 +6,11 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import DskdError
-from runtime.result import Dropped, Frame, Inspection
+from runtime.result import Dropped, Result
 
 
 class JsonlSink:
@@ -21,22 +22,9 @@ class JsonlSink:
         self._to_stdout = str(path) == "-"
         self._handle = sys.stdout.fileno() if self._to_stdout else _open_for_append(path)
 
-    def write(self, inspection: Inspection, frame: Frame) -> None:
-        """Appends one inspection."""
-        self._append(inspection.as_json())
-
-    def drop(self, dropped: Dropped) -> None:
-        """Appends one dropped frame, told apart by its key ``dropped``."""
-        fields = {
-            "source": dropped.source,
-            "frame": dropped.id,
-            "captured": dropped.captured,
-            "dropped": dropped.reason,
-        }
-        self._append(json.dumps(fields))
-
-    def _append(self, line: str) -> None:
-        data = line.encode() + b"\n"
+    def write(self, results: Sequence[Result]) -> None:
+        """Appends a line for each; a dropped frame is told apart by its key ``dropped``."""
+        data = "".join(f"{_line(result)}\n" for result in results).encode()
         try:
             while data:
                 data = data[os.write(self._handle, data) :]
@@ -56,6 +44,13 @@ class JsonlSink:
                 raise DskdError(f"sink jsonl: cannot write ({error.strerror}); check the disk") from error
         finally:
             os.close(self._handle)
+
+
+def _line(result: Result) -> str:
+    if not isinstance(result, Dropped):
+        return result[1].as_json()
+    fields = {"source": result.source, "frame": result.id, "captured": result.captured, "dropped": result.reason}
+    return json.dumps(fields)
 
 
 def _open_for_append(path: Path) -> int:

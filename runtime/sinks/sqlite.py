@@ -1,28 +1,25 @@
-"""The store as a sink: one commit per inspection."""
+"""The store as a sink."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.result import Dropped, Frame, Inspection
+from runtime.result import Dropped, Result
 from runtime.store import Store
 
 
 class SqliteSink:
-    """Commits each inspection on its own."""
+    """One commit for all that comes at once."""
 
     needs_map = False
 
     def __init__(self, path: Path) -> None:
         self._store = Store(path)
 
-    def write(self, inspection: Inspection, frame: Frame) -> None:
-        """Stores one inspection durably."""
-        self._store.add([inspection])
-
-    def drop(self, dropped: Dropped) -> None:
-        """Stores one dropped frame durably."""
-        self._store.add([dropped])
+    def write(self, results: Sequence[Result]) -> None:
+        """Stores them durably."""
+        self._store.add([result if isinstance(result, Dropped) else result[1] for result in results])
 
     def close(self) -> None:
         """Folds the log into the file."""
