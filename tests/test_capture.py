@@ -296,6 +296,26 @@ def test_a_person_beside_one_camera_is_told_why_it_was_lost_first_however_slowly
             list(frames)
 
 
+def test_a_person_is_told_why_the_camera_was_lost_also_where_it_cannot_be_closed_either() -> None:
+    class Pulled:
+        uri, live, triggerable = "v4l2:///dev/video9", True, False
+
+        def open(self) -> None:
+            """Works."""
+
+        def read(self, timeout: float) -> None:
+            raise SourceLost("the cable was pulled")
+
+        def trigger(self) -> None:
+            raise AssertionError("is not triggerable")
+
+        def close(self) -> None:
+            raise OSError("no such device")
+
+    with pytest.raises(SourceLost, match="the cable was pulled"):
+        list(newest_frames(Pulled()))
+
+
 def test_stop_while_the_camera_is_absent_and_before_start() -> None:
     with running(lambda: ffmpeg_source("rtsp://127.0.0.1:9/none")) as capture:
         wait_until(lambda: capture.status().state == "lost")
