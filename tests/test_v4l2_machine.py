@@ -1,6 +1,6 @@
 """V4L2 cameras through GStreamer and OpenCV, in an emulated PC with this machine's own packages.
 
-It takes five minutes, so CI has no QEMU for it; OpenCV alone is asked in test_arm_machine.py, there too.
+A minute when alone, more than CI has left: it gets no QEMU for this. OpenCV is asked in test_arm_machine.py, there too.
 """
 
 from __future__ import annotations
