@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from inspect import GEN_RUNNING, getgeneratorstate
 
 from runtime.capture import newest_frames
 from runtime.errors import DskdError
@@ -19,6 +20,7 @@ from runtime.sources.watched_folder import WatchedFolderSource
 
 MOST_TOGETHER = 4  # results of one write to the sinks: their pictures wait in memory
 LONGEST_TOGETHER = 0.05  # seconds to make them; what takes longer is hardly slowed by a write of its own
+MOST_OVERTAKEN = 256  # records of overtaken frames in one write
 
 
 class Tally:
@@ -55,8 +57,8 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
             stack.enter_context(closing(sink))
         captured = stack.enter_context(closing(captured_frames))
         results = (each if isinstance(each, Dropped) else _inspect(inspector, each) for each in captured)
-        kept = _write_each(results, sinks) if unsteady else stack.enter_context(closing(write_behind(results, sinks)))
-        for result in kept:
+        write = write_at_once if unsteady else write_behind
+        for result in stack.enter_context(closing(write(results, sinks))):
             if isinstance(result, Dropped):
                 tally.dropped += 1
                 tally.replaced += result.reason == REPLACED
@@ -67,11 +69,17 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
 
 def read_ahead(captured: Generator[Frame | Dropped, None, None]) -> Generator[Frame | Dropped, None, None]:
     """What a source that can wait gives, in order; the next is read and decoded while this one is inspected."""
-    with closing(captured), ThreadPoolExecutor(1, "read ahead") as reader:
-        coming = reader.submit(next, captured, None)
-        while (found := coming.result()) is not None:
+    try:
+        with ThreadPoolExecutor(1, "read ahead") as reader:
             coming = reader.submit(next, captured, None)
-            yield found
+            while (found := coming.result()) is not None:
+                coming = reader.submit(next, captured, None)
+                yield found
+    finally:
+        if (
+            getgeneratorstate(captured) != GEN_RUNNING
+        ):  # else who stops it asked twice and does not wait for the read under way
+            captured.close()
 
 
 def write_behind(results: Iterator[Result], sinks: Sequence[Sink]) -> Generator[Result, None, None]:
@@ -87,10 +95,10 @@ def write_behind(results: Iterator[Result], sinks: Sequence[Sink]) -> Generator[
         ended: BaseException | None = None
         while ended is None or stored:
             made, ended = ([], ended) if ended else _some(results)
-            if storing is not None:
-                storing.result()
-            yield from stored
-            storing, stored = writer.submit(store, made, sinks) if made else None, made
+            ended = (storing and _interruption(storing)) or ended
+            told, stored = stored, made
+            storing = writer.submit(store, made, sinks) if made else None
+            yield from told
         if not isinstance(ended, StopIteration):
             raise ended
 
@@ -107,10 +115,41 @@ def _some(results: Iterator[Result]) -> tuple[list[Result], BaseException | None
     return made, None
 
 
-def _write_each(results: Iterator[Result], sinks: Sequence[Sink]) -> Iterator[Result]:
-    for result in results:
-        store([result], sinks)
-        yield result
+def _interruption(storing: Future[None]) -> BaseException | None:
+    """What interrupted the waiting for ``storing``, which then goes on. Raises where the storing itself failed."""
+    try:
+        return storing.result()
+    except BaseException as error:
+        if storing.done() and storing.exception() is error:
+            raise
+        storing.result()
+        return error
+
+
+def write_at_once(results: Iterator[Result], sinks: Sequence[Sink]) -> Generator[Result, None, None]:
+    """Each of ``results``, in order, once it is stored.
+
+    Frames that a newer one overtook are stored with it: were each written by itself, a slow disk would let the next ones
+    be overtaken meanwhile, and so on for ever.
+    """
+    ended: BaseException | None = None
+    while ended is None:
+        made: list[Result] = []
+        while not made or (_overtaken(made[-1]) and len(made) < MOST_OVERTAKEN):
+            try:
+                made.append(next(results))
+            except BaseException as error:
+                ended = error
+                break
+        if made:
+            store(made, sinks)
+        yield from made
+    if not isinstance(ended, StopIteration):
+        raise ended
+
+
+def _overtaken(result: Result) -> bool:
+    return isinstance(result, Dropped) and result.reason == REPLACED
 
 
 def store(results: Sequence[Result], sinks: Sequence[Sink]) -> None:

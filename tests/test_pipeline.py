@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from runtime.capture import newest_frames
 from runtime.errors import DskdError
-from runtime.pipeline import LONGEST_TOGETHER, MOST_TOGETHER, read_ahead, write_behind
-from runtime.result import Dropped, Frame, Result
+from runtime.frame_queue import REPLACED
+from runtime.pipeline import LONGEST_TOGETHER, MOST_OVERTAKEN, MOST_TOGETHER, read_ahead, write_at_once, write_behind
+from runtime.result import Dropped, Frame, Inspection, Result, Verdict
+from runtime.sources import open_source
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
@@ -81,6 +87,10 @@ def dropped(number: int) -> Dropped:
     return Dropped("f", str(number), 0.0, "unreadable")
 
 
+def name_of(result: Result) -> str:
+    return result.id if isinstance(result, Dropped) else result[0].id
+
+
 class Noting:
     """A sink that notes the ids of each write."""
 
@@ -94,7 +104,7 @@ class Noting:
         self.writing.set()
         if self.failure is not None:
             raise self.failure
-        self.writes.append([result.id for result in results if isinstance(result, Dropped)])
+        self.writes.append([name_of(result) for result in results])
 
     def close(self) -> None:
         """Nothing is held."""
@@ -159,9 +169,143 @@ def test_what_was_made_is_stored_and_told_before_the_failure_of_the_next(failure
         next(behind)
 
 
+@contextmanager
+def stopped_by(number: int) -> Iterator[None]:
+    """As Ctrl-C is, without the terminal's own signal, which test runners keep for themselves."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def test_who_stops_while_the_store_takes_its_time_is_told_all_that_was_made() -> None:
+    class Slow(Noting):
+        def write(self, results: Sequence[Result]) -> None:
+            if len(self.writes) == 2:
+                time.sleep(0.2)  # the next ones are made meanwhile and wait
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                time.sleep(0.2)
+            super().write(results)
+
+    made, told, sink = list[str](), list[str](), Slow()
+
+    def results() -> Generator[Result, None, None]:
+        for number in range(1000):
+            made.append(str(number))
+            yield dropped(number)
+
+    with stopped_by(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+        told.extend(map(name_of, write_behind(results(), [sink])))
+    assert told == made == [name for write in sink.writes for name in write]
+    assert len(made) == 4 * MOST_TOGETHER
+
+
+def test_who_stops_between_results_leaves_none_that_was_made_out_of_the_store() -> None:
+    made, sink = list[str](), Noting()
+
+    def results() -> Generator[Result, None, None]:
+        for number in range(1000):
+            made.append(str(number))
+            yield dropped(number)
+
+    behind = write_behind(results(), [sink])
+    next(behind)
+    behind.close()
+    assert made == [name for write in sink.writes for name in write]
+
+
+def test_who_stops_twice_while_a_frame_is_read_does_not_hear_of_generators() -> None:
+    reading, going_on = threading.Event(), threading.Event()
+
+    def captured() -> Generator[Frame | Dropped, None, None]:
+        reading.set()
+        going_on.wait(10)
+        yield dropped(0)
+
+    def stop_twice() -> None:
+        assert reading.wait(10)
+        for _ in range(2):
+            time.sleep(0.2)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        time.sleep(0.2)
+        going_on.set()
+
+    stopper = threading.Thread(target=stop_twice)
+    stopper.start()
+    with stopped_by(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+        next(read_ahead(captured()))
+    stopper.join()
+
+
 def test_nothing_is_told_that_could_not_be_stored() -> None:
     before, made, sink = threading.active_count(), list[int](), Noting(DskdError("the disk is full"))
     with pytest.raises(DskdError, match="the disk is full"):
         next(write_behind(slowly(100, made, sink), [sink]))
     assert len(made) <= 2
     assert threading.active_count() == before
+
+
+# ---------------------------------------------------------------------------------------------------- stored at once
+
+
+def overtaken(number: int) -> Dropped:
+    return Dropped("f", str(number), 0.0, REPLACED)
+
+
+def test_frames_that_were_overtaken_are_stored_with_the_one_that_overtook_them() -> None:
+    results: list[Result] = [dropped(0), overtaken(1), overtaken(2), dropped(3), dropped(4)]
+    sink, told = Noting(), list[str]()
+    for result in write_at_once(iter(results), [sink]):
+        assert isinstance(result, Dropped)
+        told.append(result.id)
+        assert sink.writes[-1][-1] == {"0": "0", "1": "3", "2": "3", "3": "3", "4": "4"}[result.id]
+    assert sink.writes == [["0"], ["1", "2", "3"], ["4"]]
+    assert told == ["0", "1", "2", "3", "4"]
+
+
+def test_a_camera_that_is_overtaken_for_long_still_tells() -> None:
+    sink = Noting()
+    next(write_at_once(map(overtaken, range(10**6)), [sink]))
+    assert list(map(len, sink.writes)) == [MOST_OVERTAKEN]
+
+
+@pytest.mark.parametrize("failure", [DskdError("the camera was lost"), KeyboardInterrupt()])
+def test_what_was_overtaken_before_the_failure_is_stored_and_told(failure: BaseException) -> None:
+    def results() -> Generator[Result, None, None]:
+        yield from map(overtaken, range(3))
+        raise failure
+
+    sink = Noting()
+    at_once = write_at_once(results(), [sink])
+    assert [next(at_once) for _ in range(3)] == list(map(overtaken, range(3)))
+    assert sink.writes == [["0", "1", "2"]]
+    with pytest.raises(type(failure)):
+        next(at_once)
+
+
+def test_a_slow_disk_does_not_let_every_frame_be_overtaken() -> None:
+    class Slow(Noting):
+        def write(self, results: Sequence[Result]) -> None:
+            time.sleep(0.05)  # five frames come meanwhile
+            super().write(results)
+
+    frames = newest_frames(open_source("test://pattern?size=32x32&fps=100"))
+    kinds = Counter[bool]()
+    with closing(frames):
+        for result in write_at_once(map(as_result, frames), [Slow()]):
+            kinds[isinstance(result, Dropped)] += 1
+            if kinds[False] == 5 or kinds[True] == 400:
+                break
+    assert kinds[False] == 5
+
+
+def as_result(captured: Frame | Dropped) -> Result:
+    if isinstance(captured, Dropped):
+        return captured
+    score = Inspection("f", captured.id, captured.captured, Verdict.PASS, 0.0, 1.0, (), {}, "b", "c")
+    return captured, score
