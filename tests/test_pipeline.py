@@ -239,7 +239,9 @@ def test_who_stops_twice_while_a_frame_is_read_does_not_hear_of_generators() -> 
     stopper.start()
     with stopped_by(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
         next(read_ahead(captured()))
-    stopper.join()
+    for thread in threading.enumerate():
+        if thread is stopper or thread.name.startswith("read ahead"):
+            thread.join(10)
 
 
 def test_nothing_is_told_that_could_not_be_stored() -> None:
