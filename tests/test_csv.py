@@ -117,6 +117,21 @@ def test_a_full_file_is_turned_over_and_the_oldest_go(store: Store, start: Start
     assert frames == [f"f{k:06}" for k in range(500 - len(frames), 500)]
 
 
+def test_only_full_files_of_its_own_go(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "line[1].csv"
+    others = ["line[1]-Totals.csv", "line[1]-rejects-20261129T120000000000.csv", "line1-20261129T120000000000.csv"]
+    for other in others:
+        (tmp_path / other).write_text("mine")
+    target = csv_target(path, max_mb=0.001, max_files=1)
+    store.add([inspection(number) for number in range(100)])
+    target.open()
+    for record in StoreReader(tmp_path / "line.db").after(0, 100):
+        target.deliver([record], lambda *_: None)
+    target.close()
+    assert [(tmp_path / other).read_text() for other in others] == ["mine"] * 3
+    assert len(list(tmp_path.glob("line[[]1]-2*.csv"))) == 1
+
+
 def test_what_stands_in_a_full_file_is_not_written_again(store: Store, tmp_path: Path) -> None:
     """Whoever delivers comes back with records that may be there already; also when a file was just turned over."""
     target = csv_target(tmp_path / "line.csv", max_mb=0.001)

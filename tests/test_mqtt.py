@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from pydantic import ValidationError
 
 from runtime.backoff import Backoff
 from runtime.delivery import Delivery
-from runtime.result import Verdict
+from runtime.result import Region, Verdict
 from runtime.sinks.mqtt import MqttConfig, MqttTarget
 from runtime.store import Store
 
@@ -72,6 +73,23 @@ def test_a_broker_that_goes_and_comes_back_gets_everything(broker: Broker, store
     wait_for(lambda: delivery.status().behind == 0)
     assert delivery.status().health == "ok"
     listener.close()
+
+
+def test_a_record_with_more_regions_than_the_broker_takes_is_told_with_fewer(
+    tmp_path: Path, store: Store, start_mqtt: Start
+) -> None:
+    broker = Broker(tmp_path, extra="max_packet_size 20000").start()
+    listener = Listener(broker.port)
+    delivery = start_mqtt(broker.port)
+    many = replace(inspection(1, Verdict.REJECT), regions=(Region((10, 20, 30, 40), 900, 0.5),) * 500)
+    store.add([many, *(inspection(k) for k in range(2, 52))])
+    wait_for(lambda: listener.ids() == list(range(1, 52)))
+    told = json.loads(listener.of("dskd/inspection/top")[0])
+    assert len(told["regions"]) + told["regions_left_out"] == 500
+    assert len(told["regions"]) > 100
+    wait_for(lambda: delivery.status().health == "ok")
+    listener.close()
+    broker.kill()
 
 
 def test_a_broker_that_is_absent_at_the_start_is_waited_for(tmp_path: Path, store: Store, start_mqtt: Start) -> None:

@@ -141,6 +141,16 @@ def test_old_records_go_only_when_told_and_once_every_sink_has_them(store: Store
     assert store.add([inspection(1)]) == [1201]  # an id is never used twice
 
 
+def test_records_of_a_clock_that_was_ahead_hold_no_others(store: Store) -> None:
+    ahead, now = 1_900_000_000.0, 1_790_000_000.0
+    store.add([replace(inspection(k), captured=ahead + k) for k in range(150)])
+    store.add([inspection(k) for k in range(150, 400)])
+    store.add([replace(answer(k), answered=now + k) for k in range(400, 403)])
+    assert store.prune(before=now + 401.5) == 250 + 2
+    assert len(store.after(0, 500)) == 151
+    assert store.prune(before=2 * ahead) == 151
+
+
 def test_a_new_sink_starts_now_and_a_known_one_where_it_was(store: Store) -> None:
     store.add([inspection(1), inspection(2)])
     assert store.cursor("mes") == 2

@@ -127,9 +127,10 @@ class CsvTarget:
         last = self._last
         self.open()
         self._last = last  # the new file's own is nothing yet
-        full = sorted(self._path.parent.glob(f"{self._path.stem}-*T*{self._path.suffix}"))
+        ours = re.compile(rf"{re.escape(self._path.stem)}-\d{{8}}T\d{{12}}{re.escape(self._path.suffix)}")
+        full = sorted(name for name in os.listdir(self._path.parent) if ours.fullmatch(name))
         for old in full[: -self._config.max_files] if self._config.max_files else []:
-            old.unlink(missing_ok=True)
+            self._path.with_name(old).unlink(missing_ok=True)
 
     def _cannot(self, error: OSError) -> DeliveryFailed:
         return DeliveryFailed(f"csv {self._path}: cannot be written ({error.strerror}); check the disk and the rights")

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from runtime.delivery import DeliveryFailed, Done, payload
+from runtime.delivery import LARGEST_PAYLOAD, DeliveryFailed, Done, payload
 from runtime.fields import LocalPath, Seconds, Secret, Text, reveal
 from runtime.result import Verdict
 from runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, connection_failure, paho_module, use_tls
@@ -24,6 +24,7 @@ from runtime.store import Record
 from runtime.strict_yaml import Strict
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
+OVERHEAD = 1024  # bytes of a packet beside topic and payload: header and properties
 ON_THE_WAY = 20  # records that wait for the broker's acknowledgement at once
 CONNECT_PATIENCE = 5.0  # seconds
 MOST_REPLIES = 32  # to commands, that wait for the broker's acknowledgement; more are not sent
@@ -85,6 +86,7 @@ class MqttTarget:
         self._client: Any = None
         self._stopping = False
         self._window = ON_THE_WAY  # or fewer, where the broker says so
+        self._largest = LARGEST_PAYLOAD  # or fewer bytes: a broker ends the connection over a packet that is too large
         self._changed = threading.Condition()  # guards what paho's thread tells
         self._connected: Any = None  # the broker's answer to our connecting, None before it
         self._lost = ""
@@ -163,7 +165,7 @@ class MqttTarget:
     # ------------------------------------------------------------------------------------------------ on the way out
 
     def _send(self, record: Record) -> int:
-        return self._publish(f"{record.kind}/{topic_level(record.source)}", payload(record))
+        return self._publish(f"{record.kind}/{topic_level(record.source)}", payload(record, self._largest))
 
     def _publish(self, topic: str, data: bytes, retain: bool = False) -> int:
         properties = self._properties("PUBLISH")
@@ -207,8 +209,10 @@ class MqttTarget:
 
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, code: Any, properties: Any) -> None:
         most = getattr(properties, "ReceiveMaximum", ON_THE_WAY) or ON_THE_WAY
+        packet = getattr(properties, "MaximumPacketSize", 0) or 2 * LARGEST_PAYLOAD
         with self._changed:
             self._window = min(ON_THE_WAY, most)
+            self._largest = min(LARGEST_PAYLOAD, packet - OVERHEAD)
             self._connected = code
             self._changed.notify_all()
 

@@ -224,21 +224,25 @@ class Store(StoreReader):
             self._close_writer()
 
 
-_OLDEST = """
-SELECT id, coalesce(captured, answered) AS moment FROM records
-WHERE id NOT IN (SELECT record FROM labels) AND id <= (SELECT coalesce(min(position), 9223372036854775807) FROM cursors)
-ORDER BY id LIMIT ?
-"""
+_FREE = (
+    "id NOT IN (SELECT record FROM labels) AND id <= (SELECT coalesce(min(position), 9223372036854775807) FROM cursors)"
+)
+_SURPLUS = f"SELECT id FROM records WHERE id <= ? AND {_FREE} ORDER BY id LIMIT {CHUNK}"  # noqa: S608
+# By the index: records of a clock that was ahead stand before others and must hold none of them.
+_OLD = f"SELECT id FROM records WHERE captured < ? AND {_FREE} ORDER BY captured LIMIT {CHUNK}"  # noqa: S608
+_OLD_ANSWERS = f"SELECT id FROM records WHERE captured IS NULL AND answered < ? AND {_FREE} LIMIT {CHUNK}"  # noqa: S608
 
 
 def _prune_oldest(database: sqlite3.Connection, keep: int | None, before: float | None) -> int:
-    """Deletes those of the oldest ``CHUNK`` records that may go; ids rise with time, so it ends where none may."""
+    """Deletes up to ``CHUNK`` of the records that may go and returns how many; none where none may."""
     newest = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
-    surplus = 0 if keep is None or newest is None else newest[0] - keep
-    oldest = database.execute(_OLDEST, (CHUNK,)).fetchall()
-    going = [(id_,) for id_, moment in oldest if id_ <= surplus or (before is not None and moment < before)]
-    database.executemany("DELETE FROM records WHERE id = ?", going)
-    return len(going)
+    surplus = None if keep is None or newest is None else newest[0] - keep
+    for question, limit in ((_SURPLUS, surplus), (_OLD, before), (_OLD_ANSWERS, before)):
+        going = [] if limit is None else database.execute(question, (limit,)).fetchall()
+        if going:
+            database.executemany("DELETE FROM records WHERE id = ?", [tuple(row) for row in going])
+            return len(going)
+    return 0
 
 
 def _inode(path: Path) -> tuple[int, int]:
