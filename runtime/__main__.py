@@ -23,7 +23,7 @@ from runtime.frame_queue import REPLACED
 from runtime.images import BadImage, read_mask
 from runtime.inspector import Inspector, open_proved
 from runtime.manifest import PRECISIONS, Thresholds
-from runtime.pipeline import Tally, run
+from runtime.pipeline import Tally, comes_when_it_comes, run
 from runtime.result import Dropped, Inspection
 from runtime.sinks import FORMS as SINK_FORMS
 from runtime.sinks import open_sinks
@@ -102,8 +102,8 @@ def main(arguments: list[str]) -> int:
     bundle = load_bundle(options.bundle or default_bundle(), later=True)
     golden = f"folder://{quote(str((bundle.path / 'golden').resolve()))}"
     source = open_source(golden if options.source is None else options.source)
-    if options.json and source.live:
-        raise CallError("--json prints when the source ends, and a camera does not; use --sink jsonl://-")
+    if options.json and comes_when_it_comes(source):
+        raise CallError("--json prints when the source ends, and this one does not; use --sink jsonl://-")
     backend, check = open_proved(bundle, options.backend, options.threads, options.precision, quick=True)
     decision_settings = settings(bundle.manifest.graphs[backend.graph].thresholds, options)
     sinks = open_sinks(options.sink, bundle.manifest.input)

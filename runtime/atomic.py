@@ -34,15 +34,13 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary, handle = None, -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)  # as any other file
         _lock(handle)
-        temporary = Path(name)
+        temporary = beside
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp is private; the result should be as readable as any other file
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:

@@ -87,7 +87,7 @@ class Capture:
         self._reconnects = self._unasked = 0
         self._stopping = False
         self._beat = time.monotonic()
-        self.failure: Exception | None = None  # what the camera was lost by first
+        self.failure: Exception | None = None  # what the camera was lost by last
         self._thread = threading.Thread(target=self._run, name=f"capture {name}", daemon=True)
 
     def start(self) -> None:
@@ -200,10 +200,17 @@ class Capture:
         except Exception as error:
             self._lose(error)  # before closing: that may take seconds, and parts wait
         finally:
+            self._close(source)
+
+    def _close(self, source: Source) -> None:
+        try:
             source.close()
+        except Exception:
+            if self._state != "lost":  # what it was lost by tells more
+                raise
 
     def _lose(self, error: Exception) -> None:
-        self.failure = self.failure or error  # closing it may fail too, and that explains nothing
+        self.failure = error
         reason = one_line(str(error) if isinstance(error, DskdError) else f"{type(error).__name__}: {error}")
         self._enter("lost", reason)
         self._give_up_parts(f"camera lost: {reason}")
@@ -270,7 +277,7 @@ class Capture:
 
 
 def newest_frames(source: Source) -> Generator[Frame | Dropped, None, None]:
-    """Opens a camera, gives its newest frame again and again, and closes it. Raises what it was lost by first.
+    """Opens a camera, gives its newest frame again and again, and closes it. Raises what it was lost by.
 
     For a program with one camera and a person beside it; a station opens a lost camera anew.
     """

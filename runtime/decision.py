@@ -49,7 +49,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Decision:
-    """Verdict, the score inside the region of interest, and the regions that count."""
+    """Verdict, score, and the regions that count.
+
+    The score is that of the region of interest where the whole frame's is over the review threshold, else the whole
+    frame's: its map is not looked at then.
+    """
 
     verdict: Verdict
     score: float

@@ -17,6 +17,7 @@ KINDS = frozenset(
     {"replaced", "overflow", "unasked", "incomplete", "camera lost", "ended", "stopped"}
     | {"frozen", "black", "over-exposed", "blank", "blurred", "size"}
 )  # what stands before the colon of a reason; all else counts as unusable
+_MOST_BYTES = 64 << 20  # of frames that wait where their source can wait too: a device has little memory
 _MOST_RECORDS = 1000  # dropped frames that wait to be taken; only a station that hangs lets so many gather
 
 
@@ -72,9 +73,14 @@ class FrameQueue:
 
     def wait_for_room(self, timeout: float) -> bool:
         """Whether a frame would be kept; for sources that can wait."""
+
+        def room() -> bool:
+            waiting = sum(frame.image.nbytes for frame in self._frames)
+            return len(self._frames) < self.depth and (not waiting or waiting < _MOST_BYTES)
+
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._frames) < self.depth, timeout)
-            return not self._closed and len(self._frames) < self.depth
+            self._changed.wait_for(lambda: self._closed or room(), timeout)
+            return not self._closed and room()
 
     def close(self) -> None:
         """Nobody waits for room any more; what is there can still be taken."""

@@ -49,7 +49,7 @@ class Tally:
 
 def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tally) -> Iterator[Result]:
     """Inspects every frame; yields each result once all sinks have it, so what was reported is stored."""
-    unsteady = source.live or isinstance(source, WatchedFolderSource)  # frames come when they come
+    unsteady = comes_when_it_comes(source)
     captured_frames = newest_frames(source) if unsteady else read_ahead(frames(source))
 
     with ExitStack() as stack:
@@ -65,6 +65,11 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
             else:
                 tally.verdicts[result[1].verdict] += 1
             yield result
+
+
+def comes_when_it_comes(source: Source) -> bool:
+    """Whether frames come in their own time and never end, as those of cameras."""
+    return source.live or isinstance(source, WatchedFolderSource)
 
 
 def read_ahead(captured: Generator[Frame | Dropped, None, None]) -> Generator[Frame | Dropped, None, None]:

@@ -314,6 +314,25 @@ def test_a_person_is_told_why_the_camera_was_lost_also_where_it_cannot_be_closed
 
     with pytest.raises(SourceLost, match="the cable was pulled"):
         list(newest_frames(Pulled()))
+    told = list[str]()
+    with running(Pulled, on_event=lambda state, detail: told.append(f"{state}: {detail}")):
+        wait_until(lambda: "lost: the cable was pulled" in told)
+        time.sleep(0.5)  # some more attempts
+    assert "no such device" not in "".join(told)
+
+
+def test_frames_that_can_wait_do_so_where_they_are_large() -> None:
+    queue = FrameQueue("latest", 16, lambda: None)
+    frame = Frame("f", "0", 0.0, np.zeros((4096, 4096, 3), np.uint8), part="p")
+    put = 0
+    while queue.wait_for_room(0):
+        queue.put(frame)
+        put += 1
+    assert put == 2
+    small = FrameQueue("every", 16, lambda: None)
+    while small.wait_for_room(0):
+        small.put(Frame("f", "0", 0.0, np.zeros((64, 64, 3), np.uint8)))
+    assert small.counts().waiting == 16
 
 
 def test_stop_while_the_camera_is_absent_and_before_start() -> None:

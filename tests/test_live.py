@@ -86,6 +86,16 @@ def test_a_pipeline_that_ends_is_inspected_whole(bundle: Bundle, command: Comman
     assert "captured 12 inspected 12 dropped 0" in done.stdout
 
 
-def test_json_needs_an_end(bundle: Bundle, command: Command) -> None:
-    done = command("runtime", "--bundle", bundle.path, "--source", "test://pattern", "--json")
+def test_json_lines_need_somewhere_to_go(bundle: Bundle) -> None:
+    words = [sys.executable, "-m", "runtime", "--bundle", str(bundle.path), "--sink", "jsonl://-"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "standard output is closed" in done.stderr
+
+
+@pytest.mark.parametrize("source", ["test://pattern", "watch:///tmp"])
+def test_json_needs_an_end(bundle: Bundle, command: Command, source: str) -> None:
+    done = command("runtime", "--bundle", bundle.path, "--source", source, "--json")
     assert done.returncode == 2

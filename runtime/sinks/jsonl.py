@@ -20,6 +20,8 @@ class JsonlSink:
 
     def __init__(self, path: Path) -> None:
         self._to_stdout = str(path) == "-"
+        if self._to_stdout and sys.stdout is None:
+            raise DskdError("sink jsonl://-: standard output is closed; name a file, or leave it open")
         self._handle = sys.stdout.fileno() if self._to_stdout else _open_for_append(path)
 
     def write(self, results: Sequence[Result]) -> None:

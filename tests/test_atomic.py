@@ -1,0 +1,36 @@
+"""Files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from runtime import atomic
+from runtime.errors import DskdError
+
+
+def test_a_file_is_as_readable_as_any_other_and_the_mask_of_all_threads_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "plain").write_text("a")
+    monkeypatch.delattr(os, "umask")  # it is the whole process's: another thread could make a file meanwhile
+    atomic.write_text(tmp_path / "whole", "a")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "whole")]
+    assert modes[0] == modes[1]
+
+
+def test_what_fails_half_way_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError), atomic.replacing(path) as temporary:
+        temporary.write_text("half\ud800", encoding="utf-8")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_folder_where_nothing_can_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DskdError, match=r"file/below: .*check the folder's space and rights"):
+        atomic.write_text(tmp_path / "file" / "below", "a")
