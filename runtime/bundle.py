@@ -87,10 +87,11 @@ class Bundle:
     def held_out_scores(self, graph: str) -> list[float]:
         """What ``graph`` gave the good images behind its thresholds; none in a bundle that was made before they were kept.
 
-        Raises DskdError where the file holds something else.
+        Raises DskdError where the file holds something else or was exchanged.
         """
         if HELD_OUT not in self.manifest.files:
             return []
+        _check_file(self.path, HELD_OUT, self.manifest.files[HELD_OUT])  # asked for late: the folder may be another one
         try:
             found = _SCORES.validate_json(read_regular(self.path / HELD_OUT, LARGEST_HELD_OUT))
         except (OSError, ValidationError) as error:

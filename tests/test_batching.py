@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import Counter, deque
@@ -14,6 +15,7 @@ import pytest
 from station_files import wait_for
 from tiny_bundle import tiny_bundle
 
+from runtime import atomic
 from runtime.backends import Backend, Candidate, Output, open_backend
 from runtime.bundle import Bundle
 from runtime.decision import Settings
@@ -168,6 +170,26 @@ def test_a_backend_with_another_graph_does_not_take_over_thresholds(bench: Bench
         wait_for(lambda: bench.thread.ready)
     finally:
         del bench.bundle.manifest.graphs["other"]
+
+
+def test_a_bundle_that_was_exchanged_on_the_disk_does_not_take_over_thresholds(tmp_path: Path) -> None:
+    bench = Bench(tiny_bundle(tmp_path / "tiny"))
+    tiny_bundle(tmp_path / "new", shift=0.3)
+    feed = Feed("top", Settings(9, 9))
+    bench.thread.attach(feed)
+    bench.thread.start()
+    with atomic.replacing_directory(tmp_path / "tiny") as folder:
+        shutil.copytree(tmp_path / "new", folder, dirs_exist_ok=True)
+    bench.opened[0].broken = RuntimeError("reset")
+    feed.add(FAILURES + 1)
+    bench.thread.wake()
+    try:
+        wait_for(lambda: "holds tiny-" in bench.thread.fault)
+        assert "start the station again" in bench.thread.fault
+        wait_for(lambda: len(feed.results) == FAILURES + 1)
+        assert all(isinstance(result, Dropped) for result in feed.results)
+    finally:
+        bench.thread.stop()
 
 
 def test_frames_of_a_failing_backend_are_dropped_and_it_is_opened_again(bench: Bench) -> None:

@@ -167,6 +167,13 @@ def test_without_held_out_scores_the_first_passes_serve_and_a_person_hears_of_it
     assert caplog.text.count("export it again") == 1
 
 
+def test_held_out_scores_that_were_exchanged_are_refused(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path / "tiny", json.dumps({"model.onnx": [0.1] * 30}))
+    (tmp_path / "tiny" / HELD_OUT).write_text(json.dumps({"model.onnx": [0.9] * 30}))
+    with pytest.raises(DskdError, match="copy the bundle again"):
+        recipe.bundle.held_out_scores("model.onnx")
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"model.onnx": [NaN]}', '{"model.onnx": ["a"]}', '{"model.onnx": 1}'])
 def test_held_out_scores_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
     recipe = recipe_of(tmp_path / "tiny", text)

@@ -20,7 +20,7 @@ from functools import partial
 from typing import NoReturn
 
 from runtime.backends import Backend, Candidate, first_that
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, load_bundle
 from runtime.decision import Settings
 from runtime.errors import DskdError, one_line
 from runtime.inspector import BackendFailed, Inspector, golden_check
@@ -159,8 +159,14 @@ class InspectionThread:
         return Inspector(self.bundle, backend, Settings.of(graph.thresholds), self._keep_maps)
 
     def _prove(self, backend: Backend) -> None:
-        """The golden check; and a graph that is opened later is the first one, to which the thresholds in use belong."""
+        """The golden check; and what is opened later is the first bundle and graph, whose thresholds are in use."""
         golden_check(self.bundle, backend)
+        present = load_bundle(self.bundle.path, later=True).id
+        if present != self.bundle.id:
+            raise DskdError(
+                f"{self.bundle.path}: holds {present} now, and the thresholds in use are those of {self.bundle.id}; "
+                "start the station again to go on with it"
+            )
         first = self.opened.result().graph if self.opened.done() else backend.graph
         if backend.graph != first:
             raise DskdError(
