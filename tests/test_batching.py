@@ -17,7 +17,7 @@ from tiny_bundle import tiny_bundle
 
 from runtime import atomic
 from runtime.backends import Backend, Candidate, Output, open_backend
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, load_bundle, write_manifest
 from runtime.decision import Settings
 from runtime.errors import DskdError
 from runtime.preprocess import Image
@@ -149,44 +149,48 @@ def test_a_batch_takes_one_part_of_a_camera_whose_parts_have_deadlines(bench: Be
     assert bench.opened[0].batches[-3:] == [1, 1, 1]
 
 
-def test_a_backend_with_another_graph_does_not_take_over_thresholds(bench: Bench) -> None:
+def lose_backend(bench: Bench, feed: Feed) -> None:
+    """It fails until it is closed, a frame at a time."""
+    bench.opened[0].broken = RuntimeError("device lost")
+    for _ in range(FAILURES + 1):
+        feed.add(1)
+        bench.thread.wake()
+        known = len(feed.results)
+        wait_for(lambda seen=known: len(feed.results) > seen)  # type: ignore[misc]
+
+
+def test_a_backend_with_another_graph_does_not_take_over_thresholds(tmp_path: Path) -> None:
     """Its scores differ: the same threshold would reject another share of good parts."""
-    feed = Feed("top", Settings(9, 9))
+    folder = tmp_path / "tiny"
+    manifest = tiny_bundle(folder).manifest
+    graphs = {**manifest.graphs, "model.onnx@bf16": manifest.graphs["model.onnx"]}
+    write_manifest(folder, manifest.model_copy(update={"graphs": graphs}))
+    bench, feed = Bench(load_bundle(folder)), Feed("top", Settings(9, 9))
     bench.thread.attach(feed)
     bench.thread.start()
-    bench.graph = "other"
-    bench.bundle.manifest.graphs["other"] = bench.bundle.manifest.graphs[bench.opened[0].graph]
+    bench.graph = "model.onnx@bf16"
     try:
-        bench.opened[0].broken = RuntimeError("device lost")
-        for _ in range(FAILURES + 1):
-            feed.add(1)
-            bench.thread.wake()
-            known = len(feed.results)
-            wait_for(lambda seen=known: len(feed.results) > seen)  # type: ignore[misc]
+        lose_backend(bench, feed)
         wait_for(lambda: len(bench.opened) > 1)
-        wait_for(lambda: "runs other, and the thresholds in use are those of" in bench.thread.fault)
+        wait_for(lambda: "runs model.onnx@bf16, and the thresholds in use are those of" in bench.thread.fault)
         assert bench.opened[1].closed
         bench.graph = None
         wait_for(lambda: bench.thread.ready)
     finally:
-        del bench.bundle.manifest.graphs["other"]
+        bench.thread.stop()
 
 
 def test_a_bundle_that_was_exchanged_on_the_disk_does_not_take_over_thresholds(tmp_path: Path) -> None:
-    bench = Bench(tiny_bundle(tmp_path / "tiny"))
+    bench, feed = Bench(tiny_bundle(tmp_path / "tiny")), Feed("top", Settings(9, 9))
     tiny_bundle(tmp_path / "new", shift=0.3)
-    feed = Feed("top", Settings(9, 9))
     bench.thread.attach(feed)
     bench.thread.start()
     with atomic.replacing_directory(tmp_path / "tiny") as folder:
         shutil.copytree(tmp_path / "new", folder, dirs_exist_ok=True)
-    bench.opened[0].broken = RuntimeError("reset")
-    feed.add(FAILURES + 1)
-    bench.thread.wake()
     try:
+        lose_backend(bench, feed)
         wait_for(lambda: "holds tiny-" in bench.thread.fault)
         assert "start the station again" in bench.thread.fault
-        wait_for(lambda: len(feed.results) == FAILURES + 1)
         assert all(isinstance(result, Dropped) for result in feed.results)
     finally:
         bench.thread.stop()
