@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import signal
+import sys
 
 from runtime.errors import CallError, exit_with_code
 
@@ -39,6 +41,7 @@ def main(arguments: list[str]) -> int:
         return 0
     if name not in NAMES:
         raise CallError(f"no benchmark {name!r}; one of: {', '.join(NAMES)}")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # cleared up behind, as after Ctrl-C
     code: int = importlib.import_module(f"benchmarks.{name}").main(arguments[1:])
     return code
 

@@ -27,7 +27,8 @@ def main(arguments: list[str]) -> int:
     add_options(parser)
     options = parser.parse_args(arguments)
     results = blank(["all", *arguments])
-    given = {name for name in vars(options) if getattr(options, name) != parser.get_default(name)}
+    not_given = argparse.Namespace(**dict.fromkeys(vars(options), None))  # a value that is there keeps out the default
+    given = {name for name, value in vars(parser.parse_args(arguments, not_given)).items() if value is not None}
     for part in PARTS:
         own = part.parser().parse_args([])
         for name in {*SHARED, *given} & set(vars(own)):  # a part has its own idea of how long it takes, unless told

@@ -22,6 +22,8 @@ from runtime.errors import CallError, Parser, exit_with_code
 
 MACHINE = ("machine", "cpu", "cores", "gpu", "model", "power_mode", "governor")
 SOFTWARE = ("versions", "python", "commit")
+WORK = ("bundle", "source", "size", "threads")
+FEWEST = 6  # rounds: of five, not even the smallest and the largest are 95 % sure to have the median between them
 TIMED = ("ms", "s", "1/s")  # units of what hangs on how fast the machine is
 SHORTEST = 0.033  # ms; stages are told to a microsecond, and 3 % of less are less than that
 Key = tuple[str, str, str]
@@ -69,6 +71,8 @@ def main(arguments: list[str]) -> int:
     chosen = options.parse_args(arguments)
     before, after = (only(read_results(file), chosen.only) for file in (chosen.before, chosen.after))
     found, unjudged = compare(before, after)
+    if chosen.only and not found and not unjudged:
+        raise CallError(f"--only {chosen.only}: is in the name of no figure that both files have")
     if not found and not unjudged:
         raise CallError("the two files have no figure in common; measure the same benchmark")
     differ = differences(before, after)
@@ -130,6 +134,8 @@ def _measure(results: Results, row: Row) -> list[list[float]]:
     stick = results.yardsticks.get(f"{row.benchmark}{CPU}" if row.what.endswith(CPU) else row.benchmark)
     if stick is None:
         raise ValueError("no yardstick ran beside it")
+    if sum(map(len, row.rounds)) < FEWEST:
+        raise ValueError(f"fewer than {FEWEST} rounds do not tell; measure more")
     if row.better == "higher":  # a rate falls where the yardstick's time rises
         return [[1 / value for value in launch] for launch in stick]
     return stick
@@ -139,7 +145,7 @@ def differences(before: Results, after: Results) -> list[str]:
     """What of machine, software and figures is not the same, for people to weigh."""
     found = [
         f"{key}: {before.environment.get(key)} -> {after.environment.get(key)}"
-        for key in (*MACHINE, *SOFTWARE)
+        for key in (*WORK, *MACHINE, *SOFTWARE)
         if before.environment.get(key) != after.environment.get(key)
     ]
     found += [

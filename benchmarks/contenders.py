@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,7 @@ WORKER = (sys.executable, "-m", "benchmarks.worker")
 
 BACKENDS = tuple(name for name in NAMES if name != "auto")
 OFFERS = ("bundle", "source", "size", "backend", "precision", "threads", "launches", "rounds", "seconds")
+MEASURED = ("source", "size", "threads")  # options without which two results are of different work
 MOST_STILLS = 16  # frames of a source that are kept to be shown to several contenders
 
 
@@ -55,7 +57,7 @@ class Contestant:
         """Its process, ready to work. Raises MissingPart or DskdError."""
         words = ["--bundle", self.bundle, "--backend", self.backend, "--precision", self.precision]
         words += ["--threads", self.threads, "--source", source, *more]
-        return Worker([*WORKER, *words])
+        return Worker([*WORKER, *words], name=self.name)
 
 
 def add_options(
@@ -96,6 +98,19 @@ def check(options: argparse.Namespace) -> None:
             raise CallError(f"--{name} {given[name]} must lie between 1 and 10000")
     if not 0 < given.get("seconds", 1.0) <= 3600 or not 0 <= options.threads <= 1024:
         raise CallError("--seconds must lie between 0 and 3600, --threads between 0 (the backend's choice) and 1024")
+    if options.out is not None:
+        check_output(options.out)
+
+
+def check_output(out: Path) -> None:
+    """Before hours are measured: raises CallError where ``out`` cannot take results."""
+    if out.suffix == ".svg":
+        raise CallError(f"--out {out}: takes JSON, and the picture goes beside it; name it .json")
+    if out.exists() and not out.is_file():
+        raise CallError(f"--out {out}: is no file; name one")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise CallError(f"--out {out}: nothing can be written in {parent}; name another folder")
 
 
 def own_bundle(options: argparse.Namespace) -> Bundle:
@@ -119,14 +134,14 @@ def contestants(bundle: Bundle, options: argparse.Namespace, results: Results) -
                 with contestant.worker(golden_source(bundle)) as worker:
                     results.backends[contestant.name] = str(worker.ready["backend"])
             except DskdError as error:
+                if str(error) not in map(str, reasons) and f"{contestant.name}: {error}" not in results.notes:
+                    results.notes.append(f"{contestant.name}: {error}")  # of a missing GPU all its graphs say the same
                 reasons.append(error)
-                results.notes.append(f"{contestant.name}: {error}")
-                if isinstance(error, MissingPart):  # no library, no GPU: its other graphs would say the same
-                    break
             else:
                 found.append(contestant)
     if not found:
         raise reasons[0]
+    results.environment.update(bundle=bundle.id, **{name: shown(getattr(options, name, None)) for name in MEASURED})
     return found
 
 
@@ -178,16 +193,18 @@ def enlarged(bundle: Bundle, size: str) -> list[Image]:
 
 
 def finish(results: Results, options: argparse.Namespace) -> int:
-    """Writes what was asked for and prints the rest."""
-    if options.out:
-        results.write(options.out)
-        from benchmarks.plots import draw  # matplotlib is not on a device
+    """Writes what was asked for and prints it, also where it cannot be written."""
+    try:
+        if options.out:
+            results.write(options.out)
+            from benchmarks.plots import draw  # matplotlib is not on a device
 
-        try:
-            draw(results, options.out.with_suffix(".svg"))
-        except MissingPart as error:
-            results.notes.append(f"picture: {error}")
-    print(as_json(results) if options.json else table(results))
+            try:
+                draw(results, options.out.with_suffix(".svg"))
+            except MissingPart as error:
+                results.notes.append(f"picture: {error}")
+    finally:
+        print(as_json(results) if options.json else table(results))
     return 0
 
 
@@ -196,8 +213,18 @@ def blank(command: list[str]) -> Results:
     return Results(environment=describe(), command=[_portable(word) for word in command], yardstick=yardstick.NAME)
 
 
+def shown(value: object) -> str | None:
+    """An option's value as it may stand in results."""
+    return None if value is None else _portable(str(value))
+
+
 def _portable(word: str) -> str:
-    """Without the folders of the machine that it was measured on; a bundle with the run that it came from."""
+    """Without secrets and the folders of the machine that it was measured on; a bundle with the run that it came from."""
+    option, equals, value = word.partition("=")
+    if equals and option.startswith("--"):
+        return f"{option}={_portable(value)}"
+    if "://" in word:
+        return without_password(word)
     path = Path(word)
     if not path.is_absolute():
         return word

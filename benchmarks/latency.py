@@ -32,7 +32,7 @@ from benchmarks.floor import floors
 from benchmarks.processes import Answer, Worker
 from benchmarks.results import END_TO_END, FLAGGED, NETWORK, PASSED, STORED, Ratio, Results, Row, ratio, row
 from benchmarks.rounds import Measured, Tasks, measure
-from runtime.errors import Parser, exit_with_code
+from runtime.errors import CallError, Parser, exit_with_code
 
 NAME = "latency"
 EXAMPLES = """examples:
@@ -65,6 +65,8 @@ def main(arguments: list[str]) -> int:
 def run(options: argparse.Namespace, results: Results) -> Results:
     """Measures and adds to ``results``."""
     check(options)
+    if "jsonl://-" in options.sink:
+        raise CallError("--sink jsonl://-: standard output carries the measurement; name a file")
     bundle = own_bundle(options)
     chosen = contestants(bundle, options, results)
     with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:

@@ -14,22 +14,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runtime.errors import DskdError, MissingPart, one_line
+from runtime.errors import CallError, DskdError, MissingPart, one_line
 
 PATIENCE = 600.0  # seconds for one answer: an engine may have to be read, a peer's model compiled
 CLOSING = 20.0  # seconds
-MISSING = 3  # exit code of a worker that lacks a part
+KINDS: dict[int, type[DskdError]] = {kind.exit_code: kind for kind in (DskdError, CallError, MissingPart)}
 Answer = dict[str, Any]
 
 
 class Worker:
     """A process that answers requests, one line of JSON each way; its first answer says that it is ready.
 
-    Raises MissingPart where it lacks something, DskdError where it fails.
+    Raises MissingPart where it lacks something, CallError where what it was told is wrong, DskdError where it fails.
     """
 
-    def __init__(self, words: Sequence[object], environment: Mapping[str, str] | None = None) -> None:
-        self.name = Path(str(words[0])).name
+    def __init__(
+        self, words: Sequence[object], environment: Mapping[str, str] | None = None, name: str = "worker"
+    ) -> None:
+        self.name = name
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the worker)
         self._process = subprocess.Popen(  # noqa: S603
             [str(word) for word in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
@@ -106,8 +108,10 @@ class Worker:
         code = self._process.wait()
         self._errors.seek(0)
         said = [line for line in self._errors.read().decode(errors="replace").splitlines() if line.strip()]
-        reason = one_line(said[-1]).removeprefix("error: ") if said else f"it ended with exit code {code}"
-        raise (MissingPart if code == MISSING else DskdError)(reason)
+        if said:
+            raise KINDS.get(code, DskdError)(one_line(said[-1]).removeprefix("error: "))
+        how = f"was ended by signal {-code}, as where memory is short" if code < 0 else f"ended with exit code {code}"
+        raise DskdError(f"{self.name}: {how}; measure it alone to see why")
 
 
 def object_of(line: bytes) -> Answer | None:

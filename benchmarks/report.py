@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.plots import draw
 from benchmarks.results import FLAGGED, PASSED, Floor, Ratio, Results, Row, read_results
 from runtime import atomic
-from runtime.errors import Parser, exit_with_code
+from runtime.errors import CallError, Parser, exit_with_code
 
 INTRODUCTION = """# Performance
 
@@ -53,7 +53,7 @@ MACHINE = {
     "gpu_clock_mhz": "GPU clock (MHz)", "memory_clock_mhz": "memory clock (MHz)",
     "hottest_celsius": "hottest sensor (°C)",
     "jetpack": "JetPack", "l4t": "L4T", "system": "system", "python": "Python", "versions": "versions",
-    "peers": "peers", "load": "load at the start", "commit": "commit", "when": "when",
+    "peers": "peers", "bundle": "bundle", "load": "load at the start", "commit": "commit", "when": "when",
 }  # fmt: skip
 
 
@@ -66,6 +66,9 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--out", type=Path, default=Path("docs/performance.md"), help="(default: %(default)s)")
     chosen = options.parse_args(arguments)
     sections = [read_results(file) for file in chosen.results]
+    stems = [file.stem for file in chosen.results]
+    if twice := next((stem for stem in stems if stems.count(stem) > 1), None):
+        raise CallError(f"two results are called {twice}, and so would their pictures; rename one")
     pictures = []
     for file, results in zip(chosen.results, sections, strict=True):
         picture = chosen.out.parent / "figures" / f"performance-{file.stem}.svg"

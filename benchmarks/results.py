@@ -151,7 +151,8 @@ def table(results: Results) -> str:
         lines.append("\nratios, from the same rounds (95 % interval)")
         for r in results.ratios:
             who = r.of if r.of == r.to else f"{r.of} / {r.to}"
-            lines.append(f"{who}, {r.what}: {r.median:.3f} ({r.low:.3f} to {r.high:.3f})")
+            interval = "one round" if r.low == r.high else f"{r.low:.3f} to {r.high:.3f}"
+            lines.append(f"{who}, {r.what}: {r.median:.3f} ({interval})")
     if results.floors:
         lines.append("\nwhat the machine could do at best")
         lines += [

@@ -78,9 +78,9 @@ def main(arguments: list[str]) -> int:
 
 
 def rate(bundle: Bundle) -> float:
-    """Pictures a second that the backend judges in batches of two with nothing else to do."""
+    """Pictures a second that the backend judges, in batches of two where it takes them, with nothing else to do."""
     backend = open_backend(bundle, "auto")
-    batch = np.repeat(bundle.golden().inputs[:1], len(CAMERAS), axis=0)
+    batch = np.repeat(bundle.golden().inputs[:1], min(len(CAMERAS), bundle.manifest.max_batch), axis=0)
     backend.infer(batch).maps()
     start, number = time.monotonic(), 0
     while (passed := time.monotonic() - start) < TRIAL:

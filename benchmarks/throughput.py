@@ -56,7 +56,10 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     check(options)
     bundle = own_bundle(options)
     cameras = numbers("--cameras", options.cameras)
-    batches = [batch for batch in numbers("--batches", options.batches) if batch <= bundle.manifest.max_batch]
+    asked, most = numbers("--batches", options.batches), bundle.manifest.max_batch
+    batches = [batch for batch in asked if batch <= most]
+    if larger := ", ".join(str(batch) for batch in asked if batch > most):
+        results.notes.append(f"batch {larger}: the bundle takes {most} at most; export it with a larger --batch")
     chosen = contestants(bundle, options, results)
     with tempfile.TemporaryDirectory(prefix="dskd-bench-") as folder:
         source = pictures(bundle, options, Path(folder))

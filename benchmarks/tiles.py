@@ -38,7 +38,7 @@ def parser() -> Parser:
     options = Parser(
         prog="python -m benchmarks tiles", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_options(options, ("bundle", "backend", "precision", "threads", "launches", "rounds"), rounds=3, launches=1)
+    add_options(options, ("bundle", "backend", "precision", "threads", "launches", "rounds"), rounds=7, launches=1)
     options.add_argument("--sides", default="2048,4096,8192", help="of square frames, in pixels (default: %(default)s)")
     return options
 

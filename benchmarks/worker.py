@@ -31,7 +31,7 @@ from runtime.pipeline import write_behind
 from runtime.preprocess import Image, preprocess
 from runtime.result import Frame, Result, Verdict
 from runtime.sinks import Sink, open_sinks
-from runtime.sources import frames, open_source
+from runtime.sources import frames, open_source, without_password
 
 WARM_UP = 3  # calls of each turn that are not counted
 FEWEST = 4  # calls of a turn, however long they take; always an even number, as many of either kind of frames
@@ -188,7 +188,7 @@ class Contender:
                         found += 1
                         yield frame
             if not found:
-                raise CallError(f"--source {self._source}: gave no frame that can be inspected")
+                raise CallError(f"--source {without_password(self._source)}: gave no frame that can be inspected")
 
 
 class _Watch:

@@ -32,6 +32,10 @@ def sync_directory(directory: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``; on success it takes ``path``'s place, on failure it is removed."""
     temporary, handle = None, -1
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))  # the file that it leads to
+    if path.exists() and not path.is_file():
+        raise DskdError(f"cannot write {path}: is no regular file; name one")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

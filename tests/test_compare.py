@@ -80,3 +80,30 @@ def test_what_only_one_file_has_is_named(tmp_path: Path, capsys: pytest.CaptureF
     assert "differs: ours ran as openvino-int8+bf16 -> openvino-int8" in lines
     with pytest.raises(CallError, match="no figure in common"):
         said(tmp_path, before, Results(environment={}, command=[]))
+    with pytest.raises(CallError, match="--only nosuch: is in the name of no figure"):
+        said(tmp_path, before, after, "--only", "nosuch")
+
+
+@pytest.mark.parametrize(("launches", "judged"), [(1, False), (5, False), (6, True)])
+def test_times_of_few_rounds_are_not_judged(
+    launches: int, judged: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = []
+    for scale in (1.0, 2.0):
+        rounds = [[10.0 * scale]] * launches
+        results = Results(environment={}, command=[], yardsticks={"latency": [[1.0]] * launches})
+        results.rows.append(row("latency", "ours", "frame to verdict", "ms", rounds[0], "lower", rounds))
+        found.append(results)
+    assert said(tmp_path, *found) == int(judged)
+    told = capsys.readouterr().out
+    assert ("fewer than 6 rounds" in told) is not judged
+    assert ("slower" in told) is judged
+
+
+def test_what_measured_other_work_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, after = results_of(), results_of()
+    before.environment.update(bundle="slim-1", source=None, size="1024x1024", threads="0")
+    after.environment.update(bundle="full-2", source=None, size="1024x1024", threads="1")
+    said(tmp_path, before, after)
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("differs")]
+    assert told == ["differs: bundle: slim-1 -> full-2", "differs: threads: 0 -> 1"]
