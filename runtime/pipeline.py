@@ -68,7 +68,7 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
 
 
 def comes_when_it_comes(source: Source) -> bool:
-    """Whether frames come in their own time and never end, as those of cameras."""
+    """Whether frames come in their own time, as those of cameras and watched folders."""
     return source.live or isinstance(source, WatchedFolderSource)
 
 
@@ -81,9 +81,8 @@ def read_ahead(captured: Generator[Frame | Dropped, None, None]) -> Generator[Fr
                 coming = reader.submit(next, captured, None)
                 yield found
     finally:
-        if (
-            getgeneratorstate(captured) != GEN_RUNNING
-        ):  # else who stops it asked twice and does not wait for the read under way
+        # Who asked twice to stop does not wait for the read under way; until it ends the generator cannot be closed.
+        if getgeneratorstate(captured) != GEN_RUNNING:
             captured.close()
 
 
