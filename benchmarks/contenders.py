@@ -98,12 +98,13 @@ def check(options: argparse.Namespace) -> None:
             raise CallError(f"--{name} {given[name]} must lie between 1 and 10000")
     if not 0 < given.get("seconds", 1.0) <= 3600 or not 0 <= options.threads <= 1024:
         raise CallError("--seconds must lie between 0 and 3600, --threads between 0 (the backend's choice) and 1024")
-    if options.out is not None:
-        check_output(options.out)
+    check_output(options.out)
 
 
-def check_output(out: Path) -> None:
+def check_output(out: Path | None) -> None:
     """Before hours are measured: raises CallError where ``out`` cannot take results."""
+    if out is None:
+        return
     if out.suffix == ".svg":
         raise CallError(f"--out {out}: takes JSON, and the picture goes beside it; name it .json")
     if out.exists() and not out.is_file():

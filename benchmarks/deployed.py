@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.contenders import add_output, blank, contestants, finish, own_bundle
+from benchmarks.contenders import add_output, blank, check_output, contestants, finish, own_bundle
 from benchmarks.labelled import Labelled, read_labelled
 from benchmarks.peer_worker import FILES, INFERENCERS, SIDE
 from benchmarks.peers import CALM, WORKER, environment, listed, made_by, said_of
@@ -83,6 +83,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     kinds = listed("--inferencers", options.inferencers, INFERENCERS)
     if options.images < 1 or options.batch < 2:
         raise CallError("--images is at least 1, --batch at least 2")
+    check_output(options.out)
     images = find_images(options.data, options.category)
     if len({item.defect for item in images.test}) < 2:
         raise CallError(f"--data {images.folder}: needs good and defective test images, and has not both")

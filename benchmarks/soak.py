@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.contenders import check_output
 from benchmarks.drill import free_port, scratch, wait_until
 from benchmarks.figures import environment, row
 from benchmarks.soak_station import CAMERAS, Outside, station_file
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not 0.05 <= options.minutes <= 7 * 1440:
         raise CallError(f"--minutes {options.minutes} must lie between 0.05 and a week")
+    check_output(options.out)
     bundle = load_bundle(options.bundle or default_bundle())
     fps = options.fps or round(SURPLUS * rate(bundle) / len(CAMERAS), 2)
     with scratch() as folder:
