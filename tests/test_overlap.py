@@ -101,8 +101,9 @@ class Line:
 
 @pytest.fixture
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
-    monkeypatch.setattr(batching, "golden_check", lambda bundle, backend: None)  # the fake bundle has no golden frames
     made = Line(tmp_path)
+    monkeypatch.setattr(batching, "golden_check", lambda bundle, backend: None)  # the fake bundle has no golden frames
+    monkeypatch.setattr(batching, "load_bundle", lambda path, later: made.bundle)  # nor a manifest on the disk
     yield made
     made.thread.stop()
 

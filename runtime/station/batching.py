@@ -161,13 +161,14 @@ class InspectionThread:
     def _prove(self, backend: Backend) -> None:
         """The golden check; and what is opened later is the first bundle and graph, whose thresholds are in use."""
         golden_check(self.bundle, backend)
-        present = load_bundle(self.bundle.path, later=True).id
+        if not self.opened.done():
+            return
+        present, first = load_bundle(self.bundle.path, later=True).id, self.opened.result().graph
         if present != self.bundle.id:
             raise DskdError(
                 f"{self.bundle.path}: holds {present} now, and the thresholds in use are those of {self.bundle.id}; "
                 "start the station again to go on with it"
             )
-        first = self.opened.result().graph if self.opened.done() else backend.graph
         if backend.graph != first:
             raise DskdError(
                 f"{backend.name} runs {backend.graph}, and the thresholds in use are those of {first}; "
