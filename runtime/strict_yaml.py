@@ -93,6 +93,15 @@ def parse_yaml(text: str) -> object:
         raise yaml.YAMLError(str(error)) from error
 
 
+def nodes_of(text: str) -> yaml.Node | None:
+    """The nodes, with their lines, of a text that ``parse_yaml`` takes: another reader may refuse it."""
+    loader = LOADER(text)
+    try:
+        return loader.get_single_node()
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+
+
 def first_fault(error: ValidationError) -> str:
     """The first complaint of pydantic as ``key: what``."""
     fault = error.errors(include_url=False)[0]

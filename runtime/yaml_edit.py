@@ -21,10 +21,10 @@ def with_numbers(text: str, place: Sequence[str], numbers: Mapping[str, float]) 
         mapping = mapping.get(step) if isinstance(mapping, dict) else None
     if not isinstance(mapping, dict):
         raise CallError(f"there is no {where} in the file; name one that is there")
-    for key, number in numbers.items():
-        text = _with_number(text, place, key, number)
-        mapping[key] = number
     try:
+        for key, number in numbers.items():
+            text = _with_number(text, place, key, number)
+            mapping[key] = number
         done = parse_yaml(text) == expected
     except yaml.YAMLError:
         done = False
@@ -34,7 +34,7 @@ def with_numbers(text: str, place: Sequence[str], numbers: Mapping[str, float]) 
 
 
 def _with_number(text: str, place: Sequence[str], key: str, number: float) -> str:
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = yaml.compose(text, Loader=yaml.SafeLoader)  # libyaml's places are off by one behind a byte order mark
     for step in place:
         node = _child(node, step)
     assert isinstance(node, yaml.MappingNode)

@@ -148,6 +148,14 @@ def test_numbers_are_set_and_nothing_else_is_touched() -> None:
     assert with_numbers("a: {}\n", ("a",), {"x": 1.0}) == "a: {x: 1.0}\n"
 
 
+def test_only_what_one_reader_takes_is_not_edited_and_a_byte_order_mark_moves_nothing() -> None:
+    assert with_numbers("\ufeffa: {x: 2.0}\n", ("a",), {"x": 1.0}) == "\ufeffa: {x: 1.0}\n"
+    tab = "0\tb: 1\na: {}\n"
+    if yaml.__with_libyaml__:
+        with pytest.raises(CallError, match="cannot be edited in place"):
+            with_numbers(tab, ("a",), {"x": 1.0})
+
+
 @pytest.mark.parametrize("text", ["a: 1", "a:\n", "[1, 2]", "", "b: {}"])
 def test_a_mapping_that_is_not_there_is_refused(text: str) -> None:
     with pytest.raises(CallError, match="there is no a"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from station_files import write_station
@@ -145,6 +145,7 @@ def test_any_yaml_gives_one_line_per_fault(tmp_path_factory: pytest.TempPathFact
 
 
 @hypothesis_settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@example(0, "0\t", 0)  # libyaml takes the tab
 @given(st.integers(0, len(GOOD) - 1), st.text(max_size=3), st.integers(0, 5))
 def test_a_good_file_with_a_slip_of_the_pen(
     tmp_path_factory: pytest.TempPathFactory, at: int, put: str, cut: int

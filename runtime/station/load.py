@@ -16,7 +16,7 @@ from runtime.bundle import read_regular
 from runtime.errors import CallError, one_line
 from runtime.fields import reveal
 from runtime.station.config import GpioOutput, ModbusOutput, StationConfig
-from runtime.strict_yaml import LARGEST_YAML, parse_yaml
+from runtime.strict_yaml import LARGEST_YAML, nodes_of, parse_yaml
 
 Place = tuple[str | int, ...]
 _KEY = "[key]"
@@ -194,7 +194,7 @@ def _at(path: Path, text: str, place: Place, what: str, key: bool = True) -> Fau
 
     A union's tag is a step of ``place`` and no key; ``key`` says whether the last step is one in any case.
     """
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = nodes_of(text)
     line, shown = 0, list[str]()
     for number, step in enumerate(place):
         found: tuple[yaml.Node, yaml.Mark] | None = None
