@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.intervals import Interval, changed, judge, told_beyond
-from benchmarks.results import CPU, Results, Row, read_results
+from benchmarks.results import CPU, WORK, Results, Row, read_results
 from runtime.errors import CallError, Parser, exit_with_code
 
 MACHINE = ("machine", "cpu", "cores", "gpu", "model", "power_mode", "governor")
 SOFTWARE = ("versions", "python", "commit")
-WORK = ("bundle", "source", "size", "threads")
 FEWEST = 6  # rounds: of five, not even the smallest and the largest are 95 % sure to have the median between them
 TIMED = ("ms", "s", "1/s")  # units of what hangs on how fast the machine is
 SHORTEST = 0.033  # ms; stages are told to a microsecond, and 3 % of less are less than that

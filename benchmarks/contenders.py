@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import yardstick
 from benchmarks.environment import describe
 from benchmarks.processes import Worker
-from benchmarks.results import Results, as_json, table
+from benchmarks.results import WORK, Results, as_json, table
 from runtime.backends import NAMES
 from runtime.bundle import Bundle, default_bundle, load_bundle
 from runtime.errors import CallError, DskdError, MissingPart, Parser
@@ -35,7 +35,6 @@ WORKER = (sys.executable, "-m", "benchmarks.worker")
 
 BACKENDS = tuple(name for name in NAMES if name != "auto")
 OFFERS = ("bundle", "source", "size", "backend", "precision", "threads", "launches", "rounds", "seconds")
-MEASURED = ("source", "size", "threads")  # options without which two results are of different work
 MOST_STILLS = 16  # frames of a source that are kept to be shown to several contenders
 
 
@@ -142,7 +141,7 @@ def contestants(bundle: Bundle, options: argparse.Namespace, results: Results) -
                 found.append(contestant)
     if not found:
         raise reasons[0]
-    results.environment.update(bundle=bundle.id, **{name: shown(getattr(options, name, None)) for name in MEASURED})
+    results.environment.update({name: shown(getattr(options, name, None)) for name in WORK} | {"bundle": bundle.id})
     return found
 
 

@@ -214,7 +214,7 @@ class Bench:
         coldstart.tell(calls, self._options.starts, results, f"start {model}", self._options.json)
 
     def _worker(self, *words: object) -> Worker:
-        return Worker(self._words(*words), CALM)
+        return Worker(self._words(*words), CALM, name=" ".join(map(str, ("anomalib", *words[:2]))))
 
     def _words(self, *words: object) -> list[str]:
         return self._words_in(self._scratch, words)

@@ -109,10 +109,7 @@ def rows_table(results: Results, benchmark: str) -> str:
     text = _table(("", "figure", "unit", "p50", "p90", "p99", "max", "n"), cells)
     ratios: list[Ratio] = [ratio for ratio in results.ratios if ratio.benchmark == benchmark]
     if ratios:
-        shown = [
-            (r.of if r.of == r.to else f"{r.of} / {r.to}", r.what, f"{r.median:.3f}", f"{r.low:.3f} to {r.high:.3f}")
-            for r in ratios
-        ]
+        shown = [(r.of if r.of == r.to else f"{r.of} / {r.to}", r.what, f"{r.median:.3f}", r.interval) for r in ratios]
         text += "\n" + _table(("ratio", "of", "median", "95 % interval"), shown)
     return text
 

@@ -20,6 +20,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Better = Literal["lower", "higher", "neither"]
 END_TO_END, NETWORK, STORED = "frame to verdict", "bare network", "frame to next frame, stored"
 CPU = ", CPU"  # after the name of a figure that is processor time
+WORK = ("bundle", "source", "size", "threads")  # in the environment: results that differ in these are of different work
 PASSED, FLAGGED = ", passed", ", flagged"  # after that of one kind of frames: a map is asked for of flagged ones alone
 
 
@@ -50,6 +51,11 @@ class Ratio(Strict):
     median: Finite
     low: Finite
     high: Finite
+
+    @property
+    def interval(self) -> str:
+        """As tables show it; a single round has none."""
+        return "no spread" if self.low == self.high else f"{self.low:.3f} to {self.high:.3f}"
 
 
 class Floor(Strict):
@@ -151,8 +157,7 @@ def table(results: Results) -> str:
         lines.append("\nratios, from the same rounds (95 % interval)")
         for r in results.ratios:
             who = r.of if r.of == r.to else f"{r.of} / {r.to}"
-            interval = "one round" if r.low == r.high else f"{r.low:.3f} to {r.high:.3f}"
-            lines.append(f"{who}, {r.what}: {r.median:.3f} ({interval})")
+            lines.append(f"{who}, {r.what}: {r.median:.3f} ({r.interval})")
     if results.floors:
         lines.append("\nwhat the machine could do at best")
         lines += [

@@ -94,7 +94,8 @@ def _called(contestant: Contestant, side: int) -> str:
 
 def _worker(contestant: Contestant, side: int) -> Worker:
     words = ["--bundle", contestant.bundle, "--backend", contestant.backend, "--precision", contestant.precision]
-    return Worker([*WORKER, *words, "--threads", contestant.threads, "--side", side])
+    words += ["--threads", contestant.threads, "--side", side]
+    return Worker([*WORKER, *words], name=_called(contestant, side))
 
 
 def _sides(given: str, least: int) -> list[int]:

@@ -12,15 +12,12 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from benchmarks.rtsp_camera import RtspCamera, number_of
 from runtime.backoff import Backoff
 from runtime.capture import MOST_PENDING, Capture, CaptureStatus, newest_frames
 from runtime.errors import DskdError
 from runtime.frame_health import FrameHealth
-from runtime.frame_queue import FrameQueue
 from runtime.result import Dropped, Frame
 from runtime.sources import Source, open_source
 from runtime.sources.base import SourceLost
@@ -96,34 +93,6 @@ def test_every_frame_is_counted_once_with_a_slow_consumer(policy: Any) -> None:
     assert {t.source for t in taken} == {"cam"}
     numbers = [int(frame.id.rpartition("-")[2]) for frame in frames]
     assert numbers == sorted(numbers)
-
-
-@given(
-    st.lists(st.sampled_from(["frame", "part", "dropped", "take"]), max_size=80), st.sampled_from(["latest", "every"])
-)
-def test_any_sequence_of_puts_and_takes_adds_up(actions: list[str], policy: Any) -> None:
-    queue = FrameQueue(policy, 3, lambda: None)
-    put, taken = 0, list[Frame | Dropped]()
-    image = np.zeros((16, 16, 3), np.uint8)
-    for number, action in enumerate(actions):
-        if action == "take":
-            one = queue.take(0)
-            taken += [one] if one else []
-            continue
-        put += 1
-        part = f"p{number}" if action == "part" else None
-        frame = Frame("cam", str(number), float(number), image, None, part)
-        queue.put(Dropped("cam", str(number), 0.0, "frozen: still") if action == "dropped" else frame)
-        counts = queue.counts()
-        assert counts.captured == put == counts.handed_out + counts.dropped + counts.waiting
-        assert counts.waiting <= 3
-    while one := queue.take(0):
-        taken.append(one)
-    assert len({t.id for t in taken}) == len(taken) == put
-    assert [t.part for t in taken if isinstance(t, Frame) and t.part] == sorted(
-        (t.part for t in taken if isinstance(t, Frame) and t.part), key=lambda part: int(part[1:])
-    )
-    assert not [t for t in taken if t.part and isinstance(t, Dropped) and t.reason.startswith("replaced")]
 
 
 @pytest.mark.parametrize("make", RTSP)
@@ -319,20 +288,6 @@ def test_a_person_is_told_why_the_camera_was_lost_also_where_it_cannot_be_closed
         wait_until(lambda: "lost: the cable was pulled" in told)
         time.sleep(0.5)  # some more attempts
     assert "no such device" not in "".join(told)
-
-
-def test_frames_that_can_wait_do_so_where_they_are_large() -> None:
-    queue = FrameQueue("latest", 16, lambda: None)
-    frame = Frame("f", "0", 0.0, np.zeros((4096, 4096, 3), np.uint8), part="p")
-    put = 0
-    while queue.wait_for_room(0):
-        queue.put(frame)
-        put += 1
-    assert put == 2
-    small = FrameQueue("every", 16, lambda: None)
-    while small.wait_for_room(0):
-        small.put(Frame("f", "0", 0.0, np.zeros((64, 64, 3), np.uint8)))
-    assert small.counts().waiting == 16
 
 
 def test_stop_while_the_camera_is_absent_and_before_start() -> None:

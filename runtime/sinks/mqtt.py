@@ -24,7 +24,7 @@ from runtime.store import Record
 from runtime.strict_yaml import Strict
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
-OVERHEAD = 1024  # bytes of a packet beside topic and payload: header and properties
+OVERHEAD = 1024  # bytes of a packet beside its payload, at most: header, topic and properties
 ON_THE_WAY = 20  # records that wait for the broker's acknowledgement at once
 CONNECT_PATIENCE = 5.0  # seconds
 MOST_REPLIES = 32  # to commands, that wait for the broker's acknowledgement; more are not sent

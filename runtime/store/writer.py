@@ -240,7 +240,7 @@ def _prune_oldest(database: sqlite3.Connection, keep: int | None, before: float 
     for question, limit in ((_SURPLUS, surplus), (_OLD, before), (_OLD_ANSWERS, before)):
         going = [] if limit is None else database.execute(question, (limit,)).fetchall()
         if going:
-            database.executemany("DELETE FROM records WHERE id = ?", [tuple(row) for row in going])
+            database.executemany("DELETE FROM records WHERE id = ?", going)
             return len(going)
     return 0
 
