@@ -6,7 +6,7 @@ import importlib
 import signal
 import sys
 
-from runtime.errors import CallError, exit_with_code
+from dskd.runtime.errors import CallError, exit_with_code
 
 NAMES = {
     "all": "latency, throughput, memory, coldstart, parity and energy in one file",
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if name not in NAMES:
         raise CallError(f"no benchmark {name!r}; one of: {', '.join(NAMES)}")
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # cleared up behind, as after Ctrl-C
-    code: int = importlib.import_module(f"benchmarks.{name}").main(arguments[1:])
+    code: int = importlib.import_module(f"dskd.benchmarks.{name}").main(arguments[1:])
     return code
 
 

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.labelled import read_labelled, sha256_of
-from benchmarks.trained import trained
-from runtime import atomic
-from runtime.errors import CallError, Parser, exit_with_code
-from train.config import load_config
-from train.data import InspectionSet, find_images
-from train.evaluate import EagerGraph, figures, score
-from train.networks.maps import AnomalyMap
-from train.trained_run import TrainedRun
+from dskd.benchmarks.labelled import read_labelled, sha256_of
+from dskd.benchmarks.trained import trained
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.train.config import load_config
+from dskd.train.data import InspectionSet, find_images
+from dskd.train.evaluate import EagerGraph, figures, score
+from dskd.train.networks.maps import AnomalyMap
+from dskd.train.trained_run import TrainedRun
 
 VARIANTS = {
     "full": [],

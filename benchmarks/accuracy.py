@@ -20,27 +20,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.comparison import overlays, table
-from benchmarks.labelled import Labelled, read_labelled, sha256_of
-from benchmarks.product_probes import probed
-from benchmarks.trained import trained
-from calibration.__main__ import main as calibrate
-from calibration.compare import answer_files
-from export.onnx import export
-from runtime import atomic
-from runtime.backends.onnx_runtime import GRAPHS as CPU_GRAPHS
-from runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from runtime.bundle import Bundle, is_bundle, load_bundle
-from runtime.errors import CallError, DskdError, Parser, exit_with_code
-from train import data
-from train.batches import Schedule
-from train.config import TrainConfig, load_config
-from train.data import InspectionSet
-from train.evaluate import Scored, figures
-from train.methods import METHODS
-from train.products import figures_by_product, find_products, split_products
-from train.run import versions
-from train.trained_run import TrainedRun
+from dskd.benchmarks.comparison import overlays, table
+from dskd.benchmarks.labelled import Labelled, read_labelled, sha256_of
+from dskd.benchmarks.product_probes import probed
+from dskd.benchmarks.trained import trained
+from dskd.calibration.__main__ import main as calibrate
+from dskd.calibration.compare import answer_files
+from dskd.export.onnx import export
+from dskd.runtime import atomic
+from dskd.runtime.backends.onnx_runtime import GRAPHS as CPU_GRAPHS
+from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.bundle import Bundle, is_bundle, load_bundle
+from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.train import data
+from dskd.train.batches import Schedule
+from dskd.train.config import TrainConfig, load_config
+from dskd.train.data import InspectionSet
+from dskd.train.evaluate import Scored, figures
+from dskd.train.methods import METHODS
+from dskd.train.products import figures_by_product, find_products, split_products
+from dskd.train.run import versions
+from dskd.train.trained_run import TrainedRun
 
 CONTESTANTS: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in METHODS} | {
     "urd-plain": ("method=urd", "urd.injection=plain"),

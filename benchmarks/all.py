@@ -10,10 +10,10 @@ import argparse
 from collections.abc import Callable
 from types import ModuleType
 
-from benchmarks import coldstart, energy, latency, memory, parity, throughput
-from benchmarks.contenders import add_options, blank, finish
-from benchmarks.results import Results
-from runtime.errors import MissingPart, Parser, exit_with_code
+from dskd.benchmarks import coldstart, energy, latency, memory, parity, throughput
+from dskd.benchmarks.contenders import add_options, blank, finish
+from dskd.benchmarks.results import Results
+from dskd.runtime.errors import MissingPart, Parser, exit_with_code
 
 PARTS: tuple[ModuleType, ...] = (latency, throughput, memory, coldstart, parity, energy)
 SHARED = ("bundle", "source", "size", "backend", "precision", "threads", "json")

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.drill import Broker, Drill, Fault, count, free_port, scratch, wait_until
-from runtime.errors import DskdError
+from dskd.benchmarks.drill import Broker, Drill, Fault, count, free_port, scratch, wait_until
+from dskd.runtime.errors import DskdError
 
 FPS = 5.0
 IDLE_READERS = 4
@@ -82,7 +82,7 @@ def broker_down(bundle: Path, outage: float) -> Fault:
 
 def idle_reader(bundle: Path, outage: float) -> Fault:
     """Browsers that ask and never read. Detected: the server ends them. Recovered: the page answers somebody else."""
-    from runtime.web.page import open_page
+    from dskd.runtime.web.page import open_page
 
     port = free_port()
     web = {"listen": f"127.0.0.1:{port}"}

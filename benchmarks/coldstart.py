@@ -24,7 +24,7 @@ from pathlib import Path
 
 import cv2
 
-from benchmarks.contenders import (
+from dskd.benchmarks.contenders import (
     Contestant,
     add_options,
     blank,
@@ -34,10 +34,10 @@ from benchmarks.contenders import (
     finish,
     own_bundle,
 )  # fmt: skip
-from benchmarks.processes import Answer, kilobytes, object_of
-from benchmarks.results import Results, ratio
-from benchmarks.rounds import Tasks, measure
-from runtime.errors import DskdError, Parser, exit_with_code, one_line
+from dskd.benchmarks.processes import Answer, kilobytes, object_of
+from dskd.benchmarks.results import Results, ratio
+from dskd.benchmarks.rounds import Tasks, measure
+from dskd.runtime.errors import DskdError, Parser, exit_with_code, one_line
 
 NAME = "coldstart"
 FIRST, PEAK = "process start to first verdict", "peak memory"
@@ -96,7 +96,7 @@ def words(contestant: Contestant, picture: Path) -> list[str]:
     """The command that a user would give."""
     options = ["--bundle", contestant.bundle, "--source", picture, "--sink", "jsonl://-"]
     options += ["--backend", contestant.backend, "--precision", contestant.precision, "--threads", contestant.threads]
-    return [sys.executable, "-m", "runtime", *map(str, options)]
+    return [sys.executable, "-m", "dskd.runtime", *map(str, options)]
 
 
 def both(contestant: Contestant, picture: Path) -> Callable[[], Answer]:

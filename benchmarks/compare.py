@@ -16,9 +16,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.intervals import Interval, changed, judge, told_beyond
-from benchmarks.results import CPU, WORK, Results, Row, read_results
-from runtime.errors import CallError, Parser, exit_with_code
+from dskd.benchmarks.intervals import Interval, changed, judge, told_beyond
+from dskd.benchmarks.results import CPU, WORK, Results, Row, read_results
+from dskd.runtime.errors import CallError, Parser, exit_with_code
 
 MACHINE = ("machine", "cpu", "cores", "gpu", "model", "power_mode", "governor")
 SOFTWARE = ("versions", "python", "commit")

@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from calibration.compare import answer_files
-from runtime.bundle import Bundle
-from runtime.images import write_image
-from runtime.manifest import InputSpec
-from runtime.overlay import heat_map
-from runtime.preprocess import Image
-from train import data
+from dskd.calibration.compare import answer_files
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.images import write_image
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.overlay import heat_map
+from dskd.runtime.preprocess import Image
+from dskd.train import data
 
 COLUMNS = {
     "image_auroc": "image AUROC", "image_ap": "image AP", "pixel_auroc": "pixel AUROC", "pro": "PRO",

@@ -17,21 +17,21 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from benchmarks import yardstick
-from benchmarks.environment import describe
-from benchmarks.processes import Worker
-from benchmarks.results import WORK, Results, as_json, table
-from runtime.backends import NAMES
-from runtime.bundle import Bundle, default_bundle, load_bundle
-from runtime.errors import CallError, DskdError, MissingPart, Parser
-from runtime.images import read_image
-from runtime.manifest import PRECISIONS, Precision
-from runtime.preprocess import Image
-from runtime.result import Frame
-from runtime.sources import frames, open_source, without_password
+from dskd.benchmarks import yardstick
+from dskd.benchmarks.environment import describe
+from dskd.benchmarks.processes import Worker
+from dskd.benchmarks.results import WORK, Results, as_json, table
+from dskd.runtime.backends import NAMES
+from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
+from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser
+from dskd.runtime.images import read_image
+from dskd.runtime.manifest import PRECISIONS, Precision
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Frame
+from dskd.runtime.sources import frames, open_source, without_password
 
 Workers = dict[str, Worker]
-WORKER = (sys.executable, "-m", "benchmarks.worker")
+WORKER = (sys.executable, "-m", "dskd.benchmarks.worker")
 
 BACKENDS = tuple(name for name in NAMES if name != "auto")
 OFFERS = ("bundle", "source", "size", "backend", "precision", "threads", "launches", "rounds", "seconds")
@@ -197,7 +197,7 @@ def finish(results: Results, options: argparse.Namespace) -> int:
     try:
         if options.out:
             results.write(options.out)
-            from benchmarks.plots import draw  # matplotlib is not on a device
+            from dskd.benchmarks.plots import draw  # matplotlib is not on a device
 
             try:
                 draw(results, options.out.with_suffix(".svg"))

@@ -11,11 +11,11 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
-from runtime.result import Verdict
-from train.networks.resnet import BACKBONES
-from train.synthetic import NAME
-from train.weights import RANDOM, load_teacher
+from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
+from dskd.runtime.result import Verdict
+from dskd.train.networks.resnet import BACKBONES
+from dskd.train.synthetic import NAME
+from dskd.train.weights import RANDOM, load_teacher
 
 SETTINGS = ["input.height=192", "input.width=256", "recipe.epochs=24"]
 
@@ -58,10 +58,11 @@ def teacher_option() -> list[str]:
 def step(*command: object, quiet: bool = False) -> None:
     """Shows and runs one command of the path."""
     words = [str(word) for word in command]
-    print(f"\n$ python -m {shlex.join(words)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", *words], stdout=subprocess.DEVNULL if quiet else None, check=False)  # noqa: S603
+    print(f"\n$ dskd {shlex.join(words)}", flush=True)
+    out = subprocess.DEVNULL if quiet else None
+    done = subprocess.run([sys.executable, "-m", "dskd", *words], stdout=out, check=False)  # noqa: S603
     if done.returncode:
-        raise DskdError(f"python -m {words[0]} ended with exit code {done.returncode}; its message stands above")
+        raise DskdError(f"dskd {words[0]} ended with exit code {done.returncode}; its message stands above")
 
 
 def table(store: Path) -> str:

@@ -18,20 +18,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.contenders import add_output, blank, check_output, contestants, finish, own_bundle
-from benchmarks.labelled import Labelled, read_labelled
-from benchmarks.peer_worker import FILES, INFERENCERS, SIDE
-from benchmarks.peers import CALM, WORKER, environment, listed, made_by, said_of
-from benchmarks.processes import Worker
-from benchmarks.results import Results, row
-from runtime import atomic
-from runtime.backends import open_backend
-from runtime.errors import CallError, DskdError, Parser, exit_with_code
-from runtime.manifest import InputSpec
-from train.data import InspectionSet, data_sha256, find_images, load_inputs
-from train.metrics import auroc, average_precision
-from train.networks.resnet import BACKBONES
-from train.weights import load_teacher
+from dskd.benchmarks.contenders import add_output, blank, check_output, contestants, finish, own_bundle
+from dskd.benchmarks.labelled import Labelled, read_labelled
+from dskd.benchmarks.peer_worker import FILES, INFERENCERS, SIDE
+from dskd.benchmarks.peers import CALM, WORKER, environment, listed, made_by, said_of
+from dskd.benchmarks.processes import Worker
+from dskd.benchmarks.results import Results, row
+from dskd.runtime import atomic
+from dskd.runtime.backends import open_backend
+from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.runtime.manifest import InputSpec
+from dskd.train.data import InspectionSet, data_sha256, find_images, load_inputs
+from dskd.train.metrics import auroc, average_precision
+from dskd.train.networks.resnet import BACKBONES
+from dskd.train.weights import load_teacher
 
 NAME = "deployed"
 TRAINED = ("rd", "stfpm")  # anomalib's relatives of what a bundle holds

@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from runtime.errors import DskdError, MissingPart
-from runtime.station.control import CameraStatus, PartStatus
-from runtime.station.load import load_station
-from runtime.station.station import Station
+from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.station.control import CameraStatus, PartStatus
+from dskd.runtime.station.load import load_station
+from dskd.runtime.station.station import Station
 
 POLL = 0.005  # seconds
 PATIENCE = 120.0  # seconds after which a drill has failed

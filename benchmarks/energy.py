@@ -13,11 +13,11 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.contenders import Contestant, add_options, blank, check, contestants, finish, own_bundle, pictures
-from benchmarks.results import Results, row
-from jetson.machine import Machine
-from jetson.telemetry import Reading, read_telemetry, throttle_deltas
-from runtime.errors import MissingPart, Parser, exit_with_code
+from dskd.benchmarks.contenders import Contestant, add_options, blank, check, contestants, finish, own_bundle, pictures
+from dskd.benchmarks.results import Results, row
+from dskd.jetson.machine import Machine
+from dskd.jetson.telemetry import Reading, read_telemetry, throttle_deltas
+from dskd.runtime.errors import MissingPart, Parser, exit_with_code
 
 NAME = "energy"
 INTERVAL = 0.1  # seconds; the sensors average over about as long
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace, results: Results, machine: Machine | None =
     check(options)
     machine = machine or Machine()
     if read_telemetry(machine).total_mw is None:
-        raise MissingPart("energy: there are no power rails here; run it on a Jetson (python -m jetson telemetry)")
+        raise MissingPart("energy: there are no power rails here; run it on a Jetson (dskd jetson telemetry)")
     bundle = own_bundle(options)
     chosen = contestants(bundle, options, results)
     rest = Watch(machine)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from jetson.machine import Machine
-from jetson.platform import find_platform
-from jetson.power import read_power
-from jetson.telemetry import read_telemetry
-from runtime.cuda import find_device
-from runtime.errors import DskdError
+from dskd.jetson.machine import Machine
+from dskd.jetson.platform import find_platform
+from dskd.jetson.power import read_power
+from dskd.jetson.telemetry import read_telemetry
+from dskd.runtime.cuda import find_device
+from dskd.runtime.errors import DskdError
 
 PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings",
             "pycuda")  # fmt: skip

@@ -17,12 +17,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from benchmarks.broken_network import broker_down, idle_reader
-from benchmarks.drill import Drill, Fault, scratch, wait_until
-from benchmarks.kills import kills
-from benchmarks.rtsp_camera import RtspCamera, picture
-from runtime.bundle import default_bundle, load_bundle
-from runtime.errors import CallError, DskdError, Parser, one_line
+from dskd.benchmarks.broken_network import broker_down, idle_reader
+from dskd.benchmarks.drill import Drill, Fault, scratch, wait_until
+from dskd.benchmarks.kills import kills
+from dskd.benchmarks.rtsp_camera import RtspCamera, picture
+from dskd.runtime.bundle import default_bundle, load_bundle
+from dskd.runtime.errors import CallError, DskdError, Parser, one_line
 
 FPS = 5.0  # of the drills' cameras: two free cores must keep up with a real bundle
 OUTAGE, SHORT_OUTAGE = 60.0, 3.0  # seconds
@@ -205,7 +205,7 @@ def run(name: str, bundle: Path, short: bool) -> Fault:
         program = shutil.which("unshare")
         if program is None:
             raise CallError("needs unshare (util-linux)")
-        command = [program, "-rm", sys.executable, "-m", "benchmarks", "faults", "--json", "--only", name]
+        command = [program, "-rm", sys.executable, "-m", "dskd.benchmarks", "faults", "--json", "--only", name]
         done = subprocess.run(  # noqa: S603
             [*command, "--bundle", str(bundle)], capture_output=True, text=True, timeout=300, check=False,
             env={**os.environ, INSIDE: "1"},

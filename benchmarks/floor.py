@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import Contestant, blank, golden_source
-from benchmarks.results import Floor, Results
-from jetson.machine import Machine
-from jetson.platform import bandwidth as memory_bandwidth
-from jetson.platform import find_platform
-from jetson.telemetry import read_telemetry
-from runtime.bundle import Bundle
-from runtime.cuda import find_device
-from runtime.errors import DskdError
+from dskd.benchmarks.contenders import Contestant, blank, golden_source
+from dskd.benchmarks.results import Floor, Results
+from dskd.jetson.machine import Machine
+from dskd.jetson.platform import bandwidth as memory_bandwidth
+from dskd.jetson.platform import find_platform
+from dskd.jetson.telemetry import read_telemetry
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.cuda import find_device
+from dskd.runtime.errors import DskdError
 
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # bytes of an activation
 COPIED = 96 << 20  # bytes for each thread: more than caches hold
@@ -47,8 +47,8 @@ def floors(
     if len(cards) == len(chosen):
         return results
     try:
-        from benchmarks.probe import write_probe
-        from export.graph_cost import graph_cost
+        from dskd.benchmarks.probe import write_probe
+        from dskd.export.graph_cost import graph_cost
     except ModuleNotFoundError as error:
         results.notes.append(f"floor: {error.name} is not installed; pip install 'dskd-edge[export]'")
         return results
@@ -85,7 +85,7 @@ def on_a_card(backend: str) -> bool:
 def _peak(probe: Bundle, contestant: Contestant) -> tuple[float, str]:
     """MACs a second that this backend reaches in this precision, and the graph that it runs. Raises DskdError."""
     if contestant.backend == "tensorrt":
-        from export.trt import main as build
+        from dskd.export.trt import main as build
 
         build(["--bundle", str(probe.path), f"--{contestant.precision}", "--batch", "1:1:1"])
     with replace(contestant, bundle=probe.path).worker(golden_source(probe)) as worker:

@@ -14,9 +14,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.drill import Fault, count, csv_keys, free_port, scratch, wait_until
-from runtime.errors import DskdError
-from runtime.station.outputs.registers import COILS, INPUT_REGISTERS, INPUTS, address, registers_text, size
+from dskd.benchmarks.drill import Fault, count, csv_keys, free_port, scratch, wait_until
+from dskd.runtime.errors import DskdError
+from dskd.runtime.station.outputs.registers import COILS, INPUT_REGISTERS, INPUTS, address, registers_text, size
 
 
 class Plc:
@@ -65,7 +65,8 @@ def kills(bundle: Path, number: int) -> Fault:
         detected, recovered = 0.0, 0.0
         for _ in range(number):
             start = time.monotonic()
-            process = subprocess.Popen([sys.executable, "-m", "runtime.station", str(file)], stderr=subprocess.DEVNULL)  # noqa: S603
+            command = [sys.executable, "-m", "dskd.runtime.station", str(file)]
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603
             try:
                 plc = connected(port, process)
                 recovered = max(recovered, time.monotonic() - start)
@@ -139,7 +140,7 @@ def hung_up(plc: Plc, since: float) -> float:
 
 def finish(file: Path) -> None:
     """A last run that delivers what is left, and a clean stop."""
-    process = subprocess.Popen([sys.executable, "-m", "runtime.station", str(file)], stderr=subprocess.DEVNULL)  # noqa: S603
+    process = subprocess.Popen([sys.executable, "-m", "dskd.runtime.station", str(file)], stderr=subprocess.DEVNULL)  # noqa: S603
     store, sink = file.parent / "data" / "store.db", file.parent / "sink.csv"
     try:
         wait_until(

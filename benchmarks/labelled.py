@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import InputSpec
-from runtime.preprocess import Image
-from train import data
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.preprocess import Image
+from dskd.train import data
 
 
 @dataclass(frozen=True)

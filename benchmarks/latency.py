@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.contenders import (
+from dskd.benchmarks.contenders import (
     add_options,
     blank,
     check,
@@ -28,11 +28,11 @@ from benchmarks.contenders import (
     pictures,
     working,
 )  # fmt: skip
-from benchmarks.floor import floors
-from benchmarks.processes import Answer, Worker
-from benchmarks.results import END_TO_END, FLAGGED, NETWORK, PASSED, STORED, Ratio, Results, Row, ratio, row
-from benchmarks.rounds import Measured, Tasks, measure
-from runtime.errors import CallError, Parser, exit_with_code
+from dskd.benchmarks.floor import floors
+from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.results import END_TO_END, FLAGGED, NETWORK, PASSED, STORED, Ratio, Results, Row, ratio, row
+from dskd.benchmarks.rounds import Measured, Tasks, measure
+from dskd.runtime.errors import CallError, Parser, exit_with_code
 
 NAME = "latency"
 EXAMPLES = """examples:

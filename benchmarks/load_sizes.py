@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.delivery import payload
-from runtime.metrics import CameraNumbers, Metrics, Snapshot
-from runtime.result import Answer, Frame, Inspection, Region, Verdict
-from runtime.sinks.archive import Archive, ArchiveConfig
-from runtime.store import Store
-from train.synthetic import good_part
+from dskd.runtime.delivery import payload
+from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
+from dskd.runtime.result import Answer, Frame, Inspection, Region, Verdict
+from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.store import Store
+from dskd.train.synthetic import good_part
 
 SIDE = 1024  # pixels of a camera's frame
 CAMERAS = 4  # of a station

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contenders import (
+from dskd.benchmarks.contenders import (
     Contestant,
     add_options,
     blank,
@@ -25,11 +25,11 @@ from benchmarks.contenders import (
     own_bundle,
     pictures,
 )  # fmt: skip
-from benchmarks.processes import Answer, Worker
-from benchmarks.progress import Progress
-from benchmarks.results import Results, Row, row
-from jetson.machine import Machine
-from runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.progress import Progress
+from dskd.benchmarks.results import Results, Row, row
+from dskd.jetson.machine import Machine
+from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
 
 NAME = "memory"
 LOOKS = 100  # at the process, while it inspects

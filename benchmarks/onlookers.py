@@ -10,8 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from benchmarks.kills import Plc
-from runtime.station.outputs.registers import INPUTS, address
+from dskd.benchmarks.kills import Plc
+from dskd.runtime.station.outputs.registers import INPUTS, address
 
 PATIENCE = 10.0  # seconds for one answer
 

@@ -9,10 +9,10 @@ import argparse
 
 import numpy as np
 
-from benchmarks.contenders import add_options, blank, check, contestants, finish, own_bundle
-from benchmarks.results import Results, row
-from runtime.backends import open_backend
-from runtime.errors import Parser, exit_with_code
+from dskd.benchmarks.contenders import add_options, blank, check, contestants, finish, own_bundle
+from dskd.benchmarks.results import Results, row
+from dskd.runtime.backends import open_backend
+from dskd.runtime.errors import Parser, exit_with_code
 
 NAME = "parity"
 

@@ -30,8 +30,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks import coldstart, trtexec
-from benchmarks.contenders import (
+from dskd.benchmarks import coldstart, trtexec
+from dskd.benchmarks.contenders import (
     Contestant,
     Workers,
     add_options,
@@ -45,13 +45,13 @@ from benchmarks.contenders import (
     working,
     written,
 )
-from benchmarks.peer_worker import FILES, INFERENCERS, MODELS
-from benchmarks.processes import Answer, Worker
-from benchmarks.results import CPU, END_TO_END, Results, ratio, row
-from benchmarks.rounds import Tasks, measure
-from runtime import atomic
-from runtime.bundle import Bundle
-from runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
+from dskd.benchmarks.peer_worker import FILES, INFERENCERS, MODELS
+from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.results import CPU, END_TO_END, Results, ratio, row
+from dskd.benchmarks.rounds import Tasks, measure
+from dskd.runtime import atomic
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
 
 HERE = Path(__file__).parent
 REQUIREMENTS, WORKER = HERE / "peers_requirements.txt", HERE / "peer_worker.py"
@@ -229,7 +229,7 @@ def beside_trtexec(bundle: Bundle, chosen: list[Contestant], options: argparse.N
     """Our TensorRT backend, whole and alone, beside NVIDIA's tool on the same engine."""
     ours = [each for each in chosen if each.backend == "tensorrt"]
     if not ours:
-        raise MissingPart("peers: --trtexec needs the tensorrt backend and an engine; build one: python -m export.trt")
+        raise MissingPart("peers: --trtexec needs the tensorrt backend and an engine; build one: dskd export.trt")
 
     @contextmanager
     def launch() -> Iterator[Tasks]:

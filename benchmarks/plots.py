@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results import Results, Row
-from runtime import atomic
-from runtime.errors import MissingPart
+from dskd.benchmarks.results import Results, Row
+from dskd.runtime import atomic
+from dskd.runtime.errors import MissingPart
 
 START = "process start to first verdict"
 WHATS = ("frame to verdict", "frame to verdict, passed", "frame to verdict, flagged", "bare network", START,

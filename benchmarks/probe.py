@@ -14,13 +14,13 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.half import to_half
-from calibration.quantise import FILES, observed_tensors, quantise
-from calibration.ranges import observe
-from runtime import atomic
-from runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from runtime.images import encode_png
-from runtime.manifest import Graph, InputSpec, Manifest, Precision, Provenance, Threshold, Thresholds, Tolerance
+from dskd.calibration.half import to_half
+from dskd.calibration.quantise import FILES, observed_tensors, quantise
+from dskd.calibration.ranges import observe
+from dskd.runtime import atomic
+from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.images import encode_png
+from dskd.runtime.manifest import Graph, InputSpec, Manifest, Precision, Provenance, Threshold, Thresholds, Tolerance
 
 SIDE, CHANNELS, LAYERS = 64, 256, 6
 OPSET = 20

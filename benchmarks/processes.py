@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runtime.errors import CallError, DskdError, MissingPart, one_line
+from dskd.runtime.errors import CallError, DskdError, MissingPart, one_line
 
 PATIENCE = 600.0  # seconds for one answer: an engine may have to be read, a peer's model compiled
 CLOSING = 20.0  # seconds

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.labelled import Labelled
-from calibration.compare import answers
-from runtime.bundle import Bundle
-from train.data import InspectionSet
-from train.metrics import auroc
-from train.probes import PROBES, probe_images
+from dskd.benchmarks.labelled import Labelled
+from dskd.calibration.compare import answers
+from dskd.runtime.bundle import Bundle
+from dskd.train.data import InspectionSet
+from dskd.train.metrics import auroc
+from dskd.train.probes import PROBES, probe_images
 
 COUNT = 100  # probes of each kind
 

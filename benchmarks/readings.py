@@ -19,17 +19,17 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks.labelled import read_labelled
-from runtime.errors import CallError, Parser, exit_with_code
-from runtime.preprocess import Image, preprocess
-from train import metrics
-from train.data import at_network_size, find_images, load_inputs
-from train.evaluate import Scored
-from train.networks.image_input import ImageInput
-from train.networks.local_distance import LocalDistance
-from train.networks.maps import bilinear_matrix, cosine_distance, gaussian_matrix
-from train.selection import painted
-from train.trained_run import TrainedRun, load_run
+from dskd.benchmarks.labelled import read_labelled
+from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.runtime.preprocess import Image, preprocess
+from dskd.train import metrics
+from dskd.train.data import at_network_size, find_images, load_inputs
+from dskd.train.evaluate import Scored
+from dskd.train.networks.image_input import ImageInput
+from dskd.train.networks.local_distance import LocalDistance
+from dskd.train.networks.maps import bilinear_matrix, cosine_distance, gaussian_matrix
+from dskd.train.selection import painted
+from dskd.train.trained_run import TrainedRun, load_run
 
 USUAL = 128  # training pictures that say how far the finer scales usually are
 BATCH = 16

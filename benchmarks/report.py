@@ -11,10 +11,10 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.plots import draw
-from benchmarks.results import FLAGGED, PASSED, Floor, Ratio, Results, Row, read_results
-from runtime import atomic
-from runtime.errors import CallError, Parser, exit_with_code
+from dskd.benchmarks.plots import draw
+from dskd.benchmarks.results import FLAGGED, PASSED, Floor, Ratio, Results, Row, read_results
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError, Parser, exit_with_code
 
 INTRODUCTION = """# Performance
 

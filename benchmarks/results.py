@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError
 
-from benchmarks.intervals import Launches, paired_ratio, quantiles
-from runtime import atomic
-from runtime.bundle import read_regular
-from runtime.errors import CallError
-from runtime.strict_yaml import Strict, first_fault
+from dskd.benchmarks.intervals import Launches, paired_ratio, quantiles
+from dskd.runtime import atomic
+from dskd.runtime.bundle import read_regular
+from dskd.runtime.errors import CallError
+from dskd.runtime.strict_yaml import Strict, first_fault
 
 LARGEST = 64 << 20  # bytes of a results file: a day of rounds
 Finite = Annotated[float, Field(allow_inf_nan=False)]

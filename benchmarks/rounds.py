@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import yardstick
-from benchmarks.processes import Answer
-from benchmarks.progress import Progress
-from benchmarks.results import CPU, Better, Row, row
+from dskd.benchmarks import yardstick
+from dskd.benchmarks.processes import Answer
+from dskd.benchmarks.progress import Progress
+from dskd.benchmarks.results import CPU, Better, Row, row
 
 Tasks = Mapping[str, Callable[[], Answer]]  # by contender: one turn, which answers with times
 

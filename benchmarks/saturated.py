@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle
 
-from runtime.backends import Backend, Candidate
-from runtime.bundle import Bundle
-from runtime.decision import Settings
-from runtime.errors import DskdError
-from runtime.result import Dropped, Frame, Inspection
-from runtime.station.batching import InspectionThread
+from dskd.runtime.backends import Backend, Candidate
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import DskdError
+from dskd.runtime.result import Dropped, Frame, Inspection
+from dskd.runtime.station.batching import InspectionThread
 
 WARM_UP = 0.3  # seconds
 PATIENCE = 60.0  # seconds for a first batch

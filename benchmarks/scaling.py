@@ -15,21 +15,21 @@ from pathlib import Path
 
 import onnx
 
-from benchmarks.line_simulation import simulate
-from benchmarks.load_sizes import CAMERAS, SIDE, Sizes, measure
-from export.graph_cost import graph_cost
-from export.onnx import convert
-from export.prune import prune
-from runtime.errors import CallError, Parser, exit_with_code
-from runtime.manifest import InputSpec, Tiling
-from runtime.sinks.mqtt import ON_THE_WAY
-from runtime.tiling import Grid
-from train.config import load_config
-from train.evaluate import EagerGraph
-from train.local_statistics import build_map
-from train.methods import build
-from train.networks.resnet import BACKBONES
-from train.weights import load_teacher
+from dskd.benchmarks.line_simulation import simulate
+from dskd.benchmarks.load_sizes import CAMERAS, SIDE, Sizes, measure
+from dskd.export.graph_cost import graph_cost
+from dskd.export.onnx import convert
+from dskd.export.prune import prune
+from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.runtime.manifest import InputSpec, Tiling
+from dskd.runtime.sinks.mqtt import ON_THE_WAY
+from dskd.runtime.tiling import Grid
+from dskd.train.config import load_config
+from dskd.train.evaluate import EagerGraph
+from dskd.train.local_statistics import build_map
+from dskd.train.methods import build
+from dskd.train.networks.resnet import BACKBONES
+from dskd.train.weights import load_teacher
 
 WEIGHT_BYTES = {"FP16": 2, "INT8": 1}
 DAY = 86_400

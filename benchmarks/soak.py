@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.contenders import check_output
-from benchmarks.drill import free_port, scratch, wait_until
-from benchmarks.figures import environment, row
-from benchmarks.soak_station import CAMERAS, Outside, station_file
-from benchmarks.station_process import Counts, StationProcess, running
-from runtime import atomic
-from runtime.backends import open_backend
-from runtime.bundle import Bundle, default_bundle, load_bundle
-from runtime.errors import CallError, DskdError, Parser
+from dskd.benchmarks.contenders import check_output
+from dskd.benchmarks.drill import free_port, scratch, wait_until
+from dskd.benchmarks.figures import environment, row
+from dskd.benchmarks.soak_station import CAMERAS, Outside, station_file
+from dskd.benchmarks.station_process import Counts, StationProcess, running
+from dskd.runtime import atomic
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
+from dskd.runtime.errors import CallError, DskdError, Parser
 
 WARM_UP = 0.2  # share of the time that is not looked at: caches and pools fill
 BOUNDS = {"memory": 20.0, "threads": 1.0, "descriptors": 2.0}  # an hour: MB, threads, descriptors

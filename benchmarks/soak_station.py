@@ -7,11 +7,11 @@ import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks.broken_network import Subscriber
-from benchmarks.drill import Broker, count, csv_keys, wait_until
-from benchmarks.onlookers import Browser, Onlooker, Receiver, ResultTaker, scrape
-from benchmarks.station_process import Counts
-from runtime.errors import DskdError
+from dskd.benchmarks.broken_network import Subscriber
+from dskd.benchmarks.drill import Broker, count, csv_keys, wait_until
+from dskd.benchmarks.onlookers import Browser, Onlooker, Receiver, ResultTaker, scrape
+from dskd.benchmarks.station_process import Counts
+from dskd.runtime.errors import DskdError
 
 CAMERAS = ("left", "right")
 SCRAPES = 5.0  # seconds between two

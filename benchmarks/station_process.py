@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import DskdError, one_line
+from dskd.runtime.errors import DskdError, one_line
 
 ENDING = 60.0  # seconds
 _COUNTS = re.compile(r"camera (\S+): (\d+) captured, (\d+) inspected, (\d+) dropped$", re.MULTILINE)
@@ -33,7 +33,7 @@ class StationProcess:
     def __init__(self, file: Path) -> None:
         self._log = file.with_suffix(".log")
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen([sys.executable, "-m", "runtime.station", str(file)], stderr=log)  # noqa: S603
+            self._process = subprocess.Popen([sys.executable, "-m", "dskd.runtime.station", str(file)], stderr=log)  # noqa: S603
 
     def lives(self) -> bool:
         """True. Raises DskdError with the last line of its log where it ended by itself."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from benchmarks.contenders import (
+from dskd.benchmarks.contenders import (
     add_options,
     blank,
     check,
@@ -24,10 +24,10 @@ from benchmarks.contenders import (
     pictures,
     working,
 )  # fmt: skip
-from benchmarks.processes import Answer, Worker
-from benchmarks.results import Results, ratio, row
-from benchmarks.rounds import Tasks, measure
-from runtime.errors import CallError, Parser, exit_with_code
+from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.results import Results, ratio, row
+from dskd.benchmarks.rounds import Tasks, measure
+from dskd.runtime.errors import CallError, Parser, exit_with_code
 
 NAME = "throughput"
 

@@ -16,16 +16,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from benchmarks.worker import say
-from runtime.bundle import Bundle, load_bundle
-from runtime.decision import Settings
-from runtime.errors import CallError, Parser, exit_with_code
-from runtime.images import read_image
-from runtime.inspector import Inspector, open_proved
-from runtime.manifest import InputSpec, Tiling
-from runtime.preprocess import Image
-from runtime.result import Frame
-from runtime.tiling import Grid
+from dskd.benchmarks.worker import say
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.runtime.images import read_image
+from dskd.runtime.inspector import Inspector, open_proved
+from dskd.runtime.manifest import InputSpec, Tiling
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Frame
+from dskd.runtime.tiling import Grid
 
 SHARED = 8  # tiles share an eighth of their side: 32 of 256 pixels, as training does by default
 PASSES = Settings(1e30, 1e30)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
-from benchmarks.contenders import (
+from dskd.benchmarks.contenders import (
     Contestant,
     add_options,
     blank,
@@ -22,15 +22,15 @@ from benchmarks.contenders import (
     finish,
     own_bundle,
 )  # fmt: skip
-from benchmarks.processes import Answer, Worker
-from benchmarks.results import Results, ratio, row
-from benchmarks.rounds import Tasks, measure
-from benchmarks.tile_worker import in_tiles
-from runtime.errors import CallError, Parser, exit_with_code
+from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.results import Results, ratio, row
+from dskd.benchmarks.rounds import Tasks, measure
+from dskd.benchmarks.tile_worker import in_tiles
+from dskd.runtime.errors import CallError, Parser, exit_with_code
 
 NAME = "tiles"
 LARGEST = 16384  # pixels: 5,300 tiles of 256
-WORKER = (sys.executable, "-m", "benchmarks.tile_worker")
+WORKER = (sys.executable, "-m", "dskd.benchmarks.tile_worker")
 
 
 def parser() -> Parser:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from train.config import TrainConfig
-from train.data import InspectionSet
-from train.finished import finished
-from train.run import run
-from train.trained_run import TrainedRun, load_run
+from dskd.train.config import TrainConfig
+from dskd.train.data import InspectionSet
+from dskd.train.finished import finished
+from dskd.train.run import run
+from dskd.train.trained_run import TrainedRun, load_run
 
 
 def trained(

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.drill import free_port, listens, scratch, wait_until
-from benchmarks.figures import environment, row
-from benchmarks.station_process import running
-from runtime.bundle import default_bundle, load_bundle
-from runtime.errors import CallError, DskdError, MissingPart, Parser
-from runtime.station.outputs.registers import (
+from dskd.benchmarks.drill import free_port, listens, scratch, wait_until
+from dskd.benchmarks.figures import environment, row
+from dskd.benchmarks.station_process import running
+from dskd.runtime.bundle import default_bundle, load_bundle
+from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser
+from dskd.runtime.station.outputs.registers import (
     COILS,
     HOLDING_REGISTERS,
     INPUT_REGISTERS,

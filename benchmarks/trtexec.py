@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks.processes import Answer
-from jetson.machine import Machine
-from runtime.bundle import Bundle
-from runtime.engine import engine_paths
-from runtime.errors import DskdError, MissingPart
-from runtime.manifest import Precision
+from dskd.benchmarks.processes import Answer
+from dskd.jetson.machine import Machine
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.engine import engine_paths
+from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.manifest import Precision
 
 COMMAND = "trtexec"
 PLACES = "/usr/src/tensorrt/bin"  # where JetPack puts it, on nobody's path
@@ -39,7 +39,7 @@ def words(bundle: Bundle, precision: Precision, seconds: float) -> list[str]:
     """The call for one image on the bundle's engine. Raises MissingPart where there is none."""
     plan, _ = engine_paths(bundle, precision)
     if not plan.is_file():
-        raise MissingPart(f"{plan}: there is no engine; build it: python -m export.trt --{precision}")
+        raise MissingPart(f"{plan}: there is no engine; build it: dskd export.trt --{precision}")
     spec = bundle.manifest.input
     shape = f"image:1x{spec.height}x{spec.width}x3"
     timing = ["--useCudaGraph", "--warmUp=200", f"--duration={max(round(seconds), 1)}", "--percentile=99"]

@@ -1,4 +1,4 @@
-"""``python -m calibration``: INT8 graphs for TensorRT and for CPUs, and what they cost."""
+"""``dskd calibration``: INT8 graphs for TensorRT and for CPUs, and what they cost."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from calibration.add_graphs import FLOAT, add_graphs, float_answers
-from calibration.compare import HeldOut, Row, verdicts
-from calibration.graph_parts import convolution_macs
-from calibration.images import usable
-from calibration.judged import Judged, judge_all
-from calibration.observed import observe_once
-from calibration.pictures import Pictures, gather
-from calibration.quantise import FILES, TARGETS, in_eight_bits, quantisable
-from calibration.ranges import METHODS
-from calibration.report import Report
-from calibration.sensitivity import sensitivity, too_sensitive
-from calibration.within_tolerance import Limit, Recipe, graph_within, relative_shift
-from runtime import atomic
-from runtime.bundle import Bundle, default_bundle, hash_files, load_bundle, write_manifest
-from runtime.errors import CallError, Parser, exit_with_code
+from dskd.calibration.add_graphs import FLOAT, add_graphs, float_answers
+from dskd.calibration.compare import HeldOut, Row, verdicts
+from dskd.calibration.graph_parts import convolution_macs
+from dskd.calibration.images import usable
+from dskd.calibration.judged import Judged, judge_all
+from dskd.calibration.observed import observe_once
+from dskd.calibration.pictures import Pictures, gather
+from dskd.calibration.quantise import FILES, TARGETS, in_eight_bits, quantisable
+from dskd.calibration.ranges import METHODS
+from dskd.calibration.report import Report
+from dskd.calibration.sensitivity import sensitivity, too_sensitive
+from dskd.calibration.within_tolerance import Limit, Recipe, graph_within, relative_shift
+from dskd.runtime import atomic
+from dskd.runtime.bundle import Bundle, default_bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.errors import CallError, Parser, exit_with_code
 
 FOLDER = "calibration"
 LOOKED_AT = 8  # images by which layers are compared
 
 EXAMPLES = """examples:
-  python -m calibration                                      the newest bundle, with the pictures of its run
-  python -m calibration --images good/ --held-out more/      good parts of this line, none of them trained on in more/
-  python -m calibration --tolerance 0.05                     worst layers stay in float until scores move by less than
+  dskd calibration                                      the newest bundle, with the pictures of its run
+  dskd calibration --images good/ --held-out more/      good parts of this line, none of them trained on in more/
+  dskd calibration --tolerance 0.05                     worst layers stay in float until scores move by less than
                                                              a twentieth of their spread on good parts"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = Parser(
-        prog="python -m calibration", description=__doc__, epilog=EXAMPLES,
+        prog="dskd calibration", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from calibration.bfloat import ROUNDED, UNIT
-from calibration.compare import (
+from dskd.calibration.bfloat import ROUNDED, UNIT
+from dskd.calibration.compare import (
     Answers,
     HeldOut,
     answer,
@@ -16,9 +16,9 @@ from calibration.compare import (
     thresholds_like,
     tolerance_of,
 )
-from runtime import atomic
-from runtime.bundle import HELD_OUT, Bundle, hash_files, load_bundle, write_manifest
-from runtime.manifest import Graph, Manifest, Precision
+from dskd.runtime import atomic
+from dskd.runtime.bundle import HELD_OUT, Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.manifest import Graph, Manifest, Precision
 
 FLOAT = "model.onnx"
 

@@ -12,16 +12,16 @@ import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from calibration.bfloat import ROUNDED, rounded_to_bfloat16
-from calibration.images import Inputs
-from calibration.session import return_freed_memory
-from runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from runtime.bundle import Bundle
-from runtime.images import read_image
-from runtime.manifest import Thresholds, Tolerance
-from runtime.preprocess import Image
-from runtime.threshold import conformal_thresholds
-from runtime.tiling import coarse, infer_tiles
+from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16
+from dskd.calibration.images import Inputs
+from dskd.calibration.session import return_freed_memory
+from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.images import read_image
+from dskd.runtime.manifest import Thresholds, Tolerance
+from dskd.runtime.preprocess import Image
+from dskd.runtime.threshold import conformal_thresholds
+from dskd.runtime.tiling import coarse, infer_tiles
 
 SLACK = 2.0  # an engine may be as far from the trained model again as its graph is
 TILES = 1  # at a time, as ``answer`` runs its inputs
@@ -123,7 +123,7 @@ def held_out_answers(bundle: Bundle, graph: str, paths: Sequence[Path], referenc
 
 @contextmanager
 def _backend(bundle: Bundle, graph: str) -> Iterator[OnnxRuntimeBackend]:
-    """onnxruntime; it has no bfloat16, which is made for it as ``calibration.bfloat`` says."""
+    """onnxruntime; it has no bfloat16, which is made for it as ``dskd.calibration.bfloat`` says."""
     rounded = rounded_to_bfloat16(onnx.load(bundle.graph_file(graph))) if graph == ROUNDED else None
     backend = OnnxRuntimeBackend(bundle, graph, model=rounded and rounded.SerializeToString())
     del rounded

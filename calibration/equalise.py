@@ -16,9 +16,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from calibration.graph_parts import TRUNK, constants_of, opset, set_constant
-from calibration.session import open_session
-from runtime.preprocess import Image
+from dskd.calibration.graph_parts import TRUNK, constants_of, opset, set_constant
+from dskd.calibration.session import open_session
+from dskd.runtime.preprocess import Image
 
 PASSING = ("Relu", "MaxPool")
 AXES_ARE_INPUT = 18  # opset from which ReduceMax takes its axes as a tensor

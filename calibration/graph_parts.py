@@ -14,7 +14,7 @@ def names_of(model: onnx.ModelProto, part: str) -> list[str]:
     """Names of the nodes of one part, in order. Raises ValueError where there are none: not one of our graphs."""
     found = [node.name for node in model.graph.node if node.name.startswith(part)]
     if not found:
-        raise ValueError(f"the graph has no nodes of {part}: it was not written by python -m export.onnx")
+        raise ValueError(f"the graph has no nodes of {part}: it was not written by dskd export.onnx")
     return found
 
 

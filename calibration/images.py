@@ -10,13 +10,13 @@ import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from calibration.graph_parts import TRUNK, feature_names
-from calibration.session import open_session
-from runtime.errors import DskdError, one_line
-from runtime.images import BadImage
-from runtime.manifest import InputSpec
-from runtime.preprocess import Image
-from train.data import read_tiles
+from dskd.calibration.graph_parts import TRUNK, feature_names
+from dskd.calibration.session import open_session
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.images import BadImage
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.preprocess import Image
+from dskd.train.data import read_tiles
 
 FEWEST = 16  # under this one odd picture moves a range more than the choice of method does
 MOST_TILES = 4096  # more would take longer than they tell

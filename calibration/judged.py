@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from calibration.compare import answers_of_files
-from calibration.pictures import Labelled
-from runtime import atomic
-from runtime.bundle import Bundle, file_sha256
-from train import metrics
+from dskd.calibration.compare import answers_of_files
+from dskd.calibration.pictures import Labelled
+from dskd.runtime import atomic
+from dskd.runtime.bundle import Bundle, file_sha256
+from dskd.train import metrics
 
 CACHE = "judged.json"
 

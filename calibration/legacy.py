@@ -1,6 +1,6 @@
 """Implicit INT8 of TensorRT 8.6 and 10, for build scripts of one's own: calibrators that feed pictures, and their cache.
 
-Nothing else here uses it: TensorRT 11 has no calibrators, and the Q/DQ graph that ``python -m calibration`` writes runs
+Nothing else here uses it: TensorRT 11 has no calibrators, and the Q/DQ graph that ``dskd calibration`` writes runs
 on every version with ranges, local distances and thresholds that were proved together. What an implicit engine says was
 compared with nothing. On the device, with ``trt`` the tensorrt module and ``config`` its builder's configuration:
 
@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from runtime import atomic
-from runtime.cuda import Memory
-from runtime.errors import DskdError, MissingPart
-from runtime.preprocess import Image
+from dskd.runtime import atomic
+from dskd.runtime.cuda import Memory
+from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.preprocess import Image
 
 CLASSES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from calibration.equalise import Floats, equalise, largest_of_channels
-from calibration.images import Inputs, cover
-from calibration.quantise import observed_tensors
-from calibration.ranges import BINS, Histogram, observe
-from calibration.transposed import rewrite_transposed
-from runtime import atomic
-from runtime.bundle import file_sha256
+from dskd.calibration.equalise import Floats, equalise, largest_of_channels
+from dskd.calibration.images import Inputs, cover
+from dskd.calibration.quantise import observed_tensors
+from dskd.calibration.ranges import BINS, Histogram, observe
+from dskd.calibration.transposed import rewrite_transposed
+from dskd.runtime import atomic
+from dskd.runtime.bundle import file_sha256
 
 RECIPE = 3  # counts up when what is observed, or of which graph, changes
 CACHE, IMAGES = "observed.json", "images.json"

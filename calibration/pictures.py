@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from calibration.images import Inputs, readable, usable
-from runtime.bundle import Bundle
-from runtime.errors import CallError, DskdError
-from runtime.images import list_images
-from runtime.manifest import InputSpec
-from train.data import TestImage, data_sha256, load_mask, read_tiles
-from train.products import find_products
+from dskd.calibration.images import Inputs, readable, usable
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.images import list_images
+from dskd.runtime.manifest import InputSpec
+from dskd.train.data import TestImage, data_sha256, load_mask, read_tiles
+from dskd.train.products import find_products
 
 
 @dataclass(frozen=True)

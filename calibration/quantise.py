@@ -21,7 +21,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
 import numpy as np
 import onnx
 
-from runtime.imports import without
+from dskd.runtime.imports import without
 
 with without("torch"):  # hundreds of megabytes that onnxruntime 1.23, the last for Python 3.10, imports and never uses
     from onnxruntime.quantization import CalibrationMethod, QuantType
@@ -29,7 +29,7 @@ with without("torch"):  # hundreds of megabytes that onnxruntime 1.23, the last 
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
-from calibration.graph_parts import (
+from dskd.calibration.graph_parts import (
     HEAD,
     INPUT,
     TRUNK,
@@ -38,8 +38,8 @@ from calibration.graph_parts import (
     opset,
     remove_unused_constants,
 )
-from calibration.half import to_half
-from calibration.ranges import Histogram, Method, range_of
+from dskd.calibration.half import to_half
+from dskd.calibration.ranges import Histogram, Method, range_of
 
 Target = Literal["tensorrt", "cpu"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -208,8 +208,8 @@ def _place_in_trunk(model: onnx.ModelProto) -> None:
 
 
 def without_transposed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every transposed convolution can be quantised: see ``calibration.transposed``."""
-    from calibration.transposed import rewrite_transposed
+    """A copy in which every transposed convolution can be quantised: see ``dskd.calibration.transposed``."""
+    from dskd.calibration.transposed import rewrite_transposed
 
     rewritten = copy.deepcopy(model)
     rewrite_transposed(rewritten)

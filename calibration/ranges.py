@@ -14,9 +14,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from calibration.session import open_session
-from runtime.errors import DskdError
-from runtime.preprocess import Image
+from dskd.calibration.session import open_session
+from dskd.runtime.errors import DskdError
+from dskd.runtime.preprocess import Image
 
 Method = Literal["entropy", "percentile", "minmax", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from tqdm import tqdm
 
-from calibration.graph_parts import constants_of, set_constant
-from calibration.quantise import quantisable
-from calibration.ranges import Histogram, Method, range_of
-from calibration.session import open_session
-from runtime.preprocess import Image
+from dskd.calibration.graph_parts import constants_of, set_constant
+from dskd.calibration.quantise import quantisable
+from dskd.calibration.ranges import Histogram, Method, range_of
+from dskd.calibration.session import open_session
+from dskd.runtime.preprocess import Image
 
 LARGEST = 127
 ALONE = 0.04  # of the scores' spread on good parts: what no layer's rounding may do by itself

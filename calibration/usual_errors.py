@@ -12,10 +12,10 @@ import onnx
 from onnx import numpy_helper
 from tqdm import tqdm
 
-from calibration.graph_parts import constants_of, set_constant
-from calibration.session import open_session
-from runtime.preprocess import Image
-from train.error_statistics import ErrorStatistics
+from dskd.calibration.graph_parts import constants_of, set_constant
+from dskd.calibration.session import open_session
+from dskd.runtime.preprocess import Image
+from dskd.train.error_statistics import ErrorStatistics
 
 PART = "anomaly_map.distances.{}"  # names of the exported constants
 

@@ -12,11 +12,11 @@ import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from calibration.images import Inputs
-from calibration.quantise import Target, quantise
-from calibration.ranges import Histogram, Method
-from calibration.sensitivity import scores_of
-from calibration.usual_errors import relearn
+from dskd.calibration.images import Inputs
+from dskd.calibration.quantise import Target, quantise
+from dskd.calibration.ranges import Histogram, Method
+from dskd.calibration.sensitivity import scores_of
+from dskd.calibration.usual_errors import relearn
 
 
 @dataclass(frozen=True)

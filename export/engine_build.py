@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.build_progress import watching
-from export.engine_errors import BuildLog, build_failure, collecting_logger, parse_failure
-from export.layer_report import LayerReport, report_layers
-from export.weak_typing import keep_types
-from runtime import atomic
-from runtime.errors import DskdError, MissingPart
+from dskd.export.build_progress import watching
+from dskd.export.engine_errors import BuildLog, build_failure, collecting_logger, parse_failure
+from dskd.export.layer_report import LayerReport, report_layers
+from dskd.export.weak_typing import keep_types
+from dskd.runtime import atomic
+from dskd.runtime.errors import DskdError, MissingPart
 
 INPUT, OUTPUTS = "image", ["score", "anomaly_map"]
 

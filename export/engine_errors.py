@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import DskdError
+from dskd.runtime.errors import DskdError
 
 # TensorRT's words for memory that ran out: 8.x, 10.x, CUDA's own, and the driver's on a Jetson
 MEMORY = ("outofmemory", "out of memory", "could not be allocated", "insufficient memory", "bad_alloc", "nvmapmemalloc")

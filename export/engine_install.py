@@ -6,15 +6,15 @@ import hashlib
 from datetime import datetime, timezone
 from pathlib import Path
 
-from export.engine_build import BuildOptions, Built
-from runtime import atomic
-from runtime.backends.tensorrt import TensorRtBackend
-from runtime.bundle import Bundle
-from runtime.cuda import Device
-from runtime.engine import EngineFacts, engine_paths, read_facts, why_unfit, write_facts
-from runtime.errors import DskdError, MissingPart
-from runtime.inspector import GoldenCheck, golden_check
-from runtime.manifest import Precision
+from dskd.export.engine_build import BuildOptions, Built
+from dskd.runtime import atomic
+from dskd.runtime.backends.tensorrt import TensorRtBackend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.cuda import Device
+from dskd.runtime.engine import EngineFacts, engine_paths, read_facts, why_unfit, write_facts
+from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.inspector import GoldenCheck, golden_check
+from dskd.runtime.manifest import Precision
 
 
 def standing_engine(

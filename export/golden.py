@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import torch
 
-from runtime.errors import DskdError
-from runtime.images import read_image, write_image
-from runtime.preprocess import Image, preprocess
-from train.augment import pseudo_anomaly
-from train.evaluate import score
-from train.trained_run import TrainedRun
+from dskd.runtime.errors import DskdError
+from dskd.runtime.images import read_image, write_image
+from dskd.runtime.preprocess import Image, preprocess
+from dskd.train.augment import pseudo_anomaly
+from dskd.train.evaluate import score
+from dskd.train.trained_run import TrainedRun
 
 COUNT = 8
 LARGEST_SIDE = 1024  # pixels of a stored frame: enough to exercise the resize, little to carry

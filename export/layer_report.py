@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runtime.errors import DskdError
+from dskd.runtime.errors import DskdError
 
 
 @dataclass(frozen=True)

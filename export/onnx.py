@@ -1,4 +1,4 @@
-"""``python -m export.onnx``: a trained run becomes a bundle."""
+"""``dskd export.onnx``: a trained run becomes a bundle."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import onnx
 import onnxsim
 import torch
 
-from calibration.add_graphs import finish, provisional
-from calibration.bfloat import ROUNDED
-from calibration.half import to_half
-from export import verify
-from export.golden import PARITY_IMAGES, held_out_images, parity_inputs, write_golden
-from export.graph_cost import GraphCost, graph_cost
-from export.prune import Cost, PrunedGraph, cost, prune
-from runtime import atomic
-from runtime.bundle import Bundle, default_bundle, hash_files, is_bundle, load_bundle, write_manifest
-from runtime.errors import CallError, DskdError, Parser, exit_with_code
-from runtime.manifest import Graph, InputSpec, Manifest, Provenance, Tolerance
-from train.run import versions
-from train.trained_run import TrainedRun, load_run
+from dskd.calibration.add_graphs import finish, provisional
+from dskd.calibration.bfloat import ROUNDED
+from dskd.calibration.half import to_half
+from dskd.export import verify
+from dskd.export.golden import PARITY_IMAGES, held_out_images, parity_inputs, write_golden
+from dskd.export.graph_cost import GraphCost, graph_cost
+from dskd.export.prune import Cost, PrunedGraph, cost, prune
+from dskd.runtime import atomic
+from dskd.runtime.bundle import Bundle, default_bundle, hash_files, is_bundle, load_bundle, write_manifest
+from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.runtime.manifest import Graph, InputSpec, Manifest, Provenance, Tolerance
+from dskd.train.run import versions
+from dskd.train.trained_run import TrainedRun, load_run
 
 OPSETS = (20, 17)  # 17 for the TensorRT 8.5 and 8.6 of JetPack 5 and 6.0
 TOLERANCE = Tolerance(score=1e-3, map=1e-3)  # another CPU's rounding, not another model
@@ -48,7 +48,7 @@ class Exported:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = Parser(prog="python -m export.onnx", description=__doc__)
+    options = Parser(prog="dskd export.onnx", description=__doc__)
     options.add_argument(
         "--run", type=Path, default=Path("runs/latest"), help="folder of the trained run (default: %(default)s)"
     )
@@ -209,7 +209,7 @@ def summary(bundle: Bundle, exported: Exported) -> str:
         f"exported {after.parameters / 1e6:6.2f} M parameters  {after.macs / 1e9:5.2f} GMAC  {exported.megabytes:.1f} MB",
         f"onnxsim: {exported.nodes_traced} nodes before, {exported.nodes} after",
         verify.table(bundle.manifest.parity),
-        f"next: python -m runtime{where} --source PICTURES --sink images://overlays",
+        f"next: dskd runtime{where} --source PICTURES --sink images://overlays",
     ]
     return "\n".join(lines)
 

@@ -1,7 +1,7 @@
 """The inference path alone: what training needed and inference does not is left behind, the rest is folded.
 
 BatchNorm goes into the convolution before it, the camera's BGR order into the first convolutions' weights. Both are
-exact up to rounding; ``export.verify`` measures the rounding.
+exact up to rounding; ``dskd.export.verify`` measures the rounding.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from train.evaluate import EagerGraph
-from train.methods.base import InferencePath
-from train.networks.image_input import ImageInput
-from train.networks.maps import AnomalyMap
-from train.networks.resnet import Encoder
+from dskd.train.evaluate import EagerGraph
+from dskd.train.methods.base import InferencePath
+from dskd.train.networks.image_input import ImageInput
+from dskd.train.networks.maps import AnomalyMap
+from dskd.train.networks.resnet import Encoder
 
 Convolution = (nn.Conv2d, nn.ConvTranspose2d)
 

@@ -1,4 +1,4 @@
-"""``python -m export.trt``: the bundle's graph becomes a TensorRT engine, on the device that will run it."""
+"""``dskd export.trt``: the bundle's graph becomes a TensorRT engine, on the device that will run it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from export.engine_build import BuildOptions, Built, build_engine
-from export.engine_errors import BuildLog, collecting_logger
-from export.layer_report import LayerReport, engine_layers
-from runtime import atomic
-from runtime.bundle import Bundle, default_bundle, load_bundle
-from runtime.cuda import Device, find_device, open_memory
-from runtime.engine import GRAPHS, EngineFacts, engine_paths
-from runtime.errors import CallError, MissingPart, Parser, exit_with_code, one_line
-from runtime.manifest import Precision
+from dskd.export.engine_build import BuildOptions, Built, build_engine
+from dskd.export.engine_errors import BuildLog, collecting_logger
+from dskd.export.layer_report import LayerReport, engine_layers
+from dskd.runtime import atomic
+from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
+from dskd.runtime.cuda import Device, find_device, open_memory
+from dskd.runtime.engine import GRAPHS, EngineFacts, engine_paths
+from dskd.runtime.errors import CallError, MissingPart, Parser, exit_with_code, one_line
+from dskd.runtime.manifest import Precision
 
 LARGEST_WORKSPACE = 1 << 20  # MiB: more than any device has
 EXAMPLES = """examples:
-  python -m export.trt --fp16                        build once, reuse while GPU, TensorRT and graph stay the same
-  python -m export.trt --int8 --batch 1:4:8          for batches of 1 to 8, tuned for 4
-  python -m export.trt --fp16 --dla-core 0 --gpu-fallback --layers layers.json
-  python -m export.trt --fp16 --check                without a GPU: does TensorRT take the graph?
+  dskd export.trt --fp16                        build once, reuse while GPU, TensorRT and graph stay the same
+  dskd export.trt --int8 --batch 1:4:8          for batches of 1 to 8, tuned for 4
+  dskd export.trt --fp16 --dla-core 0 --gpu-fallback --layers layers.json
+  dskd export.trt --fp16 --check                without a GPU: does TensorRT take the graph?
 
 The engine and its facts stand in the bundle's engines/. It replaces an older one only after it gave the trained
 model's answers on the golden frames. --workspace, --opt-level and --layers always build anew. Exit code 0: done;
@@ -36,12 +36,12 @@ model's answers on the golden frames. --workspace, --opt-level and --layers alwa
 def parser() -> argparse.ArgumentParser:
     """The command's options, in trtexec's words."""
     options = Parser(
-        prog="python -m export.trt", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+        prog="dskd export.trt", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )
     add = options.add_argument
     choice = options.add_mutually_exclusive_group()
     choice.add_argument("--fp16", action="store_true", help="half precision; distance, fusion and score in float32")
-    choice.add_argument("--int8", action="store_true", help="the calibrated graph (python -m calibration)")
+    choice.add_argument("--int8", action="store_true", help="the calibrated graph (dskd calibration)")
     choice.add_argument("--best", action="store_true", help="INT8 where the bundle has it, else half precision")
     choice.add_argument("--fp32", action="store_true", help="float32, to compare with")
     add("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
@@ -171,8 +171,8 @@ def build(
 ) -> int:
     """Builds, proves and installs the engine on this device, or says that the one there still fits."""
     # imported here: they take longer than the answer that a GPU is missing
-    from export.engine_install import install, standing_engine
-    from runtime.backends.tensorrt_engine import load_tensorrt
+    from dskd.export.engine_install import install, standing_engine
+    from dskd.runtime.backends.tensorrt_engine import load_tensorrt
 
     trt = load_tensorrt()
     open_memory(device).close()  # better missed now than after minutes of building, when the proof needs it
@@ -204,7 +204,7 @@ def summary(bundle: Bundle, plan: Path, facts: EngineFacts, built: Built | None,
     ]
     if built and facts.dla_core is not None:
         lines.append(f"DLA core {facts.dla_core}: {placement(built.report)}")
-    lines.append(f"next: python -m runtime{where} --backend tensorrt --precision {facts.precision}")
+    lines.append(f"next: dskd runtime{where} --backend tensorrt --precision {facts.precision}")
     return "\n".join(lines)
 
 

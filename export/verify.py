@@ -1,4 +1,4 @@
-"""``python -m export.verify``: torch, pruned model, ONNX and its lower precisions agree, and by how much."""
+"""``dskd export.verify``: torch, pruned model, ONNX and its lower precisions agree, and by how much."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibration.add_graphs import FLOAT, short_name
-from calibration.compare import answer
-from export.golden import PARITY_IMAGES, parity_inputs
-from export.prune import prune
-from runtime.bundle import Bundle, default_bundle, load_bundle, write_manifest
-from runtime.errors import CallError, DskdError, Parser, exit_with_code
-from runtime.manifest import Parity
-from runtime.preprocess import Image
-from train.evaluate import Scored, score
-from train.trained_run import TrainedRun, load_run
+from dskd.calibration.add_graphs import FLOAT, short_name
+from dskd.calibration.compare import answer
+from dskd.export.golden import PARITY_IMAGES, parity_inputs
+from dskd.export.prune import prune
+from dskd.runtime.bundle import Bundle, default_bundle, load_bundle, write_manifest
+from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.runtime.manifest import Parity
+from dskd.runtime.preprocess import Image
+from dskd.train.evaluate import Scored, score
+from dskd.train.trained_run import TrainedRun, load_run
 
 EXACT = "onnx"  # the float32 graph
 LIMIT = 1e-4  # rounding of float32 over some forty layers; a wrong graph is off by a hundred times this
@@ -27,7 +27,7 @@ LIMIT = 1e-4  # rounding of float32 over some forty layers; a wrong graph is off
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = Parser(prog="python -m export.verify", description=__doc__)
+    options = Parser(prog="dskd export.verify", description=__doc__)
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--run", type=Path, help="folder of the run it came from (default: the bundle's parent)")
     options.add_argument(

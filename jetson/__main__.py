@@ -1,32 +1,32 @@
-"""``python -m jetson COMMAND``: everything that belongs to the device rather than to a picture."""
+"""``dskd jetson COMMAND``: everything that belongs to the device rather than to a picture."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-from runtime.errors import CallError, exit_with_code
+from dskd.runtime.errors import CallError, exit_with_code
 
 COMMANDS = {
-    "doctor": ("jetson.doctor.command:main", "what is wrong here, and how to mend it"),
-    "power": ("jetson.power:main", "power mode by name, clocks; says what it would do without --apply"),
-    "telemetry": ("jetson.telemetry_command:main", "power, temperatures, load, clocks, throttling"),
-    "wheels": ("jetson.wheels:main", "a folder of wheels that installs on a device without a network"),
-    "keys": ("jetson.publish:keys_main", "a pair of keys: one signs updates, the other goes to the devices"),
-    "publish": ("jetson.publish:main", "a bundle becomes a signed update"),
-    "update": ("jetson.fleet_commands:update", "take the newest update now"),
-    "slots": ("jetson.fleet_commands:slots", "what serves, what is on trial; confirm or roll back by hand"),
-    "agent": ("jetson.fleet_commands:agent", "take updates, watch them, tell the fleet; runs as a service"),
-    "drill": ("jetson.drill:main", "take the power from an update at random points"),
-    "fleet-sim": ("jetson.fleet_sim:main", "many simulated devices take a good, a bad and a good update"),
-    "inventory": ("jetson.fleet_commands:show_inventory", "what this device is and runs"),
+    "doctor": ("dskd.jetson.doctor.command:main", "what is wrong here, and how to mend it"),
+    "power": ("dskd.jetson.power:main", "power mode by name, clocks; says what it would do without --apply"),
+    "telemetry": ("dskd.jetson.telemetry_command:main", "power, temperatures, load, clocks, throttling"),
+    "wheels": ("dskd.jetson.wheels:main", "a folder of wheels that installs on a device without a network"),
+    "keys": ("dskd.jetson.publish:keys_main", "a pair of keys: one signs updates, the other goes to the devices"),
+    "publish": ("dskd.jetson.publish:main", "a bundle becomes a signed update"),
+    "update": ("dskd.jetson.fleet_commands:update", "take the newest update now"),
+    "slots": ("dskd.jetson.fleet_commands:slots", "what serves, what is on trial; confirm or roll back by hand"),
+    "agent": ("dskd.jetson.fleet_commands:agent", "take updates, watch them, tell the fleet; runs as a service"),
+    "drill": ("dskd.jetson.drill:main", "take the power from an update at random points"),
+    "fleet-sim": ("dskd.jetson.fleet_sim:main", "many simulated devices take a good, a bad and a good update"),
+    "inventory": ("dskd.jetson.fleet_commands:show_inventory", "what this device is and runs"),
 }
 
 
 def main(arguments: list[str]) -> int:
     """Hands over to the command that the first word names."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m jetson COMMAND [options]   (COMMAND --help tells more)\n")
+        print("usage: dskd jetson COMMAND [options]   (COMMAND --help tells more)\n")
         print("\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()))
         return 0
     if arguments[0] not in COMMANDS:
@@ -37,5 +37,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.argv[0] = "python -m jetson"
+    sys.argv[0] = "dskd jetson"
     exit_with_code(main)

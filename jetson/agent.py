@@ -7,17 +7,17 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from jetson.download import Fetcher, NoRoom, NotFetched
-from jetson.engine_builder import builder
-from jetson.fleet_config import FleetConfig
-from jetson.fleet_link import FleetLink
-from jetson.inventory import inventory
-from jetson.live_check import judge
-from jetson.signing import Refused
-from jetson.slots import Slots
-from jetson.update import Updater
-from runtime.errors import DskdError, one_line
-from runtime.store import StoreError, StoreReader
+from dskd.jetson.download import Fetcher, NoRoom, NotFetched
+from dskd.jetson.engine_builder import builder
+from dskd.jetson.fleet_config import FleetConfig
+from dskd.jetson.fleet_link import FleetLink
+from dskd.jetson.inventory import inventory
+from dskd.jetson.live_check import judge
+from dskd.jetson.signing import Refused
+from dskd.jetson.slots import Slots
+from dskd.jetson.update import Updater
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.store import StoreError, StoreReader
 
 WATCH = 5.0  # seconds between two looks at a bundle on trial
 
@@ -84,7 +84,7 @@ class Agent:
         if trial is None:
             return True
         if self.config.store is None:
-            self._tell("on trial", f"version {trial.version} waits for: python -m jetson slots confirm")
+            self._tell("on trial", f"version {trial.version} waits for: dskd jetson slots confirm")
             return False
         try:
             judgement = judge(self.config.store, trial, self.config.live)

@@ -7,10 +7,10 @@ import re
 import tarfile
 from pathlib import Path, PurePosixPath
 
-from jetson.disk import Disk
-from jetson.signing import Refused, Statement
-from runtime.bundle import IGNORED, MANIFEST, Bundle, file_sha256, load_bundle
-from runtime.errors import DskdError
+from dskd.jetson.disk import Disk
+from dskd.jetson.signing import Refused, Statement
+from dskd.runtime.bundle import IGNORED, MANIFEST, Bundle, file_sha256, load_bundle
+from dskd.runtime.errors import DskdError
 
 BLOCK = 1 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")

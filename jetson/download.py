@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from jetson.disk import Disk
-from jetson.signing import Refused
-from runtime.errors import CallError, DskdError
+from dskd.jetson.disk import Disk
+from dskd.jetson.signing import Refused
+from dskd.runtime.errors import CallError, DskdError
 
 BLOCK = 1 << 16
 SYNC_EVERY = 4 << 20  # bytes that a power cut may cost

@@ -1,4 +1,4 @@
-"""``python -m jetson drill``: the power goes at random points of an update, again and again, with the real bundle.
+"""``dskd jetson drill``: the power goes at random points of an update, again and again, with the real bundle.
 
 After each cut the device must start from a bundle that passes its golden check, and the same update must then succeed.
 Half of the cuts are SIGKILL at a random moment of a real process; half are a disk on which what was not synced is lost,
@@ -24,15 +24,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from jetson.disk import Disk
-from jetson.download import Fetcher
-from jetson.power_cut import CutDisk, RecordingDisk
-from jetson.publish import publish
-from jetson.signing import load_private, load_trusted, make_key
-from jetson.slots import Slots, Start
-from jetson.update import Outcome, Updater
-from runtime.bundle import Bundle, default_bundle, load_bundle, write_manifest
-from runtime.errors import CallError, DskdError, Parser
+from dskd.jetson.disk import Disk
+from dskd.jetson.download import Fetcher
+from dskd.jetson.power_cut import CutDisk, RecordingDisk
+from dskd.jetson.publish import publish
+from dskd.jetson.signing import load_private, load_trusted, make_key
+from dskd.jetson.slots import Slots, Start
+from dskd.jetson.update import Outcome, Updater
+from dskd.runtime.bundle import Bundle, default_bundle, load_bundle, write_manifest
+from dskd.runtime.errors import CallError, DskdError, Parser
 
 PRODUCT = "drill"
 
@@ -202,7 +202,7 @@ def _show(tally: Tally, points: int, screen: TextIO | None) -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = Parser(prog="python -m jetson drill", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options = Parser(prog="dskd jetson drill", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--points", type=int, default=200, help="how often the power goes (default: 200)")
     options.add_argument("--seed", type=int, default=0, help="of the random points (default: 0)")

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from runtime.bundle import Bundle
-from runtime.errors import DskdError, one_line
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import DskdError, one_line
 
 Engine = Literal["none", "best", "int8", "fp16"]
 Build = Callable[[Bundle], None]
@@ -28,8 +28,8 @@ def builder(engine: Engine) -> Build:
         return no_engine
 
     def build(bundle: Bundle) -> None:
-        """``python -m export.trt`` as a process of the lowest priority. Raises DskdError with what it said."""
-        words = [sys.executable, "-m", "export.trt", f"--{engine}", "--bundle", str(bundle.path)]
+        """``dskd export.trt`` as a process of the lowest priority. Raises DskdError with what it said."""
+        words = [sys.executable, "-m", "dskd.export.trt", f"--{engine}", "--bundle", str(bundle.path)]
         try:
             with subprocess.Popen(  # noqa: S603
                 words,

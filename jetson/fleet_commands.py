@@ -1,4 +1,4 @@
-"""``python -m jetson agent``, ``update``, ``slots`` and ``inventory``: one device's part in the fleet."""
+"""``dskd jetson agent``, ``update``, ``slots`` and ``inventory``: one device's part in the fleet."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ import threading
 import time
 from pathlib import Path
 
-from jetson.agent import Agent, open_link
-from jetson.fleet_config import load_fleet_config
-from jetson.inventory import inventory
-from runtime.errors import Parser
+from dskd.jetson.agent import Agent, open_link
+from dskd.jetson.fleet_config import load_fleet_config
+from dskd.jetson.inventory import inventory
+from dskd.runtime.errors import Parser
 
 CONFIG = Path("/etc/dskd/fleet.yaml")
 
 
 def _parser(name: str, description: str) -> Parser:
-    options = Parser(
-        prog=f"python -m jetson {name}", description=description, formatter_class=argparse.RawTextHelpFormatter
-    )
+    options = Parser(prog=f"dskd jetson {name}", description=description, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
     return options
 

@@ -9,15 +9,15 @@ from typing import Annotated
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
-from jetson.download import check_source
-from jetson.engine_builder import Engine
-from jetson.live_check import LiveLimits
-from jetson.signing import load_trusted
-from jetson.slots import Slots
-from runtime.errors import CallError
-from runtime.fields import LocalPath, Name, Secret, Text
-from runtime.sinks.mqtt import split_broker
-from runtime.strict_yaml import LARGEST_YAML, Strict, first_fault, parse_yaml
+from dskd.jetson.download import check_source
+from dskd.jetson.engine_builder import Engine
+from dskd.jetson.live_check import LiveLimits
+from dskd.jetson.signing import load_trusted
+from dskd.jetson.slots import Slots
+from dskd.runtime.errors import CallError
+from dskd.runtime.fields import LocalPath, Name, Secret, Text
+from dskd.runtime.sinks.mqtt import split_broker
+from dskd.runtime.strict_yaml import LARGEST_YAML, Strict, first_fault, parse_yaml
 
 
 def _source(text: str) -> str:

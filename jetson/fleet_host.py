@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from runtime.errors import DskdError, MissingPart
+from dskd.runtime.errors import DskdError, MissingPart
 
 PATIENCE = 20.0  # seconds for the broker to answer
 

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from jetson.fleet_config import BrokerConfig
-from jetson.signing import LARGEST_ENVELOPE
-from runtime.backoff import Backoff
-from runtime.errors import DskdError
-from runtime.fields import reveal
-from runtime.sinks.mqtt import split_broker
-from runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, connection_failure, paho_module, use_tls
+from dskd.jetson.fleet_config import BrokerConfig
+from dskd.jetson.signing import LARGEST_ENVELOPE
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.errors import DskdError
+from dskd.runtime.fields import reveal
+from dskd.runtime.sinks.mqtt import split_broker
+from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, connection_failure, paho_module, use_tls
 
 KEEPALIVE = 15  # seconds; after one and a half of it the broker says offline
 CONNECT_PATIENCE = 5.0  # seconds

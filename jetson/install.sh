@@ -84,11 +84,11 @@ find_wheels() {
     [ -d "$wheels" ] || refuse 2 "--wheels $wheels: no such folder"
     wheels=$(cd "$wheels" && pwd)
     local own=("$wheels"/dskd_edge-*.whl)
-    [ -e "${own[0]}" ] || refuse 2 "$wheels: no dskd_edge-*.whl there; make the folder with: python -m jetson wheels --for $generation"
+    [ -e "${own[0]}" ] || refuse 2 "$wheels: no dskd_edge-*.whl there; make the folder with: dskd jetson wheels --for $generation"
     [ ${#own[@]} = 1 ] || refuse 2 "$wheels: more than one dskd_edge-*.whl; leave one"
     wheel=${own[0]}
     local pips=("$wheels"/pip-*.whl)
-    [ -e "${pips[0]}" ] || refuse 3 "$wheels: no pip-*.whl there; make the folder with: python -m jetson wheels --for $generation"
+    [ -e "${pips[0]}" ] || refuse 3 "$wheels: no pip-*.whl there; make the folder with: dskd jetson wheels --for $generation"
     pip_wheel=${pips[-1]}
 }
 
@@ -133,7 +133,7 @@ install_software() {
     rm -rf "$release" # what a cut-off installation left
     "$PYTHON" -m venv --without-pip --system-site-packages "$release" || refuse 3 "python3 -m venv failed; sudo apt install python3-venv"
     install_wheels "$release"
-    (cd / && "$release/bin/python" -c 'import cv2, numpy, onnxruntime, runtime, jetson') ||
+    (cd / && "$release/bin/python" -c 'import cv2, numpy, onnxruntime, dskd.runtime, dskd.jetson') ||
         refuse 1 "the new software does not import; nothing was switched over, $release/bin/python tells more"
     : >"$release/.complete"
     sync -f "$PREFIX" 2>/dev/null || sync
@@ -149,7 +149,7 @@ install_wheels() {
     write_constraints "$scratch/constraints.txt"
     pip_in "$1" install --quiet --dry-run --report "$scratch/report.json" "${where[@]}" \
         --constraint "$scratch/constraints.txt" "dskd-edge[$EXTRAS] @ file://$wheel" ||
-        refuse 1 "the wheels in $wheels do not go together on this machine; make the folder with: python -m jetson wheels --for $generation"
+        refuse 1 "the wheels in $wheels do not go together on this machine; make the folder with: dskd jetson wheels --for $generation"
     # what pip chose, but for OpenCV where the system has one
     chosen=$("$PYTHON" -I - "$scratch/report.json" "${opencv:+keep}" <<'PYTHON'
 import json, sys
@@ -203,7 +203,7 @@ make_folder() { # make_folder PATH OWNER MODE
 
 install_service() {
     local files unit
-    files=$("$PREFIX/venv/bin/python" -c 'import jetson, os; print(os.path.dirname(jetson.__file__))')/systemd
+    files=$("$PREFIX/venv/bin/python" -c 'import dskd.jetson, os; print(os.path.dirname(dskd.jetson.__file__))')/systemd
     make_user
     make_folder "$CONFIG" root 755
     make_folder "$CONFIG/keys" root 755

@@ -7,11 +7,11 @@ import shutil
 import time
 from importlib import metadata
 
-from jetson.machine import Machine
-from jetson.platform import find_platform, written
-from jetson.slots import Slots
-from jetson.telemetry import read_telemetry
-from runtime.errors import DskdError
+from dskd.jetson.machine import Machine
+from dskd.jetson.platform import find_platform, written
+from dskd.jetson.slots import Slots
+from dskd.jetson.telemetry import read_telemetry
+from dskd.runtime.errors import DskdError
 
 PACKAGES = ("dskd-edge", "numpy", "onnxruntime", "tensorrt")
 

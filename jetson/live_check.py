@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jetson.slots import Trial
-from runtime.result import Verdict
-from runtime.store import StoreReader
-from runtime.strict_yaml import Strict
+from dskd.jetson.slots import Trial
+from dskd.runtime.result import Verdict
+from dskd.runtime.store import StoreReader
+from dskd.runtime.strict_yaml import Strict
 
 PAGE = 1000  # records read at once
 Share = Annotated[float, Field(ge=0, le=1)]

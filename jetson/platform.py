@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from jetson.machine import Machine
+from dskd.jetson.machine import Machine
 
 Generation = Literal["jp5", "jp6", "jp7"]
 Version = tuple[int, int, int]

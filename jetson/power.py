@@ -10,9 +10,9 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from jetson.machine import Machine
-from jetson.telemetry import read_telemetry
-from runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
+from dskd.jetson.machine import Machine
+from dskd.jetson.telemetry import read_telemetry
+from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
 
 CONFIGURATION = "/etc/nvpmodel.conf"
 STATUS = "/var/lib/nvpmodel/status"
@@ -110,8 +110,8 @@ def _mode(machine: Machine, modes: dict[str, int]) -> str | None:
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m jetson power``."""
-    options = Parser(prog="python -m jetson power", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    """``dskd jetson power``."""
+    options = Parser(prog="dskd jetson power", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--mode", help="power mode by name, as MAXN_SUPER or 15W")
     options.add_argument(
         "--clocks", choices=("lock", "free"), help="lock GPU and memory at their highest, or free them"

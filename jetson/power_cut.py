@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jetson.disk import Disk, Writer
+from dskd.jetson.disk import Disk, Writer
 
 BLOCK = 512  # bytes: what a disk writes in one go
 

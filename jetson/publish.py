@@ -1,4 +1,4 @@
-"""``python -m jetson publish`` and ``keys``: on the desktop, a bundle becomes a signed update on any static file host."""
+"""``dskd jetson publish`` and ``keys``: on the desktop, a bundle becomes a signed update on any static file host."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jetson.bundle_archive import pack
-from jetson.signing import Statement, key_id, load_private, make_key, sign
-from runtime import atomic
-from runtime.bundle import MANIFEST, Bundle, default_bundle, file_sha256, load_bundle
-from runtime.errors import CallError, Parser
+from dskd.jetson.bundle_archive import pack
+from dskd.jetson.signing import Statement, key_id, load_private, make_key, sign
+from dskd.runtime import atomic
+from dskd.runtime.bundle import MANIFEST, Bundle, default_bundle, file_sha256, load_bundle
+from dskd.runtime.errors import CallError, Parser
 
 EXAMPLES = """examples:
-  python -m jetson keys --out keys --name plant-7            keep plant-7.pem safe; plant-7.pub goes to /etc/dskd/keys
-  python -m jetson publish --product bracket --version 12 --key keys/plant-7.pem --out host/bracket
+  dskd jetson keys --out keys --name plant-7            keep plant-7.pem safe; plant-7.pub goes to /etc/dskd/keys
+  dskd jetson publish --product bracket --version 12 --key keys/plant-7.pem --out host/bracket
 The folder can be served by any web server, or be carried to the device (file:///media/usb/bracket/)."""
 
 
@@ -42,8 +42,8 @@ def publish(bundle: Bundle, product: str, version: int, floor: int, out: Path, *
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m jetson publish``."""
-    options = Parser(prog="python -m jetson publish", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    """``dskd jetson publish``."""
+    options = Parser(prog="dskd jetson publish", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--product", required=True, help="name of the product; stations take updates of theirs only")
     options.add_argument("--version", type=int, required=True, help="rises with every update")
@@ -65,8 +65,8 @@ def main(arguments: list[str]) -> int:
 
 
 def keys_main(arguments: list[str]) -> int:
-    """``python -m jetson keys``."""
-    options = Parser(prog="python -m jetson keys", description="A new pair of ed25519 keys.")
+    """``dskd jetson keys``."""
+    options = Parser(prog="dskd jetson keys", description="A new pair of ed25519 keys.")
     options.add_argument("--out", type=Path, required=True, help="folder for NAME.pem (private) and NAME.pub")
     options.add_argument("--name", required=True, help="what to call the pair")
     chosen = options.parse_args(arguments)

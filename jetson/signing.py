@@ -16,11 +16,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from runtime.atomic import write_new
-from runtime.errors import CallError, DskdError, MissingPart
-from runtime.fields import Name
-from runtime.manifest import Positive, Sha256
-from runtime.strict_yaml import Strict, first_fault
+from dskd.runtime.atomic import write_new
+from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.fields import Name
+from dskd.runtime.manifest import Positive, Sha256
+from dskd.runtime.strict_yaml import Strict, first_fault
 
 CONTEXT = b"dskd-edge update 1\n"  # a signature made for this is good for nothing else
 LARGEST_ENVELOPE = 1 << 16  # bytes
@@ -94,9 +94,9 @@ def load_private(file: Path) -> Any:
     try:
         key = load_pem_private_key(file.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
-        raise CallError(f"{file}: is no private key ({error}); make one with: python -m jetson keys") from error
+        raise CallError(f"{file}: is no private key ({error}); make one with: dskd jetson keys") from error
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise CallError(f"{file}: is no ed25519 key; make one with: python -m jetson keys")
+        raise CallError(f"{file}: is no ed25519 key; make one with: dskd jetson keys")
     return key
 
 
@@ -114,7 +114,7 @@ def load_trusted(folder: Path) -> dict[str, Any]:
         except (OSError, ValueError) as error:
             raise CallError(f"{file}: is no public key ({error}); copy it again") from error
         if not isinstance(key, ed25519.Ed25519PublicKey):
-            raise CallError(f"{file}: is no ed25519 key; make one with: python -m jetson keys")
+            raise CallError(f"{file}: is no ed25519 key; make one with: dskd jetson keys")
         keys[key_id(key)] = key
     return keys
 
@@ -139,7 +139,7 @@ def open_envelope(raw: bytes, trusted: dict[str, Any], product: str) -> Statemen
     except ValidationError as error:
         raise Refused(f"the update's statement cannot be read ({first_fault(error)}); publish it again") from error
     if not envelope.signatures:
-        raise Refused("the update is not signed; publish it with: python -m jetson publish --key")
+        raise Refused("the update is not signed; publish it with: dskd jetson publish --key")
     known = envelope.signatures.keys() & trusted.keys()
     if not known:
         raise Refused(

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from jetson.bundle_archive import check
-from jetson.disk import Disk
-from jetson.signing import LARGEST_ENVELOPE, Floor, Refused, Statement, Version, open_envelope
-from runtime.bundle import Bundle
-from runtime.errors import CallError, DskdError, one_line
-from runtime.inspector import open_proved
-from runtime.strict_yaml import Strict
+from dskd.jetson.bundle_archive import check
+from dskd.jetson.disk import Disk
+from dskd.jetson.signing import LARGEST_ENVELOPE, Floor, Refused, Statement, Version, open_envelope
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.inspector import open_proved
+from dskd.runtime.strict_yaml import Strict
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jetson.machine import Machine
-from jetson.tegrastats import total_power
+from dskd.jetson.machine import Machine
+from dskd.jetson.tegrastats import total_power
 
 LOAD = ("/sys/class/devfreq/*gpu*/device/load", "/sys/class/devfreq/*ga10b*/device/load",
         "/sys/devices/platform/bus@0/17000000.gpu/load", "/sys/devices/platform/17000000.gpu/load",

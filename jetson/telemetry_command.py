@@ -1,4 +1,4 @@
-"""``python -m jetson telemetry``: what the sensors say, once or again and again."""
+"""``dskd jetson telemetry``: what the sensors say, once or again and again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import json
 import time
 from pathlib import Path
 
-from jetson.telemetry import THROTTLE, Reading, prometheus, read_telemetry, throttle_deltas
-from runtime import atomic
-from runtime.errors import CallError, Parser
+from dskd.jetson.telemetry import THROTTLE, Reading, prometheus, read_telemetry, throttle_deltas
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError, Parser
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = Parser(
-        prog="python -m jetson telemetry", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    options = Parser(prog="dskd jetson telemetry", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--json", action="store_true", help="one JSON object a reading")
     options.add_argument("--watch", type=float, metavar="SECONDS", help="read again and again, until interrupted")
     options.add_argument("--textfile", type=Path, help="also write Prometheus' text format here, whole each time")

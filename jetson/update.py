@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from jetson.bundle_archive import unpack
-from jetson.download import RESERVE, Fetcher, NoRoom, forget
-from jetson.engine_builder import Build, no_engine
-from jetson.signing import LARGEST_ENVELOPE, Refused, Statement, open_envelope
-from jetson.slots import Slot, Slots, State
-from runtime import atomic
-from runtime.bundle import Bundle
-from runtime.errors import DskdError
+from dskd.jetson.bundle_archive import unpack
+from dskd.jetson.download import RESERVE, Fetcher, NoRoom, forget
+from dskd.jetson.engine_builder import Build, no_engine
+from dskd.jetson.signing import LARGEST_ENVELOPE, Refused, Statement, open_envelope
+from dskd.jetson.slots import Slot, Slots, State
+from dskd.runtime import atomic
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import DskdError
 
 Action = Literal["up to date", "on trial", "switched"]
 

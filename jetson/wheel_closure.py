@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import MissingPart
+from dskd.runtime.errors import MissingPart
 
 
 def _packaging() -> tuple[Any, Any, Any]:

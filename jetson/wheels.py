@@ -1,4 +1,4 @@
-"""``python -m jetson wheels``: on the desktop, everything that a device needs in one folder, to install without a network."""
+"""``dskd jetson wheels``: on the desktop, everything that a device needs in one folder, to install without a network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 
-from jetson.wheel_closure import lacking, requirements_of
-from runtime.errors import CallError, DskdError, Parser
+from dskd.jetson.wheel_closure import lacking, requirements_of
+from dskd.runtime.errors import CallError, DskdError, Parser
 
 # JetPack 6 is Ubuntu 22.04 with glibc 2.35, JetPack 7 is 24.04 with 2.39
 TARGETS = {"jp6": ("3.10", 35), "jp7": ("3.12", 39)}
@@ -20,8 +20,8 @@ OLDEST_GLIBC = 17
 ROUNDS = 4  # what one round adds may itself require more
 EXTRAS = "line,fleet,gpu"
 EXAMPLES = """examples:
-  python -m jetson wheels --for jp6 --out release      then copy release/ to the device: sudo release/install.sh
-  python -m jetson wheels --for jp7 --out release --wheel dskd_edge-0.1.0-py3-none-any.whl"""
+  dskd jetson wheels --for jp6 --out release      then copy release/ to the device: sudo release/install.sh
+  dskd jetson wheels --for jp7 --out release --wheel dskd_edge-0.1.0-py3-none-any.whl"""
 
 
 def platforms(glibc: int, machine: str = "aarch64") -> list[str]:
@@ -49,7 +49,7 @@ def collect(out: Path, python: str, glibc: int, constraints: str, wheel: Path | 
     else:
         wheel = Path(shutil.copy(wheel, out))
     wanted = [f"dskd-edge[{EXTRAS}] @ {wheel.resolve().as_uri()}", "pip>=23"]
-    with resources.as_file(resources.files("jetson") / constraints) as limits:
+    with resources.as_file(resources.files("dskd.jetson") / constraints) as limits:
         for _ in range(ROUNDS):
             _pip("download", "--dest", str(out), "--constraint", str(limits), *pip_words(python, glibc), *wanted)
             missing = lacking(requirements_of(out), wanted, python)
@@ -58,7 +58,7 @@ def collect(out: Path, python: str, glibc: int, constraints: str, wheel: Path | 
             wanted += missing
         else:
             raise DskdError(f"{out}: still lacks {', '.join(missing)} for Python {python}; report this")
-    with resources.as_file(resources.files("jetson") / "install.sh") as script:
+    with resources.as_file(resources.files("dskd.jetson") / "install.sh") as script:
         shutil.copy(script, out / "install.sh")
     (out / "install.sh").chmod(0o755)
 
@@ -79,7 +79,7 @@ def _pip(*words: str) -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = Parser(prog="python -m jetson wheels", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    options = Parser(prog="dskd jetson wheels", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     options.add_argument("--for", dest="target", choices=sorted(TARGETS), required=True, help="the device's JetPack")
     options.add_argument("--out", type=Path, required=True, help="folder to fill; wheels in it are replaced")
     options.add_argument("--wheel", type=Path, help="our wheel (default: built from the checkout that you stand in)")

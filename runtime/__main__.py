@@ -1,4 +1,4 @@
-"""``python -m runtime``: inspect what a source captures and say PASS, REVIEW or REJECT."""
+"""``dskd runtime``: inspect what a source captures and say PASS, REVIEW or REJECT."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from urllib.parse import quote
 # Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from runtime.backends import NAMES
-from runtime.bundle import default_bundle, load_bundle
-from runtime.decision import Settings
-from runtime.errors import CallError, Parser, exit_with_code, one_line
-from runtime.frame_queue import REPLACED
-from runtime.images import BadImage, read_mask
-from runtime.inspector import Inspector, open_proved
-from runtime.manifest import PRECISIONS, Thresholds
-from runtime.pipeline import Tally, comes_when_it_comes, run
-from runtime.result import Dropped, Inspection
-from runtime.sinks import FORMS as SINK_FORMS
-from runtime.sinks import open_sinks
-from runtime.sources import FORMS as SOURCE_FORMS
-from runtime.sources import open_source
+from dskd.runtime.backends import NAMES
+from dskd.runtime.bundle import default_bundle, load_bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import CallError, Parser, exit_with_code, one_line
+from dskd.runtime.frame_queue import REPLACED
+from dskd.runtime.images import BadImage, read_mask
+from dskd.runtime.inspector import Inspector, open_proved
+from dskd.runtime.manifest import PRECISIONS, Thresholds
+from dskd.runtime.pipeline import Tally, comes_when_it_comes, run
+from dskd.runtime.result import Dropped, Inspection
+from dskd.runtime.sinks import FORMS as SINK_FORMS
+from dskd.runtime.sinks import open_sinks
+from dskd.runtime.sources import FORMS as SOURCE_FORMS
+from dskd.runtime.sources import open_source
 
 MOST_THREADS = 1024  # more than any machine has cores
 EXAMPLES = """examples:
-  python -m runtime                                         inspect the bundle's own golden frames
-  python -m runtime --source parts/ --sink images://out     a folder, with overlay pictures
-  python -m runtime --source part.png --json                one image, one JSON object
-  python -m runtime --source v4l2:///dev/video0 --sink sqlite://line.db --sink jsonl://-
-  python -m runtime --source rtsp://USER:PASSWORD@10.0.0.5/stream --sink images://out
-  python -m runtime --source 'csi://0?width=1920&height=1080&exposure=1000&gain=1'
+  dskd runtime                                         inspect the bundle's own golden frames
+  dskd runtime --source parts/ --sink images://out     a folder, with overlay pictures
+  dskd runtime --source part.png --json                one image, one JSON object
+  dskd runtime --source v4l2:///dev/video0 --sink sqlite://line.db --sink jsonl://-
+  dskd runtime --source rtsp://USER:PASSWORD@10.0.0.5/stream --sink images://out
+  dskd runtime --source 'csi://0?width=1920&height=1080&exposure=1000&gain=1'
 
 A score over the reject threshold is REJECT, over the review threshold REVIEW, else PASS. Exit code 0: every frame
 was inspected (or, of a live camera, overtaken by a newer one); 1: some were dropped or the work failed; 2: the call
@@ -47,7 +47,7 @@ was wrong; 3: a camera or library is missing."""
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = Parser(
-        prog="python -m runtime", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+        prog="dskd runtime", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--source", help=f"{SOURCE_FORMS}\n(default: the bundle's golden frames)")

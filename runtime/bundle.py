@@ -17,10 +17,10 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from runtime import atomic
-from runtime.errors import CallError, DskdError
-from runtime.manifest import SCHEMA, Finite, Manifest
-from runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.manifest import SCHEMA, Finite, Manifest
+from dskd.runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 
 MANIFEST = "manifest.yaml"
 HELD_OUT = "held_out.json"  # scores of the held-out good images by graph; older bundles have none
@@ -57,7 +57,7 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Path of a file that the manifest lists. Raises DskdError where it lists none of that name."""
         if name not in self.manifest.files:
-            maker = "python -m calibration" if ".int8." in name else "python -m export.onnx"
+            maker = "dskd calibration" if ".int8." in name else "dskd export.onnx"
             raise DskdError(f"{self.path}: holds no {name}; make it with {maker}")
         if name in self._unchecked:
             _check_file(self.path, name, self.manifest.files[name])
@@ -156,7 +156,7 @@ def _check_file(path: Path, name: str, expected: str) -> None:
 def _read_manifest(path: Path) -> Manifest:
     file = path / MANIFEST
     if not os.path.isdir(path):
-        raise CallError(f"{path}: no bundle there; train and export one (python -m train, python -m export.onnx)")
+        raise CallError(f"{path}: no bundle there; train and export one (dskd train, dskd export.onnx)")
     try:
         raw = read_regular(file, LARGEST_YAML)
     except OSError as error:

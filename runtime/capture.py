@@ -9,12 +9,12 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from runtime.backoff import Backoff
-from runtime.errors import DskdError, one_line
-from runtime.frame_health import FrameHealth
-from runtime.frame_queue import Counts, FrameQueue, Policy
-from runtime.result import Dropped, Frame
-from runtime.sources.base import Source, SourceEnded, SourceLost
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.frame_health import FrameHealth
+from dskd.runtime.frame_queue import Counts, FrameQueue, Policy
+from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.sources.base import Source, SourceEnded, SourceLost
 
 State = Literal["opening", "running", "lost", "ended", "stopped"]
 

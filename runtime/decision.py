@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import CallError, DskdError
-from runtime.manifest import InputSpec, Thresholds
-from runtime.result import Region, Verdict
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.manifest import InputSpec, Thresholds
+from dskd.runtime.result import Region, Verdict
 
 Map = NDArray[np.float32]
 FEW = 5  # labels, nothing's among them: to seek each one's cells is then cheaper than OpenCV's table of all

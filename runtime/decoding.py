@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from runtime.preprocess import Image
+from dskd.runtime.preprocess import Image
 
 # Log lines of OpenCV and FFmpeg would stand between our own one-line errors. Set these variables to see them.
 _opencv_log: Any = getattr(cv2.utils, "logging", cv2)  # OpenCV 4, as JetPack's, has these calls at its top

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from runtime.backoff import Backoff
-from runtime.errors import DskdError, one_line
-from runtime.store import Record, Store
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.store import Record, Store
 
 Health = Literal["ok", "warning", "fault"]
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.store import Store, StoreReader
+from dskd.runtime.store import Store, StoreReader
 
 YEAR = 365.25 * 86400
 LONGEST_SHARE = 86400.0  # seconds; a check after a standstill of weeks may not spend all of it

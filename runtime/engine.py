@@ -10,12 +10,12 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError, field_validator
 
-from runtime import atomic
-from runtime.bundle import Bundle, file_sha256
-from runtime.cuda.device import Device
-from runtime.errors import DskdError
-from runtime.manifest import NotNegative, Positive, Precision, Sha256
-from runtime.strict_yaml import Strict, first_fault
+from dskd.runtime import atomic
+from dskd.runtime.bundle import Bundle, file_sha256
+from dskd.runtime.cuda.device import Device
+from dskd.runtime.errors import DskdError
+from dskd.runtime.manifest import NotNegative, Positive, Precision, Sha256
+from dskd.runtime.strict_yaml import Strict, first_fault
 
 GRAPHS: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 LARGEST_FACTS = 1 << 16  # bytes: facts have some hundred
@@ -50,7 +50,7 @@ class EngineFacts(Strict):
 
 def build_command(precision: str) -> str:
     """What to type for a new engine."""
-    return f"python -m export.trt --{precision}"
+    return f"dskd export.trt --{precision}"
 
 
 def engine_paths(bundle: Bundle, precision: Precision) -> tuple[Path, Path]:

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, ValidationInfo
 
-from runtime.errors import CallError
+from dskd.runtime.errors import CallError
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

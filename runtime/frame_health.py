@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.preprocess import Image
+from dskd.runtime.preprocess import Image
 
 _SAMPLES = 96  # rows and columns looked at; every other figure here is about these pixels
 _STILL_RUN = 25  # nearly equal frames in a row before a picture counts as frozen: a second of most cameras

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.result import Dropped, Frame
+from dskd.runtime.result import Dropped, Frame
 
 Policy = Literal["latest", "every"]
 

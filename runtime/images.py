@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import atomic
-from runtime.decoding import decode
-from runtime.errors import CallError, DskdError
-from runtime.image_container import container_fault
-from runtime.preprocess import Image
+from dskd.runtime import atomic
+from dskd.runtime.decoding import decode
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.image_container import container_fault
+from dskd.runtime.preprocess import Image
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
 SMALLEST_SIDE = 16  # pixels: below this nothing can be seen in a picture

@@ -13,17 +13,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends import Backend, Output, candidates, first_that
-from runtime.backends.base import Overlapping, cpu_words
-from runtime.bundle import Bundle
-from runtime.decision import Map, Settings, decide
-from runtime.errors import DskdError
-from runtime.images import read_image
-from runtime.manifest import InputSpec, Precision
-from runtime.preprocess import Image, preprocess
-from runtime.result import Frame, Inspection
-from runtime.tiling import Tiles
-from runtime.user_cache import key_of, recall, remember
+from dskd.runtime.backends import Backend, Output, candidates, first_that
+from dskd.runtime.backends.base import Overlapping, cpu_words
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Map, Settings, decide
+from dskd.runtime.errors import DskdError
+from dskd.runtime.images import read_image
+from dskd.runtime.manifest import InputSpec, Precision
+from dskd.runtime.preprocess import Image, preprocess
+from dskd.runtime.result import Frame, Inspection
+from dskd.runtime.tiling import Tiles
+from dskd.runtime.user_cache import key_of, recall, remember
 
 COMPUTE = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # a new version of one is proved anew
 SPARSE = 16  # pixels, down and across, from one that is looked at to the next
@@ -74,7 +74,7 @@ def golden_check(bundle: Bundle, backend: Backend, frames: int | None = None) ->
 def open_proved(
     bundle: Bundle, name: str = "auto", threads: int = 0, precision: Precision | None = None, quick: bool = False
 ) -> tuple[Backend, GoldenCheck]:
-    """The first of ``runtime.backends.candidates`` that opens and passes its golden check.
+    """The first of ``dskd.runtime.backends.candidates`` that opens and passes its golden check.
 
     What is passed over is said on stderr with the reason. Raises DskdError where none is left. With ``quick`` one
     frame is enough where the same bundle passed with all of them before, on the same backend, libraries and CPU.

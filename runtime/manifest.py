@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from runtime.strict_yaml import Strict
+from dskd.runtime.strict_yaml import Strict
 
 SCHEMA = 1
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.delivery import SinkStatus
-from runtime.errors import MissingPart
-from runtime.metrics_listener import MetricsListener
-from runtime.result import Dropped, Inspection, Verdict
+from dskd.runtime.delivery import SinkStatus
+from dskd.runtime.errors import MissingPart
+from dskd.runtime.metrics_listener import MetricsListener
+from dskd.runtime.result import Dropped, Inspection, Verdict
 
 STAGES = ("queue", "preprocess", "inference", "decision", "store", "total")
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)  # seconds

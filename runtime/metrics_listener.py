@@ -11,7 +11,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 
-from runtime.errors import DskdError
+from dskd.runtime.errors import DskdError
 
 MOST_CLIENTS = 8  # at once; a scraper is one
 PATIENCE = 10.0  # seconds for a request and its answer in all

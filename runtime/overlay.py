@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.preprocess import Image
-from runtime.result import Region, Verdict
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Region, Verdict
 
 COLOURS = {Verdict.PASS: (70, 174, 139), Verdict.REVIEW: (40, 170, 245), Verdict.REJECT: (98, 86, 255)}  # BGR
 ALPHA = 0.5

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import DskdError
+from dskd.runtime.errors import DskdError
 
 Image = NDArray[np.uint8]
 Crop = tuple[int, int, int, int]

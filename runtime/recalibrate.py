@@ -1,4 +1,4 @@
-"""``python -m runtime.recalibrate``: thresholds from what a camera scored on the line, with the rate they support."""
+"""``dskd recalibrate``: thresholds from what a camera scored on the line, with the rate they support."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from runtime import atomic
-from runtime.errors import CallError, DskdError, Parser, exit_with_code
-from runtime.manifest import Thresholds
-from runtime.result import Verdict
-from runtime.store import Scored, StoreReader
-from runtime.store.reader import Label
-from runtime.strict_yaml import LARGEST_YAML, parse_yaml
-from runtime.threshold import conformal_thresholds, describe
-from runtime.yaml_edit import with_numbers
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.runtime.manifest import Thresholds
+from dskd.runtime.result import Verdict
+from dskd.runtime.store import Scored, StoreReader
+from dskd.runtime.store.reader import Label
+from dskd.runtime.strict_yaml import LARGEST_YAML, parse_yaml
+from dskd.runtime.threshold import conformal_thresholds, describe
+from dskd.runtime.yaml_edit import with_numbers
 
 MOST = 100_000  # scores looked at
 Basis = Literal["confirmed good", "passes"]
 EXAMPLES = """examples:
-  python -m runtime.recalibrate --store /var/lib/dskd/store.db --camera top
-  python -m runtime.recalibrate --store line.db --camera top --from passes --last 2000 --reject-rate 0.002
-  python -m runtime.recalibrate --store line.db --camera top --apply station.yaml
+  dskd recalibrate --store /var/lib/dskd/store.db --camera top
+  dskd recalibrate --store line.db --camera top --from passes --last 2000 --reject-rate 0.002
+  dskd recalibrate --store line.db --camera top --apply station.yaml
 
 Without --apply nothing changes. With it the two thresholds of the camera's recipe in the station file are set; they
 hold from the station's next start."""
@@ -143,7 +143,7 @@ def _recipe_of(data: object, camera: str) -> str:
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = Parser(
-        prog="python -m runtime.recalibrate",
+        prog="dskd recalibrate",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawTextHelpFormatter,

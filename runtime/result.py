@@ -10,7 +10,7 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.preprocess import Image
+from dskd.runtime.preprocess import Image
 
 
 class Verdict(str, Enum):

@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import CallError, DskdError
-from runtime.manifest import Threshold, Thresholds
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.manifest import Threshold, Thresholds
 
 ROUNDING = 1e-9  # (n + 1)(1 - rate) is often a whole number that floating point misses by a hair
 

@@ -17,10 +17,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.base import Output
-from runtime.errors import DskdError
-from runtime.manifest import InputSpec
-from runtime.preprocess import Crop, Image, preprocess
+from dskd.runtime.backends.base import Output
+from dskd.runtime.errors import DskdError
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.preprocess import Crop, Image, preprocess
 
 Value = TypeVar("Value", np.float32, np.bool_)
 Start = Callable[[Image], Callable[[], Output]]

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import atomic
-from runtime.errors import DskdError
+from dskd.runtime import atomic
+from dskd.runtime.errors import DskdError
 
 DIGEST = hashlib.sha256().digest_size
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from runtime.errors import CallError
-from runtime.strict_yaml import parse_yaml
+from dskd.runtime.errors import CallError
+from dskd.runtime.strict_yaml import parse_yaml
 
 
 def with_numbers(text: str, place: Sequence[str], numbers: Mapping[str, float]) -> str:

@@ -18,23 +18,23 @@ import torch
 from broker import Broker
 from hypothesis import settings
 
-import calibration.__main__ as calibration
-from benchmarks.accuracy import CONTESTANTS
-from calibration.images import FEWEST
-from calibration.quantise import quantisable
-from export.onnx import export
-from runtime.backoff import Backoff
-from runtime.bundle import Bundle, load_bundle
-from runtime.delivery import Delivery, Target
-from runtime.sinks.mqtt import MqttConfig, MqttTarget
-from runtime.sinks.mqtt_commands import CommandDesk
-from runtime.store import Store
-from train.config import TrainConfig, load_config
-from train.data import find_images
-from train.methods import METHODS
-from train.run import run
-from train.synthetic import NAME, write_set
-from train.trained_run import TrainedRun, load_run
+import dskd.calibration.__main__ as calibration
+from dskd.benchmarks.accuracy import CONTESTANTS
+from dskd.calibration.images import FEWEST
+from dskd.calibration.quantise import quantisable
+from dskd.export.onnx import export
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.delivery import Delivery, Target
+from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
+from dskd.runtime.sinks.mqtt_commands import CommandDesk
+from dskd.runtime.store import Store
+from dskd.train.config import TrainConfig, load_config
+from dskd.train.data import find_images
+from dskd.train.methods import METHODS
+from dskd.train.run import run
+from dskd.train.synthetic import NAME, write_set
+from dskd.train.trained_run import TrainedRun, load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 # Students of a quarter of their width: a fifth of the weights to train, write, read and hash in nearly every test.
@@ -183,7 +183,7 @@ def calibrated_members(once: Once, members: Callable[[str], Member]) -> Callable
         shutil.copytree(source.path, folder, dirs_exist_ok=True)
         words = ["--bundle", folder, "--images", good / "train", "--held-out", good / "test"]
         with pytest.MonkeyPatch.context() as patch:  # a few layers stand for all that are judged one by one
-            patch.setattr("calibration.sensitivity.quantisable", lambda model: quantisable(model)[::25])
+            patch.setattr("dskd.calibration.sensitivity.quantisable", lambda model: quantisable(model)[::25])
             assert calibration.main([str(word) for word in words]) == 0
 
     @cache
@@ -204,11 +204,13 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture(scope="session")
 def command() -> Command:
-    """Runs ``python -m MODULE ARGUMENTS`` as a user would, from the repository's root."""
+    """Runs ``python -m dskd.MODULE ARGUMENTS`` as a user would, from the repository's root."""
 
-    def call(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(
+        module: str, *arguments: object, timeout: float = 300, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", *map(str, arguments)],
+            [sys.executable, "-m", f"dskd.{module}", *map(str, arguments)],
             capture_output=True, text=True, timeout=timeout, cwd=ROOT, env={**os.environ, **environment}, check=False,
         )  # fmt: skip
 

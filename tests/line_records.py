@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from runtime.result import Answer, Dropped, Frame, Inspection, Region, Verdict
+from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Region, Verdict
 
 
 def inspection(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 
-from benchmarks.worker import main
-from runtime.errors import exit_with_code
-from runtime.inspector import Inspector
-from runtime.result import Frame, Inspection
+from dskd.benchmarks.worker import main
+from dskd.runtime.errors import exit_with_code
+from dskd.runtime.inspector import Inspector
+from dskd.runtime.result import Frame, Inspection
 
 KIND, AMOUNT = sys.argv.pop(1), float(sys.argv.pop(1))
 inspect = Inspector.inspect

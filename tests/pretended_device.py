@@ -1,4 +1,4 @@
-"""``export.trt`` on a machine that only pretends to have a GPU: TensorRT-RTX builds, onnxruntime answers for the engine.
+"""``dskd.export.trt`` on a machine that only pretends to have a GPU: TensorRT-RTX builds, onnxruntime answers for the engine.
 
 As a script it takes the command's options; PRETEND_KILL names the moment at which it kills itself.
 """
@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import tensorrt_rtx
 
-import export.engine_install
-import export.trt
-import runtime.backends.tensorrt_engine
-from runtime.backends.onnx_runtime import OnnxRuntimeBackend, OnnxRuntimeOutput
-from runtime.bundle import Bundle
-from runtime.cuda import Device
-from runtime.engine import GRAPHS
-from runtime.errors import exit_with_code
-from runtime.manifest import Precision
-from runtime.preprocess import Image
+import dskd.export.engine_install
+import dskd.export.trt
+import dskd.runtime.backends.tensorrt_engine
+from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend, OnnxRuntimeOutput
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.cuda import Device
+from dskd.runtime.engine import GRAPHS
+from dskd.runtime.errors import exit_with_code
+from dskd.runtime.manifest import Precision
+from dskd.runtime.preprocess import Image
 
 ORIN = Device(0, "Orin", "8.7", 8 << 30, integrated=True)
 
@@ -62,20 +62,20 @@ def kill(moment: str) -> None:
 
 def pretend(setattr_: Callable[[Any, str, Any], None]) -> None:
     """Puts stand-ins where a device is asked for, and nowhere else."""
-    write_facts = export.engine_install.write_facts
+    write_facts = dskd.export.engine_install.write_facts
 
     def write_facts_unless_killed(*arguments: Any) -> None:
         kill("facts")
         write_facts(*arguments)
 
-    setattr_(export.trt, "find_device", lambda: ORIN)
-    setattr_(export.trt, "open_memory", lambda device: SimpleNamespace(close=lambda: None))
-    setattr_(export.trt, "engine_layers", lambda trt, plan, logger: {"Layers": []})
-    setattr_(runtime.backends.tensorrt_engine, "load_tensorrt", lambda: tensorrt_rtx)
-    setattr_(export.engine_install, "TensorRtBackend", Answering)
-    setattr_(export.engine_install, "write_facts", write_facts_unless_killed)
+    setattr_(dskd.export.trt, "find_device", lambda: ORIN)
+    setattr_(dskd.export.trt, "open_memory", lambda device: SimpleNamespace(close=lambda: None))
+    setattr_(dskd.export.trt, "engine_layers", lambda trt, plan, logger: {"Layers": []})
+    setattr_(dskd.runtime.backends.tensorrt_engine, "load_tensorrt", lambda: tensorrt_rtx)
+    setattr_(dskd.export.engine_install, "TensorRtBackend", Answering)
+    setattr_(dskd.export.engine_install, "write_facts", write_facts_unless_killed)
 
 
 if __name__ == "__main__":
     pretend(setattr)
-    exit_with_code(export.trt.main)
+    exit_with_code(dskd.export.trt.main)

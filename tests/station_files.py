@@ -63,7 +63,7 @@ class Process:
         self.log = file.with_name("log.txt")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "runtime.station", str(file)], stderr=log, cwd=ROOT,
+                [sys.executable, "-m", "dskd.runtime.station", str(file)], stderr=log, cwd=ROOT,
                 env={**os.environ, **environment},
             )  # fmt: skip
 

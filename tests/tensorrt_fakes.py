@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from runtime.bundle import Bundle
-from runtime.cuda.base import HostBuffer
-from runtime.cuda.device import Device
-from runtime.engine import GRAPHS, EngineFacts, engine_paths, write_facts
-from runtime.errors import DskdError
-from runtime.manifest import Manifest, Precision
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.cuda.base import HostBuffer
+from dskd.runtime.cuda.device import Device
+from dskd.runtime.engine import GRAPHS, EngineFacts, engine_paths, write_facts
+from dskd.runtime.errors import DskdError
+from dskd.runtime.manifest import Manifest, Precision
 
 HEIGHT, WIDTH, LARGEST = 6, 8, 4
 ORIN = Device(0, "Orin", "8.7", 8 << 30, True)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from benchmarks.accuracy import CONTESTANTS, first_of_each, main, within_budget
-from benchmarks.comparison import COLUMNS, table
-from runtime.errors import CallError
-from train.config import load_config
-from train.methods import METHODS
-from train.probes import PROBES
-from train.products import find_products
-from train.synthetic import PRODUCTS, write_set
+from dskd.benchmarks.accuracy import CONTESTANTS, first_of_each, main, within_budget
+from dskd.benchmarks.comparison import COLUMNS, table
+from dskd.runtime.errors import CallError
+from dskd.train.config import load_config
+from dskd.train.methods import METHODS
+from dskd.train.probes import PROBES
+from dskd.train.products import find_products
+from dskd.train.synthetic import PRODUCTS, write_set
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from train.networks.aggregation import FLOOR, ResidualAggregation
-from train.networks.injection import InjectedDecoder, Injection, similarity
-from train.networks.resnet import BACKBONES
+from dskd.train.networks.aggregation import FLOOR, ResidualAggregation
+from dskd.train.networks.injection import InjectedDecoder, Injection, similarity
+from dskd.train.networks.resnet import BACKBONES
 
 
 def aggregation(channels: int = 12, centres: int = 5) -> ResidualAggregation:
@@ -69,7 +69,7 @@ def test_the_guide_carries_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     finer = torch.rand(2, 2, 4, 4)
     found = torch.autograd.grad(injection(decoded, taught, finer).square().sum(), (decoded, taught))
     agreement = similarity(decoded, taught).detach()
-    monkeypatch.setattr("train.networks.injection.similarity", lambda one, other: agreement)
+    monkeypatch.setattr("dskd.train.networks.injection.similarity", lambda one, other: agreement)
     expected = torch.autograd.grad(injection(decoded, taught, finer).square().sum(), (decoded, taught))
     assert all(bool(gradient.abs().max() > 1e-3) for gradient in expected)
     torch.testing.assert_close(found, expected)

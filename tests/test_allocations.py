@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 from tiny_bundle import SIDE, tiled, tiny_bundle
 
-from runtime.backends import open_backend
-from runtime.bundle import Bundle
-from runtime.decision import Settings
-from runtime.inspector import Inspector
-from runtime.result import Frame, Verdict
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.inspector import Inspector
+from dskd.runtime.result import Frame, Verdict
 
 WARM, FRAMES = 200, 100  # after some hundred the free lists of Python and of the bindings are full
 TUPLES = 2200  # frames; of each length Python keeps up to 2,000 tuples, as of regions, before it uses one again

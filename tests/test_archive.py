@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from line_records import frame_of, inspection
 from pydantic import ValidationError
 
-from runtime.overlay import heat_layer
-from runtime.result import Frame, Inspection, Verdict
-from runtime.sinks import archive as module
-from runtime.sinks.archive import Archive, ArchiveConfig
-from runtime.store import Store
+from dskd.runtime.overlay import heat_layer
+from dskd.runtime.result import Frame, Inspection, Verdict
+from dskd.runtime.sinks import archive as module
+from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.store import Store
 
 NOW = 1_790_000_000.0
 HOUR = 3600.0
@@ -203,7 +203,7 @@ import sys, time
 sys.path.insert(0, "tests")
 from pathlib import Path
 from line_records import frame_of, inspection
-from runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 def opened(folder):
     return Archive("archive", ArchiveConfig(kind="archive", min_free_gb=0), folder)
 folder = Path(sys.argv[1])
@@ -273,7 +273,7 @@ import sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 from line_records import frame_of, inspection
-from runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 def opened(folder):
     return Archive("archive", ArchiveConfig(kind="archive", min_free_gb=0), folder)
 archive = opened(Path(sys.argv[1]))

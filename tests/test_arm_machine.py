@@ -28,7 +28,7 @@ def level(name):  # 'hi' or 'lo', None where nobody by that name holds a line
     return found and found[1]
 
 def guard(line, active, name, chip="/dev/gpiochip0"):
-    command = [sys.executable, "-m", "runtime.station.outputs.gpio_guard", chip, str(line), active, name]
+    command = [sys.executable, "-m", "dskd.runtime.station.outputs.gpio_guard", chip, str(line), active, name]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
 def said(process):

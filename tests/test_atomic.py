@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime import atomic
-from runtime.errors import DskdError
+from dskd.runtime import atomic
+from dskd.runtime.errors import DskdError
 
 
 def test_a_file_is_as_readable_as_any_other_and_the_mask_of_all_threads_stays(

@@ -26,17 +26,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-import runtime.__main__
-import train.__main__
-from runtime.bundle import Bundle
-from runtime.errors import CallError, DskdError, MissingPart, exit_with_code, one_line
-from runtime.images import BadImage, list_images, read_image, read_mask
-from runtime.manifest import InputSpec
-from runtime.sinks import open_sinks
-from runtime.sources import frames, open_source
-from train.config import TrainConfig, load_config
-from train.data import find_images, usable
-from train.synthetic import good_part
+import dskd.runtime.__main__
+import dskd.train.__main__
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import CallError, DskdError, MissingPart, exit_with_code, one_line
+from dskd.runtime.images import BadImage, list_images, read_image, read_mask
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.sinks import open_sinks
+from dskd.runtime.sources import frames, open_source
+from dskd.train.config import TrainConfig, load_config
+from dskd.train.data import find_images, usable
+from dskd.train.synthetic import good_part
 
 Array = NDArray[np.uint8]
 quick = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -402,7 +402,7 @@ def test_a_file_without_rights_is_refused_in_one_line() -> None:
         locked.write_bytes(SOUND["png"])
         locked.chmod(0)
         code = (
-            f"import os, pathlib, sys; from runtime.images import read_image; os.setuid(65534)\n"
+            f"import os, pathlib, sys; from dskd.runtime.images import read_image; os.setuid(65534)\n"
             f"try: read_image(pathlib.Path({str(locked)!r}))\nexcept Exception as e: print(type(e).__name__, e)"
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -444,7 +444,7 @@ def test_a_run_over_a_folder_names_every_bad_file_once_and_inspects_the_others(
 ) -> None:
     sinks = [f"sqlite://{tmp_path}/a.db", f"jsonl://{tmp_path}/a.jsonl", f"images://{tmp_path}/o"]
     options = ["--bundle", bundle.path, "--source", zoo, *(part for sink in sinks for part in ("--sink", sink))]
-    code, out, errors = outcome(runtime.__main__.main, options, capfd)
+    code, out, errors = outcome(dskd.runtime.__main__.main, options, capfd)
     assert code == 1
     assert len(errors) == BAD_IN_ZOO
     assert all(line.startswith("dropped: ") and one_line(line) == line for line in errors)
@@ -489,7 +489,7 @@ def test_one_bad_image_alone_gives_one_line_and_code_1(
 ) -> None:
     path = tmp_path / "alone.jpg"
     path.write_bytes(BAD[name][0])
-    code, _, errors = outcome(runtime.__main__.main, ["--bundle", bundle.path, "--source", path], capfd)
+    code, _, errors = outcome(dskd.runtime.__main__.main, ["--bundle", bundle.path, "--source", path], capfd)
     assert code == 1
     assert len(errors) == 1
     assert_one_clear_line(errors[0], str(path))
@@ -802,14 +802,16 @@ def test_a_bad_sink_among_good_ones_closes_the_good_ones(tmp_path: Path) -> None
 def test_a_sink_that_takes_nothing_is_one_line_and_code_1(
     target: str, words: str, bundle: Bundle, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, errors = outcome(runtime.__main__.main, ["--bundle", bundle.path, "--sink", target], capfd)
+    code, _, errors = outcome(dskd.runtime.__main__.main, ["--bundle", bundle.path, "--sink", target], capfd)
     assert code == 1
     assert len(errors) == 1
     assert words in errors[0]
 
 
 def test_a_pipe_as_jsonl_sink_works(bundle: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
-    code, _, errors = outcome(runtime.__main__.main, ["--bundle", bundle.path, "--sink", "jsonl:///dev/null"], capfd)
+    code, _, errors = outcome(
+        dskd.runtime.__main__.main, ["--bundle", bundle.path, "--sink", "jsonl:///dev/null"], capfd
+    )
     assert (code, errors) == (0, [])
 
 
@@ -832,14 +834,14 @@ def test_a_wrong_option_of_the_runtime_is_one_line_and_code_2(
     arguments: list[object] = [*options.split()]
     if "--bundle" not in options:
         arguments = ["--bundle", bundle.path, *arguments]
-    code, out, errors = outcome(runtime.__main__.main, arguments, capfd)
+    code, out, errors = outcome(dskd.runtime.__main__.main, arguments, capfd)
     assert (code, out) == (2, "")
     assert len(errors) == 1
     assert_one_clear_line(errors[0], "error: ")
 
 
 def test_an_empty_source_is_not_taken_for_no_source(bundle: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
-    code, out, errors = outcome(runtime.__main__.main, ["--bundle", bundle.path, "--source", ""], capfd)
+    code, out, errors = outcome(dskd.runtime.__main__.main, ["--bundle", bundle.path, "--source", ""], capfd)
     assert (code, out, len(errors)) == (2, "", 1)
 
 
@@ -864,14 +866,14 @@ def test_a_region_of_interest(
     for frame in ("a.png", "b.png"):
         (folder / frame).write_bytes(SOUND["png"])
     code, _, errors = outcome(
-        runtime.__main__.main, ["--bundle", bundle.path, "--source", folder, "--roi", mask], capfd
+        dskd.runtime.__main__.main, ["--bundle", bundle.path, "--source", folder, "--roi", mask], capfd
     )
     assert (code, len(errors)) == (expected, lines)
     assert all("mask" in line for line in errors)
 
 
 def test_a_mask_that_is_black_inside_the_crop_passes_nothing() -> None:
-    from runtime.decision import Settings, decide
+    from dskd.runtime.decision import Settings, decide
 
     roi = np.zeros((100, 100), np.bool_)
     roi[:10] = True
@@ -889,7 +891,7 @@ def test_read_mask_takes_a_grey_mask(tmp_path: Path) -> None:
 def test_a_full_disk_behind_standard_output_is_one_line_and_code_1(bundle: Bundle) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "runtime", "--bundle", str(bundle.path)],
+            [sys.executable, "-m", "dskd.runtime", "--bundle", str(bundle.path)],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60, check=False,
         )  # fmt: skip
     assert done.returncode == 1
@@ -945,7 +947,7 @@ def test_training_names_and_skips_bad_files_wherever_they_lie(
     ]  # fmt: skip
     options = [part for change in changes for part in ("--set", change)]
     arguments = ["--data", mixed, "--out", out, "--teacher-weights", "random", "--device", "cpu", *options]
-    code, _, _ = outcome(train.__main__.main, arguments, capfd)
+    code, _, _ = outcome(dskd.train.__main__.main, arguments, capfd)
     assert code == 0
     skipped = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
     names = ["1x1.png", "animated gif.png", "fifo.png", "png bomb.png", "text.png", "bad.png", "15_mask.png"]
@@ -996,7 +998,7 @@ def test_a_wrong_call_of_training_is_one_line_and_code_2(
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("in the way")
     arguments = options.replace("{mixed}", str(mixed)).replace("{tmp}", str(tmp_path)).split()
-    code, out, errors = outcome(train.__main__.main, [*arguments], capfd)
+    code, out, errors = outcome(dskd.train.__main__.main, [*arguments], capfd)
     assert (code, out) == (2, "")
     assert len(errors) == 1
     assert_one_clear_line(errors[0], "error: ")

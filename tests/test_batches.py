@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtime.errors import CallError
-from train.augment import augment
-from train.batches import AugmentedImages, Schedule, batches
-from train.settings import AugmentConfig
+from dskd.runtime.errors import CallError
+from dskd.train.augment import augment
+from dskd.train.batches import AugmentedImages, Schedule, batches
+from dskd.train.settings import AugmentConfig
 
 Images = NDArray[np.uint8]
 

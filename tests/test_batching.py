@@ -15,15 +15,15 @@ import pytest
 from station_files import wait_for
 from tiny_bundle import tiny_bundle
 
-from runtime import atomic
-from runtime.backends import Backend, Candidate, Output, open_backend
-from runtime.bundle import Bundle, load_bundle, write_manifest
-from runtime.decision import Settings
-from runtime.errors import DskdError
-from runtime.preprocess import Image
-from runtime.result import Dropped, Frame, Inspection, Verdict
-from runtime.station import batching
-from runtime.station.batching import FAILURES, InspectionThread
+from dskd.runtime import atomic
+from dskd.runtime.backends import Backend, Candidate, Output, open_backend
+from dskd.runtime.bundle import Bundle, load_bundle, write_manifest
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import DskdError
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Dropped, Frame, Inspection, Verdict
+from dskd.runtime.station import batching
+from dskd.runtime.station.batching import FAILURES, InspectionThread
 
 
 class Feed:
@@ -329,7 +329,7 @@ def test_a_frame_that_waits_for_company_is_under_way_too(small: Bundle) -> None:
 def test_a_camera_is_detached_though_the_other_never_leaves_a_gap(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.station.batching.REJUDGE_TIMEOUT", 2.0)
+    monkeypatch.setattr("dskd.runtime.station.batching.REJUDGE_TIMEOUT", 2.0)
 
     class Endless(Feed):
         def take(self) -> tuple[Frame, Settings] | None:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Command
 
-from benchmarks.ablation import VARIANTS, main, table
-from runtime.errors import CallError
-from train.synthetic import NAME
+from dskd.benchmarks.ablation import VARIANTS, main, table
+from dskd.runtime.errors import CallError
+from dskd.train.synthetic import NAME
 
 SETTINGS = [part for setting in [*SMALL, "recipe.epochs=1"] for part in ("--set", setting)]
 
@@ -76,10 +76,9 @@ def test_ablation_reads_finished_rows_back(small_set: Path, tmp_path: Path, caps
 
 def test_the_installed_command_knows_all_modules_and_refuses_others() -> None:
     def dskd(*words: str) -> subprocess.CompletedProcess[str]:
-        code = "from runtime.dskd import main; main()"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(
-            [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, check=False
+            [sys.executable, "-m", "dskd", *words], capture_output=True, text=True, env=environment, check=False
         )
 
     listed = [line.split()[0] for line in dskd("--help").stdout.splitlines() if line.startswith("  ")]

@@ -14,8 +14,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.bundle import MANIFEST, Bundle, load_bundle
-from runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.bundle import MANIFEST, Bundle, load_bundle
+from dskd.runtime.errors import CallError, DskdError, one_line
 
 NAMES = ["model.onnx", "model.fp16.onnx", "held_out.json", "golden/inputs.npy", "golden/scores.npy", "golden/maps.npy", *(f"golden/frame_{k}.png" for k in range(8))]  # fmt: skip
 quick = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from conftest import Command, Member
 
-from calibration import judged
-from calibration.__main__ import main
-from calibration.compare import answer_files
-from calibration.images import FEWEST
-from calibration.judged import judge_all
-from calibration.pictures import Labelled
-from runtime.backends import open_backend
-from runtime.bundle import Bundle, load_bundle
-from runtime.errors import exit_with_code
-from runtime.images import write_image
-from runtime.inspector import golden_check
-from train import metrics
-from train.data import find_images
+from dskd.calibration import judged
+from dskd.calibration.__main__ import main
+from dskd.calibration.compare import answer_files
+from dskd.calibration.images import FEWEST
+from dskd.calibration.judged import judge_all
+from dskd.calibration.pictures import Labelled
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.errors import exit_with_code
+from dskd.runtime.images import write_image
+from dskd.runtime.inspector import golden_check
+from dskd.train import metrics
+from dskd.train.data import find_images
 
 
 @pytest.fixture(scope="module")

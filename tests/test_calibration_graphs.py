@@ -12,10 +12,10 @@ from conftest import FAMILY, Member
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.equalise import equalise, largest_of_channels
-from calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, names_of
-from calibration.half import KEPT, to_half
-from calibration.quantise import (
+from dskd.calibration.equalise import equalise, largest_of_channels
+from dskd.calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, names_of
+from dskd.calibration.half import KEPT, to_half
+from dskd.calibration.quantise import (
     TARGETS,
     Target,
     in_eight_bits,
@@ -25,14 +25,14 @@ from calibration.quantise import (
     reading_picture,
     without_transposed,
 )
-from calibration.ranges import (
+from dskd.calibration.ranges import (
     METHODS,
     Histogram,
     Method,
     observe,
 )
-from calibration.sensitivity import sensitivity
-from runtime.bundle import Bundle
+from dskd.calibration.sensitivity import sensitivity
+from dskd.runtime.bundle import Bundle
 
 
 @pytest.fixture(scope="module")

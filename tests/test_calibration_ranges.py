@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from calibration.images import k_centre
-from calibration.observed import RECIPE, Observed, read_observed, write_observed
-from calibration.ranges import (
+from dskd.calibration.images import k_centre
+from dskd.calibration.observed import RECIPE, Observed, read_observed, write_observed
+from dskd.calibration.ranges import (
     METHODS,
     SMALLEST,
     Histogram,
     range_of,
 )
-from runtime.errors import DskdError
+from dskd.runtime.errors import DskdError
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=200), st.integers(1, 5))

@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.rtsp_camera import RtspCamera, number_of
-from runtime.backoff import Backoff
-from runtime.capture import MOST_PENDING, Capture, CaptureStatus, newest_frames
-from runtime.errors import DskdError
-from runtime.frame_health import FrameHealth
-from runtime.result import Dropped, Frame
-from runtime.sources import Source, open_source
-from runtime.sources.base import SourceLost
-from runtime.sources.gstreamer import has_elements
-from runtime.sources.rtsp import ffmpeg_source
+from dskd.benchmarks.rtsp_camera import RtspCamera, number_of
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.capture import MOST_PENDING, Capture, CaptureStatus, newest_frames
+from dskd.runtime.errors import DskdError
+from dskd.runtime.frame_health import FrameHealth
+from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.sources import Source, open_source
+from dskd.runtime.sources.base import SourceLost
+from dskd.runtime.sources.gstreamer import has_elements
+from dskd.runtime.sources.rtsp import ffmpeg_source
 
 RTSP: list[Any] = [
     pytest.param(ffmpeg_source, id="ffmpeg"),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_bundle import tiny_bundle
 
-from benchmarks import coldstart
-from runtime.bundle import Bundle
-from runtime.errors import DskdError
+from dskd.benchmarks import coldstart
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import DskdError
 
 QUICK = ["--backend", "onnxruntime", "--threads", "1", "--size", "64x64", "--json"]
 
@@ -31,7 +31,7 @@ def test_cold_start_is_that_of_the_shipped_command(
         assert rows[f"{coldstart.FIRST}{kind}"]["median"] > 0
         assert rows[f"{coldstart.PEAK}{kind}"]["median"] > 10
     with pytest.raises(DskdError, match=r"exit code 2.*no bundle there"):
-        coldstart.started([sys.executable, "-m", "runtime", "--bundle", str(tmp_path / "none")])
+        coldstart.started([sys.executable, "-m", "dskd.runtime", "--bundle", str(tmp_path / "none")])
 
 
 def test_a_first_start_finds_nothing_and_a_usual_one_what_was_left(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import compare
-from benchmarks.results import Better, Results, row
-from runtime.errors import CallError
+from dskd.benchmarks import compare
+from dskd.benchmarks.results import Better, Results, row
+from dskd.runtime.errors import CallError
 
 ROUNDS = [[10.0, 10.1, 10.2]] * 7
 

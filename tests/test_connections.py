@@ -19,7 +19,7 @@ from broker import Broker, free_port, needs_mosquitto
 from conftest import ROOT
 from station_files import PATTERN, STRICT, rows, wait_for, write_station
 
-from benchmarks.rtsp_camera import RtspCamera
+from dskd.benchmarks.rtsp_camera import RtspCamera
 
 pytestmark = pytest.mark.skipif(
     shutil.which("strace") is None, reason="strace is not installed (apt-get install strace)"
@@ -36,7 +36,7 @@ def traced(file: Path, trace: Path) -> Iterator[None]:
     """A station under strace."""
     command = ["strace", "-D", "-f", "-qq", "-e", f"trace={CALLS}", "-o", str(trace)]
     with subprocess.Popen(
-        [*command, sys.executable, "-m", "runtime.station", str(file)], stderr=subprocess.PIPE, cwd=ROOT,
+        [*command, sys.executable, "-m", "dskd.runtime.station", str(file)], stderr=subprocess.PIPE, cwd=ROOT,
         env={name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"},
     ) as process:  # fmt: skip
         try:

@@ -13,15 +13,15 @@ import pytest
 from conftest import ROOT
 from tiny_bundle import tiny_bundle
 
-from benchmarks import all as everything
-from benchmarks import contenders, latency, report, soak, throughput
-from benchmarks.__main__ import main
-from benchmarks.contenders import Contestant, contestants
-from benchmarks.processes import Worker
-from benchmarks.results import Results, read_results
-from runtime.bundle import Bundle, load_bundle, write_manifest
-from runtime.errors import CallError, DskdError, MissingPart
-from runtime.manifest import Precision
+from dskd.benchmarks import all as everything
+from dskd.benchmarks import contenders, latency, report, soak, throughput
+from dskd.benchmarks.__main__ import main
+from dskd.benchmarks.contenders import Contestant, contestants
+from dskd.benchmarks.processes import Worker
+from dskd.benchmarks.results import Results, read_results
+from dskd.runtime.bundle import Bundle, load_bundle, write_manifest
+from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.manifest import Precision
 
 QUICK = ["--backend", "onnxruntime", "--threads", "1", "--size", "64x64", "--launches", "1", "--rounds", "1"]
 QUICK += ["--seconds", "0.02", "--json"]
@@ -148,7 +148,7 @@ def test_two_results_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_terminated_measurement_leaves_nothing(small: Bundle, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "benchmarks", "latency", "--bundle", str(small.path), *QUICK, "--seconds", "60"]
+    words = [sys.executable, "-m", "dskd.benchmarks", "latency", "--bundle", str(small.path), *QUICK, "--seconds", "60"]
     process = subprocess.Popen(
         words, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

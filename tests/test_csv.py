@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from line_records import answer, dropped, inspection
 
-from runtime.delivery import Delivery, DeliveryFailed, Target
-from runtime.result import Verdict
-from runtime.sinks.csv import COLUMNS, CsvConfig, CsvTarget, header_line, line, safe
-from runtime.store import Record, Store, StoreReader
+from dskd.runtime.delivery import Delivery, DeliveryFailed, Target
+from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.csv import COLUMNS, CsvConfig, CsvTarget, header_line, line, safe
+from dskd.runtime.store import Record, Store, StoreReader
 
 Start = Callable[[Target], Delivery]
 
@@ -198,9 +198,9 @@ import sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 from line_records import inspection
-from runtime.delivery import Delivery
-from runtime.sinks.csv import CsvConfig, CsvTarget
-from runtime.store import Store
+from dskd.runtime.delivery import Delivery
+from dskd.runtime.sinks.csv import CsvConfig, CsvTarget
+from dskd.runtime.store import Store
 store = Store(Path(sys.argv[1]))
 Delivery("csv", store, CsvTarget(CsvConfig(kind="csv", path=sys.argv[2]))).start()
 number = store.newest()

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from runtime.cuda import ADAPTERS, Device, open_memory
-from runtime.errors import CallError, MissingPart
+from dskd.runtime.cuda import ADAPTERS, Device, open_memory
+from dskd.runtime.errors import CallError, MissingPart
 
 CARD = Device(0, "Card", "9.0", 1 << 30, False)
 
@@ -71,8 +71,8 @@ def run(script: str, **environment: str) -> str:
 
 FIND = """
 import time
-from runtime.cuda import find_device
-from runtime.errors import DskdError
+from dskd.runtime.cuda import find_device
+from dskd.runtime.errors import DskdError
 start = time.monotonic()
 try:
     print(find_device({index}))
@@ -130,8 +130,8 @@ def test_without_either_package_both_are_named() -> None:
     script = """
 import sys
 sys.modules["cuda"] = sys.modules["pycuda"] = None
-from runtime.cuda import Device, open_memory
-from runtime.errors import MissingPart
+from dskd.runtime.cuda import Device, open_memory
+from dskd.runtime.errors import MissingPart
 try:
     open_memory(Device(0, "Card", "9.0", 1, False))
 except MissingPart as error:
@@ -167,7 +167,7 @@ def names_below(module: str, file: Path) -> set[str]:
 EXERCISE = """
 import ctypes, json, sys, threading
 import numpy as np
-from runtime.cuda import find_device, open_memory
+from dskd.runtime.cuda import find_device, open_memory
 
 said = {}
 memory = open_memory(find_device(), NAME)
@@ -273,8 +273,8 @@ def test_failures_of_the_device_are_one_line_where_they_happen_and_nothing_leaks
     script = f"""
 import ctypes
 import numpy as np
-from runtime.cuda import find_device, open_memory
-from runtime.errors import DskdError
+from dskd.runtime.cuda import find_device, open_memory
+from dskd.runtime.errors import DskdError
 memory = open_memory(find_device(), {name!r})
 with memory.active():
     try:

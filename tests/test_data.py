@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from runtime.errors import CallError
-from runtime.images import read_image, write_image
-from runtime.manifest import InputSpec
-from train import data
-from train.data import TestImage as Labelled  # pytest would try to collect a name that starts with Test
+from dskd.runtime.errors import CallError
+from dskd.runtime.images import read_image, write_image
+from dskd.runtime.manifest import InputSpec
+from dskd.train import data
+from dskd.train.data import TestImage as Labelled  # pytest would try to collect a name that starts with Test
 
 SPEC = InputSpec(height=32, width=64)
 Image = NDArray[np.uint8]

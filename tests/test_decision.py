@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from runtime.decision import Decision, Settings, decide
-from runtime.errors import CallError, DskdError
-from runtime.manifest import InputSpec
-from runtime.result import Verdict
+from dskd.runtime.decision import Decision, Settings, decide
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.result import Verdict
 
 Map = NDArray[np.float32]
 SPEC = InputSpec(height=32, width=64)

@@ -8,8 +8,8 @@ from pathlib import Path
 from broker import wait_for
 from line_records import inspection
 
-from runtime.delivery import Delivery, Target
-from runtime.store import Record, Store, StoreError, StoreReader
+from dskd.runtime.delivery import Delivery, Target
+from dskd.runtime.store import Record, Store, StoreError, StoreReader
 
 Start = Callable[[Target], Delivery]
 

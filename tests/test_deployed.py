@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.deployed import main, tell
-from benchmarks.labelled import Labelled
-from benchmarks.results import Results, read_results
-from runtime.bundle import Bundle
-from runtime.errors import CallError
-from train.synthetic import write_set
+from dskd.benchmarks.deployed import main, tell
+from dskd.benchmarks.labelled import Labelled
+from dskd.benchmarks.results import Results, read_results
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import CallError
+from dskd.train.synthetic import write_set
 
 
 @pytest.fixture(scope="module")

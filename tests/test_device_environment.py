@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from jetson.wheels import TARGETS, pip_words
-from runtime.bundle import Bundle
+from dskd.jetson.wheels import TARGETS, pip_words
+from dskd.runtime.bundle import Bundle
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,9 +28,10 @@ HEAVY = ("torch", "onnx", "onnxsim", "scipy", "sklearn", "matplotlib", "PIL", "s
 
 @pytest.fixture(scope="module")
 def device(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``runtime/`` and a bare virtual environment with the base requirements."""
+    """A folder with ``dskd/runtime/`` and a bare virtual environment with the base requirements."""
     folder = tmp_path_factory.mktemp("device")
-    shutil.copytree(ROOT / "runtime", folder / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "runtime", folder / "dskd/runtime", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dskd/__init__.py", folder / "dskd")
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     subprocess.run([folder / "venv/bin/python", *PIP, *base()], check=True)
     return folder
@@ -58,10 +59,10 @@ def run(device: Path, *arguments: object, home: Path | None = None) -> subproces
 def test_runtime_inspects_where_torch_and_the_other_rooms_are_absent(
     device: Path, bundle: Bundle, small_set: Path
 ) -> None:
-    absent = [*HEAVY, "train", "export", "calibration", "benchmarks", "jetson"]
+    absent = [*HEAVY, "dskd.train", "dskd.export", "dskd.calibration", "dskd.benchmarks", "dskd.jetson"]
     probe = f"from importlib.util import find_spec; print([m for m in {absent!r} if find_spec(m)])"
     assert run(device, "-c", probe).stdout.strip() == "[]"
-    done = run(device, "-m", "runtime", "--bundle", bundle.path, "--source", small_set / "test", "--json")
+    done = run(device, "-m", "dskd.runtime", "--bundle", bundle.path, "--source", small_set / "test", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["counts"]["inspected"] == 14
 
@@ -69,19 +70,20 @@ def test_runtime_inspects_where_torch_and_the_other_rooms_are_absent(
 @pytest.mark.slow
 def test_every_runtime_module_imports_and_help_needs_no_bundle(device: Path) -> None:
     modules = [
-        str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in sorted((ROOT / "runtime").rglob("*.py"))
+        "dskd." + str(p.relative_to(ROOT).with_suffix("")).replace("/", ".")
+        for p in sorted((ROOT / "runtime").rglob("*.py"))
     ]
     # the page alone needs more than the base: its web server comes with .[line]
     modules = [m.removesuffix(".__init__") for m in modules if not m.endswith("__main__") and ".web" not in m]
     done = run(device, "-c", "; ".join(f"import {m}" for m in modules))
     assert done.returncode == 0, done.stderr
-    assert "examples:" in run(device, "-m", "runtime", "--help").stdout
+    assert "examples:" in run(device, "-m", "dskd.runtime", "--help").stdout
 
 
 @pytest.mark.slow
 def test_onnxruntime_telemetry_is_off(device: Path, bundle: Bundle, tmp_path: Path) -> None:
     """Where it is on, onnxruntime makes a database below the home folder before it opens sockets."""
-    done = run(device, "-m", "runtime", "--bundle", bundle.path, home=tmp_path)
+    done = run(device, "-m", "dskd.runtime", "--bundle", bundle.path, home=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.rglob("*onnxruntime*"))
 

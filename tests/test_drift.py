@@ -14,14 +14,14 @@ from line_records import inspection
 from scipy.stats import ks_2samp
 from tiny_bundle import tiny_bundle
 
-from runtime.bundle import HELD_OUT, hash_files, load_bundle, write_manifest
-from runtime.decision import Settings
-from runtime.drift import YEAR, Drift, DriftWatch, first_passes, ks_distance, ks_probability
-from runtime.errors import DskdError
-from runtime.result import Verdict
-from runtime.station.drift_watches import DriftWatches
-from runtime.station.recipe import Recipe
-from runtime.store import Store
+from dskd.runtime.bundle import HELD_OUT, hash_files, load_bundle, write_manifest
+from dskd.runtime.decision import Settings
+from dskd.runtime.drift import YEAR, Drift, DriftWatch, first_passes, ks_distance, ks_probability
+from dskd.runtime.errors import DskdError
+from dskd.runtime.result import Verdict
+from dskd.runtime.station.drift_watches import DriftWatches
+from dskd.runtime.station.recipe import Recipe
+from dskd.runtime.store import Store
 
 HOUR = 3600.0
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.prune import cost, fold_batch_norms, prune
-from train.config import TrainConfig, load_config
-from train.evaluate import EagerGraph
-from train.methods import build
-from train.methods.dskd import DualStudent
-from train.networks.maps import AnomalyMap
-from train.networks.resnet import BACKBONES, Encoder
+from dskd.export.prune import cost, fold_batch_norms, prune
+from dskd.train.config import TrainConfig, load_config
+from dskd.train.evaluate import EagerGraph
+from dskd.train.methods import build
+from dskd.train.methods.dskd import DualStudent
+from dskd.train.networks.maps import AnomalyMap
+from dskd.train.networks.resnet import BACKBONES, Encoder
 
 SIZE = 64
 VARIANTS = [

@@ -14,22 +14,22 @@ from conftest import SMALL, Member, train_and_export
 from test_dskd import image_pair, stir_batch_norms
 from torch import nn
 
-from export.graph_cost import graph_cost
-from export.onnx import prove_pruned, training_only
-from export.prune import cost, prune
-from runtime.__main__ import main as inspect
-from runtime.backends import open_backend
-from runtime.bundle import Bundle, load_bundle
-from runtime.errors import CallError, DskdError
-from runtime.inspector import golden_check
-from train import losses
-from train.config import TrainConfig, load_config
-from train.evaluate import EagerGraph
-from train.local_statistics import build_map
-from train.methods import METHODS, Method, build
-from train.methods.rd import RD_RECIPE, ReverseDistillation
-from train.networks.maps import AnomalyMap, CosineDistances
-from train.networks.resnet import BACKBONES, Encoder
+from dskd.export.graph_cost import graph_cost
+from dskd.export.onnx import prove_pruned, training_only
+from dskd.export.prune import cost, prune
+from dskd.runtime.__main__ import main as inspect
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.inspector import golden_check
+from dskd.train import losses
+from dskd.train.config import TrainConfig, load_config
+from dskd.train.evaluate import EagerGraph
+from dskd.train.local_statistics import build_map
+from dskd.train.methods import METHODS, Method, build
+from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation
+from dskd.train.networks.maps import AnomalyMap, CosineDistances
+from dskd.train.networks.resnet import BACKBONES, Encoder
 
 SIZE = 64
 PLAIN = ("method=urd", "urd.injection=plain")

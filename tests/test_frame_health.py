@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.rtsp_camera import picture
-from runtime.frame_health import FrameHealth, HealthLimits
+from dskd.benchmarks.rtsp_camera import picture
+from dskd.runtime.frame_health import FrameHealth, HealthLimits
 
 Image = NDArray[np.uint8]
 

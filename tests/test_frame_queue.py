@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.frame_queue import FrameQueue
-from runtime.result import Dropped, Frame
+from dskd.runtime.frame_queue import FrameQueue
+from dskd.runtime.result import Dropped, Frame
 
 
 @given(

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from station_files import wait_for
 
-from runtime.result import Answer, Verdict
-from runtime.station.config import GpioOutput, GpioTrigger
-from runtime.station.outputs import gpio_guard
-from runtime.station.outputs.gpio import GpioPulses
-from runtime.station.outputs.gpio_lines import LineUnusable, open_output
-from runtime.station.triggers import EdgeTrigger
+from dskd.runtime.result import Answer, Verdict
+from dskd.runtime.station.config import GpioOutput, GpioTrigger
+from dskd.runtime.station.outputs import gpio_guard
+from dskd.runtime.station.outputs.gpio import GpioPulses
+from dskd.runtime.station.outputs.gpio_lines import LineUnusable, open_output
+from dskd.runtime.station.triggers import EdgeTrigger
 
 CRASHING = """
 import os, signal, subprocess, sys, time
@@ -37,7 +37,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 GUARD = """
 import signal, sys
-from runtime.station.outputs import gpio_guard
+from dskd.runtime.station.outputs import gpio_guard
 class Line:
     def set(self, active): open({file!r}, "a").write("1" if active else "0")
     def close(self): open({file!r}, "a").write("c")

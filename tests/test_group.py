@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from runtime.errors import DskdError
-from train.batches import Schedule
-from train.group import lost
-from train.loop import read_curve
+from dskd.runtime.errors import DskdError
+from dskd.train.batches import Schedule
+from dskd.train.group import lost
+from dskd.train.loop import read_curve
 
 DOCUMENT = (ROOT / "docs/training.md").read_text()
 TINY = ["input.height=32", "input.width=64", "recipe.epochs=2", "recipe.precision=float32", *NARROW]
@@ -37,11 +37,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from train.config import load_config
-from train.group import join_processes
-from train.loop import train
-from train.methods import build
-from train.networks.resnet import BACKBONES, Encoder
+from dskd.train.config import load_config
+from dskd.train.group import join_processes
+from dskd.train.loop import train
+from dskd.train.methods import build
+from dskd.train.networks.resnet import BACKBONES, Encoder
 
 torch.set_num_threads(1)
 folder, frozen, settings = Path(sys.argv[1]), sys.argv[2] == "frozen", sys.argv[3:]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks import (
+from dskd.benchmarks import (
     memory,
 )
-from benchmarks.intervals import RESOLUTION, Launches, changed, judge, paired_ratio, told_beyond
-from benchmarks.saturated import Camera, counted
-from runtime.decision import Settings
+from dskd.benchmarks.intervals import RESOLUTION, Launches, changed, judge, paired_ratio, told_beyond
+from dskd.benchmarks.saturated import Camera, counted
+from dskd.runtime.decision import Settings
 
 
 def samples(seed: int, scale: float = 1.0, machine: float = 1.0) -> tuple[Launches, Launches]:

@@ -14,12 +14,12 @@ import pytest
 from broker import Broker, free_port, needs_mosquitto, wait_for
 from tiny_bundle import tiny_bundle
 
-from jetson.download import Fetcher, NotFetched, check_source
-from jetson.engine_builder import builder
-from jetson.fleet_config import BrokerConfig
-from jetson.fleet_link import FleetLink
-from jetson.signing import make_key
-from runtime.errors import CallError, DskdError
+from dskd.jetson.download import Fetcher, NotFetched, check_source
+from dskd.jetson.engine_builder import builder
+from dskd.jetson.fleet_config import BrokerConfig
+from dskd.jetson.fleet_link import FleetLink
+from dskd.jetson.signing import make_key
+from dskd.runtime.errors import CallError, DskdError
 
 KEY = "sig=eleven22thirty3"
 

@@ -17,12 +17,12 @@ from conftest import Command
 from jetson_trees import BOARDS, command, jetson, put
 from tiny_bundle import tiny_bundle
 
-from jetson.doctor.base import Context, Finding, User
-from jetson.doctor.command import CHECKS, examine
-from jetson.doctor.probe import Library
-from jetson.machine import Machine
-from runtime.bundle import Bundle
-from runtime.engine import EngineFacts, engine_paths, write_facts
+from dskd.jetson.doctor.base import Context, Finding, User
+from dskd.jetson.doctor.command import CHECKS, examine
+from dskd.jetson.doctor.probe import Library
+from dskd.jetson.machine import Machine
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.engine import EngineFacts, engine_paths, write_facts
 
 HEALTHY = {
     "numpy": Library("1.26.4", "/usr/lib/python3/dist-packages/numpy/__init__.py"),
@@ -179,7 +179,7 @@ def test_6_full_disk(tmp_path: Path) -> None:
     """A real file system that is full, mounted in a name space of its own."""
     mount = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=1m none "$1" && shift && exec "$@"', "sh"]
     program = (
-        "from jetson.doctor.base import Context; from jetson.doctor.storage import disk; from pathlib import Path; "
+        "from dskd.jetson.doctor.base import Context; from dskd.jetson.doctor.storage import disk; from pathlib import Path; "
         f"print(disk(Context(data=Path({str(tmp_path)!r}))))"
     )
     if shutil.which("unshare") is None or subprocess.run([*mount, tmp_path, "true"], check=False).returncode:

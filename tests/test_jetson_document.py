@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from tiny_bundle import tiny_bundle
 
-from jetson.doctor.command import CHECKS
+from dskd.jetson.doctor.command import CHECKS
 
 DOCUMENT = (ROOT / "docs/jetson.md").read_text()
 
@@ -26,6 +26,7 @@ def blocks(where: str) -> list[str]:
 def test_the_desktops_commands(tmp_path: Path) -> None:
     """In a folder of its own beside the packages, with a bundle where training leaves one."""
     for name in (
+        "dskd",
         "runtime",
         "train",
         "export",

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from jetson.wheel_closure import lacking
-from jetson.wheels import EXTRAS, ROUNDS, TARGETS, pip_words, platforms
-from runtime.station import __name__ as station
+from dskd.jetson.wheel_closure import lacking
+from dskd.jetson.wheels import EXTRAS, ROUNDS, TARGETS, pip_words, platforms
+from dskd.runtime.station import __name__ as station
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -79,7 +79,7 @@ def test_the_station_is_watched_and_never_given_up() -> None:
     text = (JETSON / "systemd/dskd-station.service").read_text()
     for line in ("Type=notify", "WatchdogSec=30", "Restart=always", "StartLimitIntervalSec=0", "User=dskd"):
         assert f"\n{line}\n" in text
-    assert station == "runtime.station"
+    assert station == "dskd.runtime.station"
 
 
 def test_logs_are_rotated(tmp_path: Path) -> None:

@@ -20,13 +20,13 @@ from conftest import ROOT, Command
 from test_jetson_document import blocks
 from tiny_bundle import tiny_bundle
 
-from jetson.publish import publish
-from jetson.signing import load_private, make_key
-from jetson.wheels import EXTRAS, collect
-from runtime.backends import open_backend
-from runtime.bundle import Bundle
-from runtime.images import read_image
-from runtime.preprocess import preprocess
+from dskd.jetson.publish import publish
+from dskd.jetson.signing import load_private, make_key
+from dskd.jetson.wheels import EXTRAS, collect
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.images import read_image
+from dskd.runtime.preprocess import preprocess
 
 pytestmark = pytest.mark.slow
 
@@ -208,9 +208,9 @@ PICTURES = 4  # each takes its time under emulation
 MAPS = """
 import sys, numpy as np
 from pathlib import Path
-from runtime.backends import open_backend
-from runtime.bundle import load_bundle
-from runtime.preprocess import preprocess
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import load_bundle
+from dskd.runtime.preprocess import preprocess
 frame = np.random.default_rng(0).integers(0, 256, (512, 768, 3), np.uint8)
 np.save("/tmp/quarter.npy", preprocess(frame, 128, 192))
 bundle = load_bundle(Path("/root/bundle"))

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from tiny_bundle import tiny_bundle
 
-from jetson.wheels import TARGETS
+from dskd.jetson.wheels import TARGETS
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jetson_trees import BOARDS, RAILS, RELEASES, command, jetson, put
 
-from jetson.machine import Machine
-from jetson.platform import bandwidth, find_platform, nearest_jetpack
-from jetson.power import apply, largest_mode, plan, read_power
-from jetson.tegrastats import Load, parse_line
-from jetson.telemetry import prometheus, read_telemetry, throttle_deltas
-from runtime.errors import CallError, DskdError, MissingPart
+from dskd.jetson.machine import Machine
+from dskd.jetson.platform import bandwidth, find_platform, nearest_jetpack
+from dskd.jetson.power import apply, largest_mode, plan, read_power
+from dskd.jetson.tegrastats import Load, parse_line
+from dskd.jetson.telemetry import prometheus, read_telemetry, throttle_deltas
+from dskd.runtime.errors import CallError, DskdError, MissingPart
 
 # ------------------------------------------------------------------------------------------------------------ platform
 

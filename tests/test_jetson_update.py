@@ -29,24 +29,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_bundle import tiny_bundle
 
-from jetson.agent import Agent
-from jetson.bundle_archive import pack, unpack
-from jetson.disk import Disk, Writer
-from jetson.download import Fetcher, NoRoom, NotFetched, check_source
-from jetson.drill import Drill, Tally, changed
-from jetson.drill import run as run_drill
-from jetson.engine_builder import builder
-from jetson.fleet_config import load_fleet_config
-from jetson.fleet_host import FileHost
-from jetson.live_check import LiveLimits, judge
-from jetson.publish import publish
-from jetson.signing import Refused, Statement, load_private, load_trusted, make_key, open_envelope, sign
-from jetson.slots import Slots, Trial
-from jetson.update import Updater
-from runtime.bundle import Bundle, file_sha256
-from runtime.errors import CallError, DskdError
-from runtime.result import Dropped, Inspection, Verdict
-from runtime.store import Store
+from dskd.jetson.agent import Agent
+from dskd.jetson.bundle_archive import pack, unpack
+from dskd.jetson.disk import Disk, Writer
+from dskd.jetson.download import Fetcher, NoRoom, NotFetched, check_source
+from dskd.jetson.drill import Drill, Tally, changed
+from dskd.jetson.drill import run as run_drill
+from dskd.jetson.engine_builder import builder
+from dskd.jetson.fleet_config import load_fleet_config
+from dskd.jetson.fleet_host import FileHost
+from dskd.jetson.live_check import LiveLimits, judge
+from dskd.jetson.publish import publish
+from dskd.jetson.signing import Refused, Statement, load_private, load_trusted, make_key, open_envelope, sign
+from dskd.jetson.slots import Slots, Trial
+from dskd.jetson.update import Updater
+from dskd.runtime.bundle import Bundle, file_sha256
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.result import Dropped, Inspection, Verdict
+from dskd.runtime.store import Store
 
 PRODUCT = "bracket"
 
@@ -377,10 +377,10 @@ def test_a_real_full_disk_is_refused_before_anything_is_written(bundles: list[Bu
     plant.publish(bundles[0], 1)
     program = f"""
 from pathlib import Path
-from jetson.download import Fetcher
-from jetson.signing import load_trusted
-from jetson.slots import Slots
-from jetson.update import Updater
+from dskd.jetson.download import Fetcher
+from dskd.jetson.signing import load_trusted
+from dskd.jetson.slots import Slots
+from dskd.jetson.update import Updater
 folder = Path({str(tmp_path)!r})
 Updater(Slots(folder / "small/x", "{PRODUCT}", load_trusted(folder / "keys")), Fetcher((folder / "host").as_uri())).run()
 """

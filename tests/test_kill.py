@@ -19,16 +19,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Command
 
-from runtime import atomic, pipeline
-from runtime.backends import open_backend
-from runtime.bundle import Bundle, load_bundle
-from runtime.decision import Settings
-from runtime.errors import DskdError
-from runtime.inspector import Inspector
-from runtime.sinks import open_sinks
-from runtime.sources import open_source
-from train.loop import read_curve
-from train.trained_run import TrainedRun
+from dskd.runtime import atomic, pipeline
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import DskdError
+from dskd.runtime.inspector import Inspector
+from dskd.runtime.sinks import open_sinks
+from dskd.runtime.sources import open_source
+from dskd.train.loop import read_curve
+from dskd.train.trained_run import TrainedRun
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 PATIENCE = 60.0  # seconds until a moment that never comes fails the test
@@ -163,7 +163,7 @@ def replaced(folder: Path, inode: int) -> Callable[[], bool]:
 REPLACE = """
 import sys, time
 from pathlib import Path
-from runtime import atomic, pipeline
+from dskd.runtime import atomic, pipeline
 out = Path(sys.argv[1])
 while True:
     with atomic.replacing_directory(out) as folder:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Command
 
-from benchmarks.rtsp_camera import RtspCamera
-from runtime.bundle import Bundle
-from runtime.sources.gstreamer import has_elements
+from dskd.benchmarks.rtsp_camera import RtspCamera
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.sources.gstreamer import has_elements
 
 
 def listens_to_ctrl_c() -> None:
@@ -36,7 +36,17 @@ def test_a_live_camera_until_it_is_asked_to_stop(
     with RtspCamera(fps=60) as served:
         uri = served.uri.replace("rtsp://", "rtsp://user:geheim@") if camera == "rtsp" else camera
         lines, store = tmp_path / "line.jsonl", tmp_path / "line.db"
-        command = [sys.executable, "-m", "runtime", "--bundle", str(bundle.path), "--source", uri, "--threads", "1"]
+        command = [
+            sys.executable,
+            "-m",
+            "dskd.runtime",
+            "--bundle",
+            str(bundle.path),
+            "--source",
+            uri,
+            "--threads",
+            "1",
+        ]
         command += ["--sink", f"sqlite://{store}", "--sink", f"jsonl://{lines}"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
@@ -66,7 +76,7 @@ def test_a_camera_that_is_not_there_is_a_missing_part(bundle: Bundle, command: C
 
 def test_a_camera_that_dies_ends_the_run_with_its_name(bundle: Bundle) -> None:
     with RtspCamera() as served:
-        command = [sys.executable, "-m", "runtime", "--bundle", str(bundle.path), "--source", served.uri]
+        command = [sys.executable, "-m", "dskd.runtime", "--bundle", str(bundle.path), "--source", served.uri]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
             assert process.stdout is not None
             for _ in range(5):
@@ -87,7 +97,7 @@ def test_a_pipeline_that_ends_is_inspected_whole(bundle: Bundle, command: Comman
 
 
 def test_json_lines_need_somewhere_to_go(bundle: Bundle) -> None:
-    words = [sys.executable, "-m", "runtime", "--bundle", str(bundle.path), "--sink", "jsonl://-"]
+    words = [sys.executable, "-m", "dskd.runtime", "--bundle", str(bundle.path), "--sink", "jsonl://-"]
     done = subprocess.run(
         ["sh", "-c", 'exec "$@" >&-', "sh", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False
     )

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from export.prune import cost, prune
-from train.config import load_config
-from train.error_statistics import ErrorStatistics, PrincipalComponents
-from train.evaluate import EagerGraph
-from train.local_statistics import build_map, fit_map
-from train.methods import build
-from train.networks.local_distance import LocalDistance
-from train.networks.resnet import BACKBONES, Encoder
+from dskd.export.prune import cost, prune
+from dskd.train.config import load_config
+from dskd.train.error_statistics import ErrorStatistics, PrincipalComponents
+from dskd.train.evaluate import EagerGraph
+from dskd.train.local_statistics import build_map, fit_map
+from dskd.train.methods import build
+from dskd.train.networks.local_distance import LocalDistance
+from dskd.train.networks.resnet import BACKBONES, Encoder
 
 CHANNELS, SIDES, STRIDES = (5, 4, 6), (32, 48), (4, 8, 16)
 WEIGHTS, RIDGE = (0.0, 2.0, 1.0), 0.5

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from runtime.errors import CallError, DskdError
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.config import TrainConfig, load_config
-from train.group import Process
-from train.loop import Curve, learning_rate_factor, new_optimiser, read_curve, train
-from train.methods import Method, build
-from train.networks.resnet import BACKBONES, Encoder
+from dskd.runtime.errors import CallError, DskdError
+from dskd.train.checkpoint import load_checkpoint, save_checkpoint
+from dskd.train.config import TrainConfig, load_config
+from dskd.train.group import Process
+from dskd.train.loop import Curve, learning_rate_factor, new_optimiser, read_curve, train
+from dskd.train.methods import Method, build
+from dskd.train.networks.resnet import BACKBONES, Encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = Process(torch.device("cpu"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from train import losses
+from dskd.train import losses
 
 Scales = tuple[Tensor, ...]
 

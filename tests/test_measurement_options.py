@@ -11,9 +11,9 @@ import pytest
 from jetson_trees import jetson
 from tiny_bundle import tiny_bundle
 
-from benchmarks import coldstart, contenders, energy, latency, memory, parity, throughput, tiles
-from runtime.bundle import Bundle
-from runtime.errors import CallError
+from dskd.benchmarks import coldstart, contenders, energy, latency, memory, parity, throughput, tiles
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import CallError
 
 
 @pytest.fixture(scope="module")

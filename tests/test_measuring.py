@@ -15,7 +15,7 @@ from conftest import ROOT
 from jetson_trees import jetson
 from tiny_bundle import tiny_bundle
 
-from benchmarks import (
+from dskd.benchmarks import (
     compare,
     contenders,
     energy,
@@ -25,15 +25,15 @@ from benchmarks import (
     peers,
     throughput,
 )
-from benchmarks.__main__ import main
-from benchmarks.results import CPU, END_TO_END, FLAGGED, PASSED, STORED
-from benchmarks.saturated import Saturated
-from runtime.backends import open_backend
-from runtime.bundle import Bundle
-from runtime.decision import Settings
-from runtime.errors import CallError, DskdError, MissingPart
-from runtime.images import encode_png, read_image
-from runtime.result import Frame
+from dskd.benchmarks.__main__ import main
+from dskd.benchmarks.results import CPU, END_TO_END, FLAGGED, PASSED, STORED
+from dskd.benchmarks.saturated import Saturated
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.images import encode_png, read_image
+from dskd.runtime.result import Frame
 
 BARE = ["--backend", "onnxruntime", "--threads", "1", "--json"]
 QUICK = [*BARE, "--size", "64x64"]
@@ -228,10 +228,10 @@ def test_a_worker_that_cannot_work_says_why(small: Bundle) -> None:
 def test_the_probe_is_nearly_all_multiply_accumulate_in_every_precision(tmp_path: Path) -> None:
     import onnx
 
-    from benchmarks.floor import copy_bandwidth
-    from benchmarks.probe import MACS, write_probe
-    from export.graph_cost import graph_cost
-    from runtime.backends import open_backend
+    from dskd.benchmarks.floor import copy_bandwidth
+    from dskd.benchmarks.probe import MACS, write_probe
+    from dskd.export.graph_cost import graph_cost
+    from dskd.runtime.backends import open_backend
 
     probe = write_probe(tmp_path / "probe")
     found = graph_cost(onnx.load(probe.file("model.onnx")))

@@ -11,13 +11,13 @@ import torch
 from test_family import PLAIN, SIZE, default_path, fresh
 from torch import nn
 
-from export.graph_cost import graph_cost
-from export.onnx import convert
-from export.prune import cost, prune
-from train.evaluate import EagerGraph
-from train.methods import METHODS
-from train.networks.maps import AnomalyMap
-from train.networks.resnet import BACKBONES
+from dskd.export.graph_cost import graph_cost
+from dskd.export.onnx import convert
+from dskd.export.prune import cost, prune
+from dskd.train.evaluate import EagerGraph
+from dskd.train.methods import METHODS
+from dskd.train.networks.maps import AnomalyMap
+from dskd.train.networks.resnet import BACKBONES
 
 TABLE = [  # million parameters, GMAC at 256 x 256
     ("resnet18", ("method=stfpm",), 5.57, 3.66),

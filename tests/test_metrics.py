@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import auc, average_precision_score, f1_score, roc_auc_score
 
-from train import metrics
-from train.evaluate import Scored, figures
+from dskd.train import metrics
+from dskd.train.evaluate import Scored, figures
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float32]

@@ -14,13 +14,13 @@ from conftest import ROOT
 from pymodbus.client import ModbusTcpClient
 from station_files import wait_for
 
-from runtime.errors import CallError, DskdError
-from runtime.result import Answer, Inspection, Region, Verdict
-from runtime.station.config import ModbusOutput
-from runtime.station.outputs.handshake import Handshake
-from runtime.station.outputs.modbus import MOST_CLIENTS, ModbusServer
-from runtime.station.outputs.modbus_protocol import reply
-from runtime.station.outputs.registers import (
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.result import Answer, Inspection, Region, Verdict
+from dskd.runtime.station.config import ModbusOutput
+from dskd.runtime.station.outputs.handshake import Handshake
+from dskd.runtime.station.outputs.modbus import MOST_CLIENTS, ModbusServer
+from dskd.runtime.station.outputs.modbus_protocol import reply
+from dskd.runtime.station.outputs.registers import (
     COILS,
     HOLDING_REGISTERS,
     INPUT_REGISTERS,

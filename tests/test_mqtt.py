@@ -20,11 +20,11 @@ from conftest import ROOT
 from line_records import answer, dropped, inspection
 from pydantic import ValidationError
 
-from runtime.backoff import Backoff
-from runtime.delivery import Delivery
-from runtime.result import Region, Verdict
-from runtime.sinks.mqtt import MqttConfig, MqttTarget
-from runtime.store import Store
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.delivery import Delivery
+from dskd.runtime.result import Region, Verdict
+from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
+from dskd.runtime.store import Store
 
 pytestmark = needs_mosquitto
 
@@ -214,10 +214,10 @@ import sys, time
 sys.path.insert(0, "tests")
 from pathlib import Path
 from line_records import inspection
-from runtime.backoff import Backoff
-from runtime.delivery import Delivery
-from runtime.sinks.mqtt import MqttConfig, MqttTarget
-from runtime.store import Store
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.delivery import Delivery
+from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
+from dskd.runtime.store import Store
 store = Store(Path(sys.argv[2]))
 config = MqttConfig(kind="mqtt", broker=f"mqtt://127.0.0.1:{sys.argv[1]}", topic="dskd", keepalive_s=2)
 delivery = Delivery("mes", store, MqttTarget(config, store.identity), Backoff(0.05, 0.2))

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from line_records import inspection
 
-from runtime.delivery import Delivery
-from runtime.errors import DskdError
-from runtime.sinks.mqtt_commands import CommandDesk
-from runtime.store import Store
+from dskd.runtime.delivery import Delivery
+from dskd.runtime.errors import DskdError
+from dskd.runtime.sinks.mqtt_commands import CommandDesk
+from dskd.runtime.store import Store
 
 pytestmark = needs_mosquitto
 

@@ -17,12 +17,12 @@ from broker import Broker, Listener, needs_mosquitto, wait_for
 from certificates import Authority
 from line_records import inspection
 
-from runtime.backoff import Backoff
-from runtime.delivery import Delivery
-from runtime.sinks.mqtt import MqttConfig, MqttTarget
-from runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, paho_module
-from runtime.sinks.mqtt_commands import CommandDesk
-from runtime.store import Store
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.delivery import Delivery
+from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
+from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, paho_module
+from dskd.runtime.sinks.mqtt_commands import CommandDesk
+from dskd.runtime.store import Store
 
 CASES = 10_000
 CONNACK = bytes([0x20, 3, 0, 0, 0])

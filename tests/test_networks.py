@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from export.prune import Cost, cost
-from train.networks.decoder import Decoder
-from train.networks.embedding import DeepFeatureEmbedding
-from train.networks.resnet import BACKBONES, Backbone, Encoder
+from dskd.export.prune import Cost, cost
+from dskd.train.networks.decoder import Decoder
+from dskd.train.networks.embedding import DeepFeatureEmbedding
+from dskd.train.networks.resnet import BACKBONES, Backbone, Encoder
 
 EXPANSION = {"resnet18": 1, "wide_resnet50_2": 4}
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from runtime.errors import CallError
-from runtime.images import write_image
-from train.augment import BOX, augment, other_texture, simplex_box
-from train.noise import perlin, simplex_octaves
-from train.settings import AugmentConfig
+from dskd.runtime.errors import CallError
+from dskd.runtime.images import write_image
+from dskd.train.augment import BOX, augment, other_texture, simplex_box
+from dskd.train.noise import perlin, simplex_octaves
+from dskd.train.settings import AugmentConfig
 
 Image = NDArray[np.uint8]
 

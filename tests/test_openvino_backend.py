@@ -18,21 +18,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle import tiny_bundle
 
-import runtime.backends
-from calibration.bfloat import ROUNDED, rounded_to_bfloat16, to_bfloat16
-from calibration.quantise import observed_tensors, quantise, without_transposed
-from calibration.ranges import observe
-from runtime.backends import open_backend
-from runtime.backends.base import allowed_cores
-from runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from runtime.backends.openvino import OpenVinoBackend
-from runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from runtime.errors import CallError, DskdError, MissingPart
-from runtime.inspector import golden_check, open_proved
-from runtime.manifest import Tolerance
-from runtime.sources.gstreamer import has_elements
+import dskd.runtime.backends
+from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16, to_bfloat16
+from dskd.calibration.quantise import observed_tensors, quantise, without_transposed
+from dskd.calibration.ranges import observe
+from dskd.runtime.backends import open_backend
+from dskd.runtime.backends.base import allowed_cores
+from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.backends.openvino import OpenVinoBackend
+from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.inspector import golden_check, open_proved
+from dskd.runtime.manifest import Tolerance
+from dskd.runtime.sources.gstreamer import has_elements
 
-HAS_BF16 = runtime.backends._cpu_has_bf16()
+HAS_BF16 = dskd.runtime.backends._cpu_has_bf16()
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
 
 
@@ -84,7 +84,7 @@ def test_float_is_float32_however_the_cpu_would_like_it(bundle: Bundle) -> None:
 
 
 def test_a_precision_that_the_bundle_does_not_record_is_refused(tiny: Bundle) -> None:
-    with pytest.raises(DskdError, match="holds no thresholds for bf16; make them with python -m calibration"):
+    with pytest.raises(DskdError, match="holds no thresholds for bf16; make them with dskd calibration"):
         open_backend(tiny, "openvino", precision="bf16")
     for other in ("onnxruntime", "tensorrt"):
         with pytest.raises(CallError, match="does not compute in bf16"):
@@ -94,7 +94,7 @@ def test_a_precision_that_the_bundle_does_not_record_is_refused(tiny: Bundle) ->
 def test_importing_it_tells_nobody_and_writes_nothing(tmp_path: Path) -> None:
     code = """
 import sys, threading
-from runtime.backends.openvino import load_openvino
+from dskd.runtime.backends.openvino import load_openvino
 load_openvino().Core()
 assert not [name for name in sys.modules if "telemetry" in name], "telemetry"
 assert threading.active_count() == 1
@@ -115,8 +115,8 @@ def test_it_takes_as_many_threads_as_it_may_use_cores(tiny: Bundle) -> None:
 import os
 os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
 from pathlib import Path
-from runtime.backends.openvino import OpenVinoBackend
-from runtime.bundle import load_bundle
+from dskd.runtime.backends.openvino import OpenVinoBackend
+from dskd.runtime.bundle import load_bundle
 for threads in (0, 2):
     backend = OpenVinoBackend(load_bundle(Path({str(tiny.path)!r})), threads=threads)
     print(backend._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"), len(os.sched_getaffinity(0)))
@@ -131,8 +131,8 @@ def test_a_signal_after_models_were_closed_reaches_its_handler(tiny: Bundle, clo
     code = f"""
 import gc, os, signal, threading
 from pathlib import Path
-from runtime.backends.openvino import OpenVinoBackend
-from runtime.bundle import load_bundle
+from dskd.runtime.backends.openvino import OpenVinoBackend
+from dskd.runtime.bundle import load_bundle
 signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
 first, second = [OpenVinoBackend(load_bundle(Path({str(tiny.path)!r}))) for _ in range(2)]
 def in_a_thread():
@@ -154,7 +154,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 
 def test_the_command_leaves_the_working_directory_alone(tiny: Bundle, tmp_path: Path) -> None:
     here = {"cwd": tmp_path, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
-    done = python("-m", "runtime", "--bundle", str(tiny.path), "--backend", "openvino", **here)
+    done = python("-m", "dskd.runtime", "--bundle", str(tiny.path), "--backend", "openvino", **here)
     assert (done.returncode, done.stderr) == (0, "")
     assert "on openvino-fp32: golden check of 2 frames within" in done.stdout
     assert list(tmp_path.iterdir()) == []
@@ -164,7 +164,7 @@ def test_auto_takes_it_where_it_is_installed(
     tiny: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert open_backend(tiny, "auto").name == "openvino-fp32"
-    monkeypatch.setattr(runtime.backends, "_onnxruntime_on_gpu", lambda: True)
+    monkeypatch.setattr(dskd.runtime.backends, "_onnxruntime_on_gpu", lambda: True)
     assert open_backend(tiny, "auto").name == "onnxruntime-cpu"
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -310,10 +310,10 @@ def test_a_camera_that_was_there_first_does_no_harm(tiny: Bundle) -> None:
     """Exceptions that OpenVINO throws and catches inside crossed into the unwinder that GStreamer brings."""
     code = f"""
 from pathlib import Path
-from runtime.sources.gstreamer import gstreamer
+from dskd.runtime.sources.gstreamer import gstreamer
 gstreamer()
-from runtime.backends import open_backend
-from runtime.bundle import load_bundle
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import load_bundle
 print(open_backend(load_bundle(Path({str(tiny.path)!r})), "openvino").name)
 """
     done = python("-c", code)

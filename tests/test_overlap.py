@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from station_files import wait_for
 from tensorrt_fakes import HEIGHT, LARGEST, ORIN, WIDTH, FakeMemory, FakeTensorRt, make_bundle, maps_of, scores_of
 
-from runtime import inspector
-from runtime.backends import Backend, Candidate
-from runtime.backends.tensorrt import TensorRtBackend
-from runtime.decision import Settings
-from runtime.result import Dropped, Frame, Inspection
-from runtime.station import batching
-from runtime.station.batching import FAILURES, InspectionThread
+from dskd.runtime import inspector
+from dskd.runtime.backends import Backend, Candidate
+from dskd.runtime.backends.tensorrt import TensorRtBackend
+from dskd.runtime.decision import Settings
+from dskd.runtime.result import Dropped, Frame, Inspection
+from dskd.runtime.station import batching
+from dskd.runtime.station.batching import FAILURES, InspectionThread
 
 LAX, STRICT = Settings(9, 9), Settings(0, 0)  # no map is asked for; every map is
 Picture = NDArray[np.uint8]

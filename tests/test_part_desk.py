@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from runtime.errors import CallError, DskdError
-from runtime.result import Answer, Dropped, Inspection, Verdict
-from runtime.station.debounce import Debounce
-from runtime.station.part_desk import LATE, NotReady, PartDesk
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.result import Answer, Dropped, Inspection, Verdict
+from dskd.runtime.station.debounce import Debounce
+from dskd.runtime.station.part_desk import LATE, NotReady, PartDesk
 
 
 def inspection(part: str, verdict: Verdict = Verdict.PASS, captured: float | None = None) -> Inspection:

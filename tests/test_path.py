@@ -13,14 +13,14 @@ import torch
 from conftest import Command, Member
 from onnx import numpy_helper
 
-from export.graph_cost import graph_cost
-from export.onnx import convert
-from export.prune import prune
-from runtime.bundle import Bundle, load_bundle
-from runtime.result import Verdict
-from train.evaluate import EagerGraph
-from train.networks.maps import AnomalyMap
-from train.trained_run import TrainedRun
+from dskd.export.graph_cost import graph_cost
+from dskd.export.onnx import convert
+from dskd.export.prune import prune
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.result import Verdict
+from dskd.train.evaluate import EagerGraph
+from dskd.train.networks.maps import AnomalyMap
+from dskd.train.trained_run import TrainedRun
 
 
 def test_bundle_holds_the_pruned_graph_and_nothing_of_the_encoder_student(

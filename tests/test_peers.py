@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from tiny_bundle import tiny_bundle
 
-from benchmarks import contenders, peers
-from benchmarks.peer_worker import FILES, Pictures
-from runtime.bundle import Bundle
-from runtime.errors import CallError
-from runtime.images import encode_png, read_image
+from dskd.benchmarks import contenders, peers
+from dskd.benchmarks.peer_worker import FILES, Pictures
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import CallError
+from dskd.runtime.images import encode_png, read_image
 
 STUB = """
 import sys

@@ -25,19 +25,19 @@ from numpy.typing import NDArray
 from tiny_bundle import tiny_bundle
 from torch import nn
 
-from runtime.backends import NAMES, open_backend
-from runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from runtime.decision import Settings
-from runtime.errors import DskdError
-from runtime.inspector import Inspector, golden_check
-from runtime.manifest import Precision
-from runtime.result import Frame, Verdict
-from train.config import load_config
-from train.evaluate import score
-from train.methods import build
-from train.networks.resnet import BACKBONES
-from train.trained_run import TrainedRun
-from train.weights import load_teacher
+from dskd.runtime.backends import NAMES, open_backend
+from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import DskdError
+from dskd.runtime.inspector import Inspector, golden_check
+from dskd.runtime.manifest import Precision
+from dskd.runtime.result import Frame, Verdict
+from dskd.train.config import load_config
+from dskd.train.evaluate import score
+from dskd.train.methods import build
+from dskd.train.networks.resnet import BACKBONES
+from dskd.train.trained_run import TrainedRun
+from dskd.train.weights import load_teacher
 
 HERE = "openvino" in NAMES and find_spec("openvino") is not None
 BACKENDS = ["onnxruntime", pytest.param("openvino", marks=pytest.mark.skipif(not HERE, reason="no OpenVINO here"))]
@@ -114,9 +114,7 @@ def test_nothing_is_written_beside_the_caller(bundle: Bundle, small_set: Path, t
     home.mkdir()
     source = small_set / "test" / "good" / "000.png"
     before = hash_files(bundle.path)
-    spy = (
-        "import sys; from runtime.__main__ import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
-    )
+    spy = "import sys; from dskd.runtime.__main__ import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
     arguments = ["--bundle", str(bundle.path), "--source", str(source), "--backend", name, "--json"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("XDG_")}
     done = subprocess.run(
@@ -125,8 +123,8 @@ def test_nothing_is_written_beside_the_caller(bundle: Bundle, small_set: Path, t
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.splitlines()[-1].split())
-    assert "runtime.pipeline" in loaded
-    assert not loaded & {"torch", "runtime.sources.gige", "runtime.sources.gstreamer", "runtime.store"}
+    assert "dskd.runtime.pipeline" in loaded
+    assert not loaded & {"torch", "dskd.runtime.sources.gige", "dskd.runtime.sources.gstreamer", "dskd.runtime.store"}
     assert [*here.rglob("*")] == []
     assert {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()} == {(".cache", "dskd-edge")}
     assert hash_files(bundle.path) == before

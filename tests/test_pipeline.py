@@ -13,12 +13,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from runtime.capture import newest_frames
-from runtime.errors import DskdError
-from runtime.frame_queue import REPLACED
-from runtime.pipeline import LONGEST_TOGETHER, MOST_OVERTAKEN, MOST_TOGETHER, read_ahead, write_at_once, write_behind
-from runtime.result import Dropped, Frame, Inspection, Result, Verdict
-from runtime.sources import open_source
+from dskd.runtime.capture import newest_frames
+from dskd.runtime.errors import DskdError
+from dskd.runtime.frame_queue import REPLACED
+from dskd.runtime.pipeline import (
+    LONGEST_TOGETHER,
+    MOST_OVERTAKEN,
+    MOST_TOGETHER,
+    read_ahead,
+    write_at_once,
+    write_behind,
+)
+from dskd.runtime.result import Dropped, Frame, Inspection, Result, Verdict
+from dskd.runtime.sources import open_source
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 

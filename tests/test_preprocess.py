@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtime.errors import DskdError
-from runtime.preprocess import ROOMS, _rooms, preprocess
+from dskd.runtime.errors import DskdError
+from dskd.runtime.preprocess import ROOMS, _rooms, preprocess
 
 Image = NDArray[np.uint8]
 

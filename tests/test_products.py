@@ -12,18 +12,18 @@ from conftest import SMALL, Command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.onnx import export
-from runtime.errors import CallError
-from runtime.manifest import Thresholds
-from train import data, metrics
-from train.batches import Schedule
-from train.config import load_config
-from train.evaluate import score
-from train.probes import PROBES, cut_paste, mixup, probe_images
-from train.products import find_products, split_products
-from train.run import run
-from train.synthetic import PRODUCTS, write_set
-from train.trained_run import load_run
+from dskd.export.onnx import export
+from dskd.runtime.errors import CallError
+from dskd.runtime.manifest import Thresholds
+from dskd.train import data, metrics
+from dskd.train.batches import Schedule
+from dskd.train.config import load_config
+from dskd.train.evaluate import score
+from dskd.train.probes import PROBES, cut_paste, mixup, probe_images
+from dskd.train.products import find_products, split_products
+from dskd.train.run import run
+from dskd.train.synthetic import PRODUCTS, write_set
+from dskd.train.trained_run import load_run
 
 
 @pytest.fixture(scope="module")

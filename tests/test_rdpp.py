@@ -10,7 +10,7 @@ from hand_formulas import check_rates, check_terms, cosines, each_position, whol
 from test_dskd import image_pair, method_of
 from torch import Tensor
 
-from train.methods.rdpp import RdppConfig
+from dskd.train.methods.rdpp import RdppConfig
 
 
 def terms_by_hand(method: Any, clean: Tensor, seen: Tensor, weight: float, reconstruct: float, contrast: float,

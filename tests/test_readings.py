@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.readings import Distances, main, rules
-from runtime.errors import CallError
-from runtime.images import read_image
-from train.evaluate import score
-from train.selection import painted
-from train.trained_run import TrainedRun, build_maps
+from dskd.benchmarks.readings import Distances, main, rules
+from dskd.runtime.errors import CallError
+from dskd.runtime.images import read_image
+from dskd.train.evaluate import score
+from dskd.train.selection import painted
+from dskd.train.trained_run import TrainedRun, build_maps
 
 
 def test_every_rule_is_judged_and_the_first_is_what_is_exported(
@@ -73,7 +73,7 @@ def test_a_run_without_a_local_distance_is_refused(
     config = trained_run.config
     config = config.model_copy(update={"map": config.map.model_copy(update={"distance": "cosine"})})
     plain = replace(trained_run, config=config, maps=build_maps(config, trained_run.method))
-    monkeypatch.setattr("benchmarks.readings.load_run", lambda folder: plain)
+    monkeypatch.setattr("dskd.benchmarks.readings.load_run", lambda folder: plain)
     with pytest.raises(CallError, match="no local distance"):
         main(["--run", str(trained_run.folder), "--data", str(small_set)])
 

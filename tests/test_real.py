@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from export.onnx import export
-from runtime.backends import open_backend
-from runtime.decision import Settings
-from runtime.inspector import Inspector, golden_check
-from runtime.pipeline import Tally
-from runtime.pipeline import run as run_pipeline
-from runtime.result import Verdict
-from runtime.sources import open_source
-from train.config import load_config
-from train.data import InspectionSet, find_images
-from train.networks.resnet import BACKBONES
-from train.run import run
-from train.trained_run import TrainedRun, load_run
-from train.weights import load_teacher
+from dskd.export.onnx import export
+from dskd.runtime.backends import open_backend
+from dskd.runtime.decision import Settings
+from dskd.runtime.inspector import Inspector, golden_check
+from dskd.runtime.pipeline import Tally
+from dskd.runtime.pipeline import run as run_pipeline
+from dskd.runtime.result import Verdict
+from dskd.runtime.sources import open_source
+from dskd.train.config import load_config
+from dskd.train.data import InspectionSet, find_images
+from dskd.train.networks.resnet import BACKBONES
+from dskd.train.run import run
+from dskd.train.trained_run import TrainedRun, load_run
+from dskd.train.weights import load_teacher
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 CONFIG = Path(__file__).resolve().parents[1] / "train" / "configs" / "magnetic_tile.yaml"

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from line_records import inspection
 
-from runtime.errors import CallError, DskdError
-from runtime.recalibrate import main, propose
-from runtime.result import Verdict
-from runtime.store import Label, Store
-from runtime.threshold import conformal_threshold
-from runtime.yaml_edit import with_numbers
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.recalibrate import main, propose
+from dskd.runtime.result import Verdict
+from dskd.runtime.store import Label, Store
+from dskd.runtime.threshold import conformal_threshold
+from dskd.runtime.yaml_edit import with_numbers
 
 FILE = """# the line
 name: line-3

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from station_files import wait_for
 
-from runtime.result import Answer, Dropped, Frame, Inspection, Verdict
-from runtime.station.recorder import MOST_FRAMES, STORE_WAIT, Entry, Recorder
-from runtime.store import Store
+from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
+from dskd.runtime.station.recorder import MOST_FRAMES, STORE_WAIT, Entry, Recorder
+from dskd.runtime.store import Store
 
 
 class Line:

@@ -11,7 +11,7 @@ import pytest
 from jetson_trees import jetson
 from tiny_bundle import tiny_bundle
 
-from benchmarks import (
+from dskd.benchmarks import (
     compare,
     floor,
     peers,
@@ -19,14 +19,14 @@ from benchmarks import (
     trtexec,
     yardstick,
 )
-from benchmarks.__main__ import NAMES, main
-from benchmarks.contenders import Contestant
-from benchmarks.environment import describe
-from benchmarks.plots import draw
-from benchmarks.results import Floor, Results, ratio, read_results, row, table
-from runtime.bundle import Bundle
-from runtime.cuda import Device
-from runtime.errors import CallError, DskdError, MissingPart
+from dskd.benchmarks.__main__ import NAMES, main
+from dskd.benchmarks.contenders import Contestant
+from dskd.benchmarks.environment import describe
+from dskd.benchmarks.plots import draw
+from dskd.benchmarks.results import Floor, Results, ratio, read_results, row, table
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.cuda import Device
+from dskd.runtime.errors import CallError, DskdError, MissingPart
 
 QUICK = ["--backend", "onnxruntime", "--threads", "1", "--size", "64x64", "--json"]
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from runtime.errors import CallError
-from train.data import find_images
-from train.networks.rounding import rounding
-from train.run import run
-from train.trained_run import TrainedRun, load_run
+from dskd.runtime.errors import CallError
+from dskd.train.data import find_images
+from dskd.train.networks.rounding import rounding
+from dskd.train.run import run
+from dskd.train.trained_run import TrainedRun, load_run
 
 
 def path() -> nn.Sequential:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from conftest import NARROW, Command
 
-from export.onnx import export
-from runtime import atomic
-from runtime.errors import CallError
-from train.config import TrainConfig, load_config
-from train.data import find_images
-from train.defects import PAINTERS
-from train.run import point_latest, run
-from train.trained_run import TrainedRun, load_run
+from dskd.export.onnx import export
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError
+from dskd.train.config import TrainConfig, load_config
+from dskd.train.data import find_images
+from dskd.train.defects import PAINTERS
+from dskd.train.run import point_latest, run
+from dskd.train.trained_run import TrainedRun, load_run
 
 
 def test_report_shows_figures_thresholds_and_decodable_pictures(trained_run: TrainedRun) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from benchmarks.load_sizes import measure
-from benchmarks.scaling import Load, Peak, page
+from dskd.benchmarks.load_sizes import measure
+from dskd.benchmarks.scaling import Load, Peak, page
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 

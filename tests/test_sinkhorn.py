@@ -9,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from train.sinkhorn import sinkhorn_divergence
+from dskd.train.sinkhorn import sinkhorn_divergence
 
 
 def clouds(count: int = 12, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from hand_formulas import check_rates, check_terms, cosines, each_position
 from test_dskd import image_pair, method_of
 from torch import Tensor
 
-from train.methods.snl import SnlConfig
+from dskd.train.methods.snl import SnlConfig
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.errors import CallError, DskdError
-from runtime.sources import open_source, pipelines, without_password
-from runtime.sources.pipelines import quoted
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.sources import open_source, pipelines, without_password
+from dskd.runtime.sources.pipelines import quoted
 
 TO_BGR = "videoconvert ! video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1 sync=false"
 

@@ -19,11 +19,11 @@ import pytest
 from pymodbus.client import ModbusTcpClient
 from station_files import PATTERN, STRICT, Process, rows, wait_for, write_station
 
-from runtime.errors import CallError, DskdError
-from runtime.station.control import CameraStatus
-from runtime.station.load import load_station
-from runtime.station.outputs.registers import INPUT_REGISTERS, registers_text, size
-from runtime.station.station import Station
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.station.control import CameraStatus
+from dskd.runtime.station.load import load_station
+from dskd.runtime.station.outputs.registers import INPUT_REGISTERS, registers_text, size
+from dskd.runtime.station.station import Station
 
 TRIGGERED = {"source": PATTERN, "recipe": "good", "trigger": {"kind": "software", "deadline_ms": 5000, "queue": 4}}
 

@@ -11,9 +11,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from station_files import write_station
 
-from runtime.errors import CallError, DskdError
-from runtime.station.config import StationConfig
-from runtime.station.load import load_station, read_station
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.station.config import StationConfig
+from dskd.runtime.station.load import load_station, read_station
 
 GOOD = """name: line-3
 data: /var/lib/dskd

@@ -20,9 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from line_records import answer, dropped, inspection
 
-from runtime.result import Dropped, Verdict
-from runtime.sinks import open_sinks
-from runtime.store import Label, Store, StoreBroken, StoreLocked, StoreReader
+from dskd.runtime.result import Dropped, Verdict
+from dskd.runtime.sinks import open_sinks
+from dskd.runtime.store import Label, Store, StoreBroken, StoreLocked, StoreReader
 
 
 def test_records_of_all_kinds_rise_under_one_id_and_come_back_whole(store: Store) -> None:
@@ -275,7 +275,7 @@ import os, sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 from line_records import inspection
-from runtime.store import Store, StoreFull
+from dskd.runtime.store import Store, StoreFull
 folder = Path(sys.argv[1])
 store = Store(folder / "a.db")
 ballast = folder / "ballast"
@@ -325,7 +325,7 @@ import os, sys
 sys.path.insert(0, "tests")
 from line_records import answer, dropped, inspection
 from pathlib import Path
-from runtime.store import Store
+from dskd.runtime.store import Store
 store = Store(Path(sys.argv[1]))
 k = store.newest()
 while True:

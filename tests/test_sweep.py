@@ -16,10 +16,10 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, SMALL, Command
 
-from runtime.bundle import load_bundle
-from runtime.errors import CallError, MissingPart
-from train import on_ray, synthetic
-from train.sweep import COLUMNS, main
+from dskd.runtime.bundle import load_bundle
+from dskd.runtime.errors import CallError, MissingPart
+from dskd.train import on_ray, synthetic
+from dskd.train.sweep import COLUMNS, main
 
 PRODUCTS = sorted(synthetic.PRODUCTS)
 PLAIN = {"RAY_worker_niceness": "0"}  # beside other tests Ray's polite workers would hardly run
@@ -107,7 +107,7 @@ def test_a_killed_sweep_leaves_no_process_and_goes_on(products: Path, tmp_path: 
     often = ("--set", "recipe.epochs=4", "--set", "recipe.checkpoint_every=1")
     asked = words(products, out, "--category", PRODUCTS[0], *often, "--cpus", "1")
     sweep = subprocess.Popen(
-        [sys.executable, "-m", "train.sweep", *asked], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "dskd.train.sweep", *asked], cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.DEVNULL
     )
     try:
         wait_for(lambda: (out / PRODUCTS[0] / "checkpoint.safetensors").exists() or sweep.poll() is not None)
@@ -139,7 +139,7 @@ def named(out: Path) -> list[int]:
 LISTENERS = """
 import json, os, sys
 from pathlib import Path
-from train.on_ray import as_done, connected, share
+from dskd.train.on_ray import as_done, connected, share
 
 def answer(work):
     return {"square": work * work, "telling": os.environ.get("RAY_USAGE_STATS_ENABLED"), "cores": os.environ["OMP_NUM_THREADS"]}
@@ -238,9 +238,7 @@ def test_a_tied_command_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "waiting.py").write_text(
         "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\ntime.sleep(600)\n"
     )
-    parent = (
-        f"import subprocess; from train.tied import words; subprocess.run(words('waiting', {str(tmp_path / 'up')!r}))"
-    )
+    parent = f"import subprocess; from dskd.train.tied import words; subprocess.run(words('waiting', {str(tmp_path / 'up')!r}))"
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
     process = subprocess.Popen([sys.executable, "-c", parent], env=environment)
     try:

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime.images import read_image, read_mask
-from train.data import find_images
-from train.defects import PAINTERS, VISIBLE, Image, Mask, Painter
-from train.synthetic import FEWEST_PIXELS, good_part, write_set
+from dskd.runtime.images import read_image, read_mask
+from dskd.train.data import find_images
+from dskd.train.defects import PAINTERS, VISIBLE, Image, Mask, Painter
+from dskd.train.synthetic import FEWEST_PIXELS, good_part, write_set
 
 SEEDS = range(12)
 
@@ -96,7 +96,7 @@ def test_every_written_defect_stands_out_from_its_good_part(tmp_path: Path, monk
         return note
 
     painters = {"missing_piece": noting(PAINTERS["missing_piece"])}
-    monkeypatch.setattr("train.synthetic.PAINTERS", painters)
+    monkeypatch.setattr("dskd.train.synthetic.PAINTERS", painters)
     for item in find_images(write_set(tmp_path, train=0, test_good=0, per_defect=2, seed=7)).test:  # first: in the dark
         change = painted[read_image(item.path).tobytes()]
         assert (change >= 3 * VISIBLE).sum() >= FEWEST_PIXELS, f"{item.path} cannot be seen"

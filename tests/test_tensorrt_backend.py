@@ -32,13 +32,13 @@ from tensorrt_fakes import (
     scores_of,
 )
 
-import runtime.backends
-from runtime.backends import open_backend, tensorrt
-from runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from runtime.backends.tensorrt import TensorRtBackend, Ticket
-from runtime.bundle import Bundle
-from runtime.engine import LARGEST_FACTS, EngineFacts, engine_paths, read_facts, why_unfit, write_facts
-from runtime.errors import CallError, DskdError, MissingPart
+import dskd.runtime.backends
+from dskd.runtime.backends import open_backend, tensorrt
+from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.backends.tensorrt import TensorRtBackend, Ticket
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.engine import LARGEST_FACTS, EngineFacts, engine_paths, read_facts, why_unfit, write_facts
+from dskd.runtime.errors import CallError, DskdError, MissingPart
 
 VERSIONS = ("8.6.1", "10.0.1", "10.3.0", "11.4.0")
 Images = NDArray[np.uint8]
@@ -471,7 +471,7 @@ def test_a_plan_is_loaded_only_where_its_facts_fit(
         TensorRtBackend(bundle_folder, "fp16", memory=memory, trt=trt).close()
         return
     with pytest.raises(
-        DskdError, match=rf"model.fp16.plan: does not fit here: .*{said}.*; build it again: python -m export.trt --fp16"
+        DskdError, match=rf"model.fp16.plan: does not fit here: .*{said}.*; build it again: dskd export.trt --fp16"
     ):
         TensorRtBackend(bundle_folder, "fp16", memory=memory, trt=trt)
     assert memory.counts["deserialize"] == 0
@@ -481,7 +481,7 @@ def test_facts_of_another_precision_are_refused(bundle_folder: Bundle) -> None:
     make_engine(bundle_folder, "int8")
     for wrong, right in zip(engine_paths(bundle_folder, "int8"), engine_paths(bundle_folder, "fp16"), strict=True):
         shutil.copy(wrong, right)
-    with pytest.raises(DskdError, match=r"it was built as int8; build it again: python -m export.trt --fp16"):
+    with pytest.raises(DskdError, match=r"it was built as int8; build it again: dskd export.trt --fp16"):
         TensorRtBackend(bundle_folder, "fp16", memory=FakeMemory(), trt=FakeTensorRt(FakeMemory()))
 
 
@@ -607,11 +607,9 @@ def test_tensorrt_takes_the_fastest_engine_that_fits(
 
 
 def test_tensorrt_without_engines_says_how_to_build_one(bundle_folder: Bundle, card: FakeTensorRt) -> None:
-    with pytest.raises(
-        MissingPart, match=r"model.fp16.plan: there is no engine; build it: python -m export.trt --fp16"
-    ):
+    with pytest.raises(MissingPart, match=r"model.fp16.plan: there is no engine; build it: dskd export.trt --fp16"):
         open_backend(bundle_folder, "tensorrt")
-    with pytest.raises(MissingPart, match=r"there is no engine; build it: python -m export.trt --int8"):
+    with pytest.raises(MissingPart, match=r"there is no engine; build it: dskd export.trt --int8"):
         open_backend(bundle_folder, "tensorrt", precision="int8")
 
 
@@ -674,7 +672,7 @@ def missing(text: str) -> Callable[..., Any]:
 def test_an_unknown_backend_is_a_wrong_call(bundle_folder: Bundle) -> None:
     with pytest.raises(CallError, match="choose one of: auto, onnxruntime, openvino, tensorrt"):
         open_backend(bundle_folder, "magic")
-    assert runtime.backends.NAMES[0] == "auto"
+    assert dskd.runtime.backends.NAMES[0] == "auto"
 
 
 @pytest.mark.parametrize("precision", [(), ("--precision", "fp16")])

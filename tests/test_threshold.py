@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from runtime.errors import CallError, DskdError
-from runtime.threshold import conformal_threshold, conformal_thresholds, describe
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.threshold import conformal_threshold, conformal_thresholds, describe
 
 DRAWS = 4000
 SURE = 1 - 1e-7  # a right implementation fails once in ten million runs; the generator is seeded anyway

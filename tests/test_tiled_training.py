@@ -11,20 +11,20 @@ import pytest
 import torch
 from conftest import NARROW
 
-from export.onnx import export
-from runtime.backends import open_backend
-from runtime.bundle import Bundle, load_bundle
-from runtime.decision import Settings
-from runtime.errors import CallError, DskdError
-from runtime.images import read_image
-from runtime.inspector import Inspector
-from runtime.result import Frame
-from runtime.tiling import Grid, coarse, infer_tiles
-from train.config import load_config
-from train.data import cut_tiles, find_images, load_mask, read_tiles, usable
-from train.evaluate import score
-from train.run import run
-from train.trained_run import TrainedRun, load_run
+from dskd.export.onnx import export
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.images import read_image
+from dskd.runtime.inspector import Inspector
+from dskd.runtime.result import Frame
+from dskd.runtime.tiling import Grid, coarse, infer_tiles
+from dskd.train.config import load_config
+from dskd.train.data import cut_tiles, find_images, load_mask, read_tiles, usable
+from dskd.train.evaluate import score
+from dskd.train.run import run
+from dskd.train.trained_run import TrainedRun, load_run
 
 TILES = 9  # of a picture of 192 x 256 pixels, in tiles of 96 that share 16
 SETTINGS = [

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from tiny_bundle import SIDE, tiled, tiny_bundle
 
-from benchmarks import tiles
-from benchmarks.tile_worker import in_tiles, mosaic
-from runtime.bundle import Bundle
-from runtime.errors import CallError
-from runtime.manifest import Tiling
+from dskd.benchmarks import tiles
+from dskd.benchmarks.tile_worker import in_tiles, mosaic
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import CallError
+from dskd.runtime.manifest import Tiling
 
 WORDS = ["--backend", "onnxruntime", "--threads", "1", "--rounds", "2", "--sides", "128,256", "--json"]
 NAMES = [f"onnxruntime fp32, {side}x{side}" for side in (128, 256)]

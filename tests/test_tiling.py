@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tiny_bundle import SIDE, tiled, tiny_bundle
 
-from runtime.backends import Output, open_backend
-from runtime.bundle import Bundle
-from runtime.decision import Settings
-from runtime.errors import DskdError
-from runtime.inspector import BackendFailed, Inspector, golden_check
-from runtime.manifest import InputSpec, Tiling
-from runtime.result import Frame, Verdict
-from runtime.tiling import Grid, MergedMap, coarse, infer_tiles
+from dskd.runtime.backends import Output, open_backend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import DskdError
+from dskd.runtime.inspector import BackendFailed, Inspector, golden_check
+from dskd.runtime.manifest import InputSpec, Tiling
+from dskd.runtime.result import Frame, Verdict
+from dskd.runtime.tiling import Grid, MergedMap, coarse, infer_tiles
 
 MOST = 4  # tiny_bundle's max_batch
 SETTINGS = Settings(review=0.3, reject=0.5)

@@ -23,13 +23,13 @@ from fake_builder import DataType, FakeTensorRT, Layer, Tensor, small_network
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.build_progress import Fraction, _bar, _interrupts, _monitor, watching
-from export.engine_build import BuildOptions, build_engine
-from export.engine_errors import BuildLog, collecting_logger
-from export.layer_report import engine_layers
-from export.weak_typing import float_regions
-from runtime.bundle import Bundle
-from runtime.errors import DskdError, MissingPart
+from dskd.export.build_progress import Fraction, _bar, _interrupts, _monitor, watching
+from dskd.export.engine_build import BuildOptions, build_engine
+from dskd.export.engine_errors import BuildLog, collecting_logger
+from dskd.export.layer_report import engine_layers
+from dskd.export.weak_typing import float_regions
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import DskdError, MissingPart
 
 ONE = BuildOptions((1, 1, 1))
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -170,7 +170,7 @@ def test_a_broken_file_is_named(graphs: dict[str, Path], tmp_path: Path) -> None
 def test_progress_of_a_real_build_rises_to_the_end(graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[float] = []
     monkeypatch.setattr(
-        "export.build_progress._monitor",
+        "dskd.export.build_progress._monitor",
         lambda trt, fraction, show, interrupted: _monitor(trt, fraction, shown.append, interrupted),
     )
     build_engine(tensorrt_rtx, graphs["fp16"], ONE)
@@ -198,8 +198,8 @@ INTERRUPTED = """
 import os, signal, sys
 from pathlib import Path
 import tensorrt_rtx
-from export.build_progress import Fraction
-from export.engine_build import BuildOptions, build_engine
+from dskd.export.build_progress import Fraction
+from dskd.export.engine_build import BuildOptions, build_engine
 steps = []
 def interrupt(self, name, step):
     steps.append(step)
@@ -246,7 +246,7 @@ def test_ctrl_c_reaches_a_build_that_reports_from_another_thread() -> None:
 
 def test_ctrl_c_ends_the_process_where_tensorrt_cannot_be_stopped() -> None:
     script = (
-        "import os, signal, types; from export.build_progress import watching\n"
+        "import os, signal, types; from dskd.export.build_progress import watching\n"
         "with watching(types.SimpleNamespace(), None, 'building'): os.kill(os.getpid(), signal.SIGINT)\n"
         "print('went on')"
     )

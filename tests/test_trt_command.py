@@ -22,14 +22,14 @@ from fake_builder import FakeTensorRT, small_network
 from onnx import helper
 from pretended_device import ORIN, Answering, pretend
 
-import export.trt
-from export.trt import main
-from runtime.backends import tensorrt_engine
-from runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from runtime.cuda import find_device
-from runtime.engine import engine_paths, read_facts, why_unfit
-from runtime.errors import CallError, DskdError, MissingPart
-from runtime.manifest import Tolerance
+import dskd.export.trt
+from dskd.export.trt import main
+from dskd.runtime.backends import tensorrt_engine
+from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.cuda import find_device
+from dskd.runtime.engine import engine_paths, read_facts, why_unfit
+from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.manifest import Tolerance
 
 
 @pytest.fixture(scope="session")
@@ -78,8 +78,8 @@ def test_without_a_gpu_two_lines_say_what_is_missing_and_what_can_be_done(every:
 
 def test_that_answer_loads_nothing_heavy(every: Bundle) -> None:
     script = (
-        "import sys; import runtime.cuda.device; runtime.cuda.device.DRIVER = 'libabsent.so.1'\n"
-        "from export.trt import main\n"
+        "import sys; import dskd.runtime.cuda.device; dskd.runtime.cuda.device.DRIVER = 'libabsent.so.1'\n"
+        "from dskd.export.trt import main\n"
         f"assert main(['--fp16', '--bundle', {str(every.path)!r}]) == 3\n"
         "print(*sorted(sys.modules))"
     )
@@ -119,7 +119,7 @@ def test_a_wrong_call_is_said_before_anything_is_missed(every: Bundle, options: 
 
 
 def test_a_bundle_without_the_graph_is_said_before_a_gpu_is_missed(bundle: Bundle) -> None:
-    with pytest.raises(DskdError, match=r"holds no model\.int8\.onnx; .*python -m calibration") as caught:
+    with pytest.raises(DskdError, match=r"holds no model\.int8\.onnx; .*dskd calibration") as caught:
         main(["--int8", "--bundle", str(bundle.path)])
     assert caught.value.exit_code == 1
 
@@ -229,7 +229,7 @@ def test_other_options_build_anew(told: Told, options: list[str], reason: str) -
 
 def test_another_device_or_tensorrt_builds_anew(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
     told()
-    monkeypatch.setattr(export.trt, "find_device", lambda: replace(ORIN, name="Thor", compute_capability="11.0"))
+    monkeypatch.setattr(dskd.export.trt, "find_device", lambda: replace(ORIN, name="Thor", compute_capability="11.0"))
     assert "built for GPU Orin, here is Thor" in told()["reason"]
     monkeypatch.setattr(tensorrt_rtx, "__version__", "99.0")
     assert "here is 99.0" in told()["reason"]
@@ -294,8 +294,8 @@ def test_a_missing_memory_package_is_missed_before_building(told: Told, monkeypa
     def absent(device: object) -> None:
         raise MissingPart("neither cuda-bindings nor pycuda is installed")
 
-    monkeypatch.setattr(export.trt, "open_memory", absent)
-    monkeypatch.setattr(export.trt, "build_engine", lambda *arguments: pytest.fail("built for nothing"))
+    monkeypatch.setattr(dskd.export.trt, "open_memory", absent)
+    monkeypatch.setattr(dskd.export.trt, "build_engine", lambda *arguments: pytest.fail("built for nothing"))
     with pytest.raises(MissingPart, match="pycuda"):
         told()
 
@@ -344,7 +344,7 @@ def test_what_people_read(
     assert "there is no engine yet" in first
     assert "batch 1:1:4  Orin (8.7)  TensorRT 1.7" in first
     assert "golden frames: score within" in first
-    assert "next: python -m runtime --backend tensorrt --precision fp16\n" in first
+    assert "next: dskd runtime --backend tensorrt --precision fp16\n" in first
     main(["--fp16"])
     assert "fits already, nothing was built" in capsys.readouterr().out
 
@@ -393,12 +393,12 @@ def test_a_kill_between_plan_and_facts_is_seen(every: Bundle, told: Told) -> Non
 
 
 def test_two_builds_of_one_bundle_do_not_mix(every: Bundle, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = export.trt.build_engine
+    build = dskd.export.trt.build_engine
 
     def build_while_another_tries(*arguments: Any) -> Any:
         with pytest.raises(CallError, match="another process is writing there"):
             main(["--fp16", "--bundle", str(every.path)])
         return build(*arguments)
 
-    monkeypatch.setattr(export.trt, "build_engine", build_while_another_tries)
+    monkeypatch.setattr(dskd.export.trt, "build_engine", build_while_another_tries)
     assert told()["built"]

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 from fake_builder import FakeTensorRT, Severity
 
-from export.engine_build import BuildOptions, build_engine
-from export.engine_errors import BuildLog, build_failure
-from runtime.errors import DskdError, MissingPart
+from dskd.export.engine_build import BuildOptions, build_engine
+from dskd.export.engine_errors import BuildLog, build_failure
+from dskd.runtime.errors import DskdError, MissingPart
 
 ONE = BuildOptions((1, 1, 1))
 

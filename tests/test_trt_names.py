@@ -105,10 +105,10 @@ print(json.dumps([name for name in json.load(sys.stdin) if not exists(name)]))
 DERIVED = """
 from pathlib import Path
 import tensorrt_bindings as trt
-from export.build_progress import Fraction, _monitor
-from export.engine_build import BuildOptions, build_engine
-from export.engine_errors import BuildLog, collecting_logger
-from runtime.errors import MissingPart
+from dskd.export.build_progress import Fraction, _monitor
+from dskd.export.engine_build import BuildOptions, build_engine
+from dskd.export.engine_errors import BuildLog, collecting_logger
+from dskd.runtime.errors import MissingPart
 log = BuildLog()
 logger = collecting_logger(trt, log)
 logger.log(trt.ILogger.Severity.ERROR, "bad")
@@ -132,8 +132,8 @@ import sys
 from pathlib import Path
 import numpy as np
 import tensorrt_bindings as trt
-from calibration.legacy import CLASSES, make_calibrator
-from runtime.errors import DskdError, MissingPart
+from dskd.calibration.legacy import CLASSES, make_calibrator
+from dskd.runtime.errors import DskdError, MissingPart
 from tensorrt_fakes import FakeMemory
 pictures = np.random.default_rng(0).integers(0, 256, (5, 2, 3, 3), np.uint8)
 for method, name in CLASSES.items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.user_cache import cache_folder, key_of, let_go, recall, remember
+from dskd.runtime.user_cache import cache_folder, key_of, let_go, recall, remember
 
 
 def file_of(key: str) -> Path:

@@ -14,11 +14,11 @@ import pytest
 from conftest import ROOT
 from test_capture import running
 
-from benchmarks.rtsp_camera import number_of, picture
-from runtime.errors import DskdError
-from runtime.result import Dropped, Frame
-from runtime.sources import Source, SourceLost, open_source
-from runtime.sources.watched_folder import MEMORY
+from dskd.benchmarks.rtsp_camera import number_of, picture
+from dskd.runtime.errors import DskdError
+from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.sources import Source, SourceLost, open_source
+from dskd.runtime.sources.watched_folder import MEMORY
 
 
 def png(number: int) -> bytes:
@@ -168,7 +168,7 @@ def test_what_was_under_way_comes_again_after_a_kill_and_not_after_a_reconnect(t
     assert names(again) == []
     again.close()
     code = f"""
-from runtime.sources import open_source
+from dskd.runtime.sources import open_source
 source = open_source("watch://{tmp_path}")
 source.open()
 print(*[f.id for f in iter(lambda: source.read(0.8), None)])

@@ -21,11 +21,11 @@ from broker import wait_for
 from line_records import dropped, inspection
 from pydantic import ValidationError
 
-from runtime.delivery import Delivery, Target
-from runtime.errors import CallError
-from runtime.result import Verdict
-from runtime.sinks.webhook import WebhookConfig, WebhookTarget, signature, signing_key
-from runtime.store import Store
+from dskd.runtime.delivery import Delivery, Target
+from dskd.runtime.errors import CallError
+from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.webhook import WebhookConfig, WebhookTarget, signature, signing_key
+from dskd.runtime.store import Store
 
 Start = Callable[[Target], Delivery]
 

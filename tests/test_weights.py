@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from runtime.errors import CallError, DskdError, MissingPart
-from train import weights
-from train.networks.resnet import BACKBONES, Encoder
-from train.weights import load_teacher
+from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.train import weights
+from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.weights import load_teacher
 
 BACKBONE = BACKBONES["resnet18"]
 State = dict[str, Tensor]

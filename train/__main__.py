@@ -1,4 +1,4 @@
-"""``python -m train``: learn what good parts look like."""
+"""``dskd train``: learn what good parts look like."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import os
 import shlex
 from pathlib import Path
 
-from runtime.errors import CallError, Parser, exit_with_code
-from runtime.manifest import Thresholds
-from runtime.threshold import describe
-from train.config import load_config
-from train.products import find_products
-from train.run import point_latest, run
+from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.runtime.manifest import Thresholds
+from dskd.runtime.threshold import describe
+from dskd.train.config import load_config
+from dskd.train.products import find_products
+from dskd.train.run import point_latest, run
 
 EXAMPLES = """examples:
-  python -m train --data pictures/good                       a plain folder of good parts
-  python -m train --data mvtec --category bottle             an MVTec layout: test images are evaluated
-  python -m train --data mvtec --category all --set method=snl    one model for all products
-  python -m train --data parts --config train/configs/magnetic_tile.yaml --set recipe.epochs=60
-  torchrun --nproc-per-node 4 -m train --data parts          four GPUs
+  dskd train --data pictures/good                       a plain folder of good parts
+  dskd train --data mvtec --category bottle             an MVTec layout: test images are evaluated
+  dskd train --data mvtec --category all --set method=snl    one model for all products
+  dskd train --data parts --config train/configs/magnetic_tile.yaml --set recipe.epochs=60
+  torchrun --nproc-per-node 4 -m dskd.train --data parts          four GPUs
 
 A run that was killed goes on where its last checkpoint was: give the same command again."""
 
@@ -29,7 +29,7 @@ A run that was killed goes on where its last checkpoint was: give the same comma
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = Parser(
-        prog="python -m train", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
+        prog="dskd train", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )
     options.add_argument(
         "--data", type=Path, action="append",
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     roots = options.data or [Path(root) for root in [os.environ.get("DSKD_DATA")] if root]
     if not roots:
         raise CallError(
-            "name a folder of good images with --data (or DSKD_DATA); python -m train.synthetic DIR makes one to try"
+            "name a folder of good images with --data (or DSKD_DATA); dskd train.synthetic DIR makes one to try"
         )
     config = load_config(options.config, options.set)
     images = find_products(roots, options.category)
@@ -94,7 +94,7 @@ def summary(record: dict[str, object], folder: Path) -> str:
     lines += [f"reject over {describe(thresholds.reject)}", f"review over {describe(thresholds.review)}"]
     latest = Path("runs") / "latest"
     where = "" if latest.exists() and latest.samefile(folder) else f" --run {shlex.quote(str(folder))}"
-    lines.append(f"report: {folder / 'report.html'}   next: python -m export.onnx{where}")
+    lines.append(f"report: {folder / 'report.html'}   next: dskd export.onnx{where}")
     return "\n".join(lines)
 
 

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import CallError
-from runtime.images import list_images, read_image
-from runtime.preprocess import Image
-from train.noise import perlin, simplex_octaves
-from train.settings import AugmentConfig
+from dskd.runtime.errors import CallError
+from dskd.runtime.images import list_images, read_image
+from dskd.runtime.preprocess import Image
+from dskd.train.noise import perlin, simplex_octaves
+from dskd.train.settings import AugmentConfig
 
 BOX = (10, 32)  # sides of RD++'s boxes in network pixels, the last one left out
 SIMPLEX_STRENGTH = 0.2 * 255

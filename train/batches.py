@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from runtime.errors import CallError
-from runtime.preprocess import Image
-from train.augment import augment
-from train.settings import AugmentConfig
+from dskd.runtime.errors import CallError
+from dskd.runtime.preprocess import Image
+from dskd.train.augment import augment
+from dskd.train.settings import AugmentConfig
 
 Draw = tuple[int, int]
 

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from runtime import atomic
-from runtime.errors import CallError, DskdError
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError, DskdError
 
 _MODEL, _OPTIMISER = "model.", "optimiser."
 

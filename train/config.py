@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
-from runtime.errors import CallError, one_line
-from runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
-from train.methods import METHODS
-from train.settings import RunConfig
+from dskd.runtime.errors import CallError, one_line
+from dskd.runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
+from dskd.train.methods import METHODS
+from dskd.train.settings import RunConfig
 
 OWN = {name: method.Settings for name, method in METHODS.items() if method.Settings.model_fields}
 

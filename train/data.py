@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from runtime import atomic
-from runtime.bundle import file_sha256
-from runtime.errors import CallError, DskdError, one_line
-from runtime.images import BadImage, list_images, read_image, read_mask
-from runtime.manifest import InputSpec
-from runtime.preprocess import Image, preprocess
-from runtime.tiling import Grid, coarse
+from dskd.runtime import atomic
+from dskd.runtime.bundle import file_sha256
+from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.images import BadImage, list_images, read_image, read_mask
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.preprocess import Image, preprocess
+from dskd.runtime.tiling import Grid, coarse
 
 log = logging.getLogger(__name__)
 FEWEST_GOOD = 10  # below this neither training nor a threshold means anything

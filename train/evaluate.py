@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from runtime.manifest import InputSpec
-from runtime.preprocess import Image, preprocess
-from runtime.tiling import Grid, MergedMap, coarse
-from train import metrics
-from train.data import cut_tiles
-from train.methods.base import InferencePath
-from train.networks.image_input import ImageInput
-from train.networks.maps import AnomalyMap
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.preprocess import Image, preprocess
+from dskd.runtime.tiling import Grid, MergedMap, coarse
+from dskd.train import metrics
+from dskd.train.data import cut_tiles
+from dskd.train.methods.base import InferencePath
+from dskd.train.networks.image_input import ImageInput
+from dskd.train.networks.maps import AnomalyMap
 
 BATCH = 16
 

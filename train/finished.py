@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.errors import CallError
-from train.config import TrainConfig
-from train.data import InspectionSet, data_sha256
-from train.networks.resnet import BACKBONES
-from train.products import split_products
-from train.trained_run import TrainedRun, load_run
-from train.weights import load_teacher
+from dskd.runtime.errors import CallError
+from dskd.train.config import TrainConfig
+from dskd.train.data import InspectionSet, data_sha256
+from dskd.train.networks.resnet import BACKBONES
+from dskd.train.products import split_products
+from dskd.train.trained_run import TrainedRun, load_run
+from dskd.train.weights import load_teacher
 
 
 def finished(

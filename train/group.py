@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.errors import CallError, DskdError, MissingPart
 
 # for one that hangs, or whose machine lost its power: one that died is noticed at once
 PATIENCE = timedelta(minutes=10)

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from runtime.preprocess import Image
-from train.config import TrainConfig
-from train.error_statistics import ErrorStatistics, PrincipalComponents
-from train.evaluate import BATCH, EagerGraph
-from train.methods.base import Features
-from train.networks.local_distance import LocalDistance
-from train.networks.maps import AnomalyMap, CosineDistances, SquaredDistances
-from train.networks.resnet import BACKBONES
+from dskd.runtime.preprocess import Image
+from dskd.train.config import TrainConfig
+from dskd.train.error_statistics import ErrorStatistics, PrincipalComponents
+from dskd.train.evaluate import BATCH, EagerGraph
+from dskd.train.methods.base import Features
+from dskd.train.networks.local_distance import LocalDistance
+from dskd.train.networks.maps import AnomalyMap, CosineDistances, SquaredDistances
+from dskd.train.networks.resnet import BACKBONES
 
 ENOUGH = 96  # images, each with hundreds of positions, from which principal components are known well
 

@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from runtime import atomic
-from runtime.errors import DskdError
-from runtime.preprocess import Image
-from train.batches import Schedule, batches
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.config import TrainConfig
-from train.group import Process, agree, lost
-from train.methods import Method
-from train.networks.image_input import ImageInput
-from train.settings import RecipeConfig
+from dskd.runtime import atomic
+from dskd.runtime.errors import DskdError
+from dskd.runtime.preprocess import Image
+from dskd.train.batches import Schedule, batches
+from dskd.train.checkpoint import load_checkpoint, save_checkpoint
+from dskd.train.config import TrainConfig
+from dskd.train.group import Process, agree, lost
+from dskd.train.methods import Method
+from dskd.train.networks.image_input import ImageInput
+from dskd.train.settings import RecipeConfig
 
 log = logging.getLogger(__name__)
 BETAS = (0.5, 0.999)  # RD4AD's: a short memory of gradients suits targets that are features

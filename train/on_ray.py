@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from runtime.errors import DskdError, MissingPart, one_line
+from dskd.runtime.errors import DskdError, MissingPart, one_line
 
 Work = TypeVar("Work")
 OBJECTS = 80 * 2**20  # bytes of shared memory, about the least Ray takes: paths and figures are all that goes through

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import CallError
-from runtime.threshold import conformal_thresholds
-from train import data
-from train.data import InspectionSet
-from train.settings import RunConfig
+from dskd.runtime.errors import CallError
+from dskd.runtime.threshold import conformal_thresholds
+from dskd.train import data
+from dskd.train.data import InspectionSet
+from dskd.train.settings import RunConfig
 
 if TYPE_CHECKING:
-    from train.evaluate import Figures, Scored
+    from dskd.train.evaluate import Figures, Scored
 
 ALL = "all"
 Paths = list[Path]
@@ -83,7 +83,8 @@ def figures_by_product(
     images: InspectionSet, paths: Sequence[Path], defects: Sequence[str], scored: Scored, masks: NDArray[np.bool_]
 ) -> dict[str, Figures]:
     """Figures of each product against its own good images; products without both kinds of test image are left out."""
-    from train.evaluate import Scored, figures  # imported here: calibration finds products and has no use for torch
+    # imported here: calibration finds products and has no use for torch
+    from dskd.train.evaluate import Scored, figures
 
     found = {}
     for product in images.products:

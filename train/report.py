@@ -12,16 +12,16 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import atomic
-from runtime.errors import one_line
-from runtime.images import encode_png
-from runtime.manifest import Thresholds
-from runtime.overlay import annotate, heat_map
-from runtime.preprocess import Image
-from runtime.result import Verdict
-from runtime.threshold import describe
-from train.evaluate import Figures, Scored
-from train.loop import read_curve
+from dskd.runtime import atomic
+from dskd.runtime.errors import one_line
+from dskd.runtime.images import encode_png
+from dskd.runtime.manifest import Thresholds
+from dskd.runtime.overlay import annotate, heat_map
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Verdict
+from dskd.runtime.threshold import describe
+from dskd.train.evaluate import Figures, Scored
+from dskd.train.loop import read_curve
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -18,26 +18,26 @@ import yaml
 from safetensors.torch import save_file
 from torch import nn
 
-from runtime import atomic
-from runtime.bundle import file_sha256
-from runtime.errors import CallError, one_line
-from runtime.images import BadImage, read_image
-from runtime.manifest import InputSpec
-from runtime.threshold import conformal_thresholds
-from train import data, loop
-from train.checkpoint import load_model
-from train.config import TrainConfig
-from train.evaluate import Figures, Scored, figures, score, score_frames
-from train.group import Process, join_processes
-from train.local_statistics import fit_map
-from train.methods import Method, build
-from train.networks.resnet import BACKBONES
-from train.networks.rounding import rounding
-from train.products import figures_by_product, held_out_by_product, split_products
-from train.report import Labelled, write_report
-from train.selection import painted_auroc
-from train.trained_run import CONFIG, MAPS, MODEL, RECORD, build_maps, graph_of, load_run
-from train.weights import load_teacher
+from dskd.runtime import atomic
+from dskd.runtime.bundle import file_sha256
+from dskd.runtime.errors import CallError, one_line
+from dskd.runtime.images import BadImage, read_image
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.threshold import conformal_thresholds
+from dskd.train import data, loop
+from dskd.train.checkpoint import load_model
+from dskd.train.config import TrainConfig
+from dskd.train.evaluate import Figures, Scored, figures, score, score_frames
+from dskd.train.group import Process, join_processes
+from dskd.train.local_statistics import fit_map
+from dskd.train.methods import Method, build
+from dskd.train.networks.resnet import BACKBONES
+from dskd.train.networks.rounding import rounding
+from dskd.train.products import figures_by_product, held_out_by_product, split_products
+from dskd.train.report import Labelled, write_report
+from dskd.train.selection import painted_auroc
+from dskd.train.trained_run import CONFIG, MAPS, MODEL, RECORD, build_maps, graph_of, load_run
+from dskd.train.weights import load_teacher
 
 log = logging.getLogger(__name__)
 AFTER_TRAINING = {"map", "thresholds"}  # settings that can change without training again

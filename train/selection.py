@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from runtime.images import read_image
-from train import metrics
-from train.config import TrainConfig
-from train.defects import PAINTERS, Image, Mask
-from train.evaluate import EagerGraph, Scored, score_frames
+from dskd.runtime.images import read_image
+from dskd.train import metrics
+from dskd.train.config import TrainConfig
+from dskd.train.defects import PAINTERS, Image, Mask
+from dskd.train.evaluate import EagerGraph, Scored, score_frames
 
 PER_IMAGE = 2  # kinds painted on each held-out image
 CONTRAST = (0.25, 0.7)  # faint: recipes differ in what is hard to see

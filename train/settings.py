@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runtime.manifest import InputSpec, Rate, Side
-from runtime.strict_yaml import Strict
+from dskd.runtime.manifest import InputSpec, Rate, Side
+from dskd.runtime.strict_yaml import Strict
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -132,7 +132,7 @@ class ThresholdConfig(Strict):
 
 
 class RunConfig(Strict):
-    """The settings that all methods share. ``train.config.TrainConfig`` adds the sections of the methods."""
+    """The settings that all methods share. ``dskd.train.config.TrainConfig`` adds the sections of the methods."""
 
     method: str = "dskd"
     backbone: Literal["resnet18", "wide_resnet50_2"] = Field("resnet18", description="teacher and student width")

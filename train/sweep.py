@@ -1,4 +1,4 @@
-"""``python -m train.sweep``: a model and a bundle for each of many products, several at once."""
+"""``dskd train.sweep``: a model and a bundle for each of many products, several at once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from runtime import atomic
-from runtime.errors import CallError, DskdError, Parser, exit_with_code
-from train import on_ray
-from train.config import load_config
-from train.data import categories_of
-from train.networks.resnet import BACKBONES
-from train.products import ALL, find_products
-from train.sweep_product import Product, make
-from train.weights import RANDOM, load_teacher
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.train import on_ray
+from dskd.train.config import load_config
+from dskd.train.data import categories_of
+from dskd.train.networks.resnet import BACKBONES
+from dskd.train.products import ALL, find_products
+from dskd.train.sweep_product import Product, make
+from dskd.train.weights import RANDOM, load_teacher
 
 SUMMARY = "sweep.json"
 COLUMNS = {
@@ -30,10 +30,10 @@ COLUMNS = {
     "painted": "{:.4f}", "reject": "{:.4f}", "minutes": "{:.1f}",
 }  # fmt: skip
 EXAMPLES = """examples:
-  python -m train.sweep --data mvtec                         every category of an MVTec layout
-  python -m train.sweep --data parts/*/good --out runs/parts one plain folder of good parts per product
-  python -m train.sweep --data mvtec --gpus 0.5              two products share a GPU
-  python -m train.sweep --data mvtec --address auto          on the Ray cluster that this machine belongs to
+  dskd train.sweep --data mvtec                         every category of an MVTec layout
+  dskd train.sweep --data parts/*/good --out runs/parts one plain folder of good parts per product
+  dskd train.sweep --data mvtec --gpus 0.5              two products share a GPU
+  dskd train.sweep --data mvtec --address auto          on the Ray cluster that this machine belongs to
 
 A sweep that was stopped goes on: give the same command again. Finished products are kept, a killed training goes on from
 its checkpoint. On a cluster every machine must see --data and --out under the same path and have dskd-edge[sweep]."""
@@ -42,7 +42,7 @@ its checkpoint. On a cluster every machine must see --data and --out under the s
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = Parser(
-        prog="python -m train.sweep",
+        prog="dskd train.sweep",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawTextHelpFormatter,

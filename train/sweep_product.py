@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.bundle import load_bundle
-from runtime.errors import DskdError, one_line
-from train import tied
-from train.config import TrainConfig
-from train.finished import finished
-from train.products import find_products
-from train.trained_run import RECORD
+from dskd.runtime.bundle import load_bundle
+from dskd.runtime.errors import DskdError, one_line
+from dskd.train import tied
+from dskd.train.config import TrainConfig
+from dskd.train.finished import finished
+from dskd.train.products import find_products
+from dskd.train.trained_run import RECORD
 
 LOG = "output.log"
 

@@ -1,4 +1,4 @@
-"""A small generated inspection set in MVTec layout, for the demo and the tests: ``python -m train.synthetic OUT``.
+"""A small generated inspection set in MVTec layout, for the demo and the tests: ``dskd train.synthetic OUT``.
 
 The part is a brushed metal plate with a drilled hole on a dark table, or with ``--product`` a woven cloth or a printed
 label. Good parts vary in texture, exposure, position and light; defects are painted with exact masks.
@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from runtime.errors import CallError, Parser, exit_with_code
-from runtime.images import write_image
-from runtime.preprocess import Image
-from train.defects import PAINTERS, Mask, Painter
+from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.runtime.images import write_image
+from dskd.runtime.preprocess import Image
+from dskd.train.defects import PAINTERS, Mask, Painter
 
 NAME = "brushed_plate"
 SIZE = (192, 256)  # height and width
@@ -133,7 +133,7 @@ def _defective_part(good: Callable[..., Image], paint: Painter, rng: np.random.G
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    parser = Parser(prog="python -m train.synthetic", description=__doc__)
+    parser = Parser(prog="dskd train.synthetic", description=__doc__)
     parser.add_argument("out", type=Path, help="folder to write the set into")
     parser.add_argument("--train", type=int, default=60, help="good training images (default: %(default)s)")
     parser.add_argument("--test-good", type=int, default=16, help="good test images (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""``python -m train.tied PARENT MODULE ...``: runs a module's command, which ends when process PARENT does.
+"""``dskd train.tied PARENT MODULE ...``: runs the command of ``dskd.MODULE``, which ends when process PARENT does.
 
 A sweep's worker may be killed at any moment; a training that outlived it would keep its folder and its GPU.
 """
@@ -16,7 +16,7 @@ _PARENT_DEATH = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 def words(module: str, *arguments: str) -> list[str]:
     """The command that runs ``module`` tied to this process."""
-    return [sys.executable, "-m", "train.tied", str(os.getpid()), module, *arguments]
+    return [sys.executable, "-m", "dskd.train.tied", str(os.getpid()), module, *arguments]
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     if os.getppid() != int(parent):
         raise SystemExit(1)  # it is gone already
     sys.argv = [module, *arguments]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    runpy.run_module(f"dskd.{module}", run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

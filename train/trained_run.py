@@ -8,16 +8,16 @@ from pathlib import Path
 
 from torch import nn
 
-from runtime.bundle import file_sha256
-from runtime.errors import CallError, DskdError
-from runtime.manifest import Thresholds
-from train.checkpoint import load_model, read_tensors
-from train.config import TrainConfig, load_config
-from train.evaluate import EagerGraph
-from train.local_statistics import build_map
-from train.methods import Method, build
-from train.networks.maps import AnomalyMap
-from train.networks.resnet import BACKBONES, Encoder
+from dskd.runtime.bundle import file_sha256
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.manifest import Thresholds
+from dskd.train.checkpoint import load_model, read_tensors
+from dskd.train.config import TrainConfig, load_config
+from dskd.train.evaluate import EagerGraph
+from dskd.train.local_statistics import build_map
+from dskd.train.methods import Method, build
+from dskd.train.networks.maps import AnomalyMap
+from dskd.train.networks.resnet import BACKBONES, Encoder
 
 MAPS = "maps."  # names of the maps' tensors begin so in MODEL
 MODEL, RECORD, CONFIG = "model.safetensors", "run.json", "config.yaml"
@@ -49,7 +49,7 @@ def load_run(folder: Path) -> TrainedRun:
         record = json.loads((folder / RECORD).read_text())
         expected = record["model_sha256"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CallError(f"{folder}: holds no finished training run; run python -m train first") from error
+        raise CallError(f"{folder}: holds no finished training run; run dskd train first") from error
     config = load_config(folder / CONFIG, [])
     try:
         matches = file_sha256(folder / MODEL) == expected

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from runtime.bundle import file_sha256
-from runtime.errors import CallError, DskdError, MissingPart
-from train.networks.resnet import Backbone, Encoder
+from dskd.runtime.bundle import file_sha256
+from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.train.networks.resnet import Backbone, Encoder
 
 log = logging.getLogger(__name__)
 RANDOM = "random"

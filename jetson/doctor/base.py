@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from jetson.doctor.probe import Library, probe
-from jetson.machine import Machine
-from jetson.platform import Platform, find_platform
-from jetson.power import PowerState, read_power
-from jetson.telemetry import Reading, read_telemetry
-from runtime.bundle import Bundle, default_bundle, load_bundle
+from dskd.jetson.doctor.probe import Library, probe
+from dskd.jetson.machine import Machine
+from dskd.jetson.platform import Platform, find_platform
+from dskd.jetson.power import PowerState, read_power
+from dskd.jetson.telemetry import Reading, read_telemetry
+from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
 
 Status = Literal["OK", "WARN", "FAIL"]
 SERVICE_USER = "dskd"

@@ -1,4 +1,4 @@
-"""``python -m jetson doctor``: every check, one line each."""
+"""``dskd jetson doctor``: every check, one line each."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from jetson.doctor import device, software, storage, surroundings
-from jetson.doctor.base import Context, Finding, fail, find_user
-from runtime.bundle import default_bundle
-from runtime.errors import CallError, Parser, one_line
+from dskd.jetson.doctor import device, software, storage, surroundings
+from dskd.jetson.doctor.base import Context, Finding, fail, find_user
+from dskd.runtime.bundle import default_bundle
+from dskd.runtime.errors import CallError, Parser, one_line
 
 CHECKS: dict[str, Callable[[Context], Finding]] = {
     "device": device.device,
@@ -56,7 +56,7 @@ def _look(check: Callable[[Context], Finding], context: Context) -> Finding:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = Parser(prog="python -m jetson doctor", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
+    options = Parser(prog="dskd jetson doctor", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawTextHelpFormatter)  # fmt: skip
     options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from jetson.doctor.base import Context, Finding, fail, ok, warn
-from jetson.platform import written
-from jetson.power import largest_mode
-from jetson.telemetry import THROTTLE, read_telemetry, throttle_deltas
+from dskd.jetson.doctor.base import Context, Finding, fail, ok, warn
+from dskd.jetson.platform import written
+from dskd.jetson.power import largest_mode
+from dskd.jetson.telemetry import THROTTLE, read_telemetry, throttle_deltas
 
 HOT, TOO_HOT = 85.0, 97.0  # °C; Orin slows down at about 99 and switches off at about 104.5
 NOT_A_JETSON = "not a Jetson"

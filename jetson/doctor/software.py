@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from jetson.doctor.base import Context, Finding, fail, ok, warn
-from jetson.doctor.probe import Library
-from runtime.cuda.device import find_device
-from runtime.errors import MissingPart
+from dskd.jetson.doctor.base import Context, Finding, fail, ok, warn
+from dskd.jetson.doctor.probe import Library
+from dskd.runtime.cuda.device import find_device
+from dskd.runtime.errors import MissingPart
 
 SYSTEM_OPENCV = ("/usr/lib/python3/dist-packages/cv2*", "/usr/lib/python3.*/dist-packages/cv2*")
 PIP_OPENCV = "opencv-python opencv-python-headless opencv-contrib-python opencv-contrib-python-headless"

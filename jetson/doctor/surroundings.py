@@ -6,8 +6,8 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from jetson.doctor.base import Context, Finding, fail, ok, warn
-from runtime.errors import DskdError
+from dskd.jetson.doctor.base import Context, Finding, fail, ok, warn
+from dskd.runtime.errors import DskdError
 
 DEVICES = {"/dev/video*": "video", "/dev/gpiochip*": "gpio", "/dev/nvhost-*": "video", "/dev/nvmap": "video"}
 CLOCK_SLACK = 86400.0  # seconds a bundle may come "from the future" before the clock is thought to be unset

@@ -10,11 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-from runtime.backends.base import Backend, Output, cpu_words
-from runtime.bundle import Bundle
-from runtime.engine import engine_paths
-from runtime.errors import CallError, DskdError, MissingPart, one_line
-from runtime.manifest import Precision
+from dskd.runtime.backends.base import Backend, Output, cpu_words
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.engine import engine_paths
+from dskd.runtime.errors import CallError, DskdError, MissingPart, one_line
+from dskd.runtime.manifest import Precision
 
 NAMES = ("auto", "onnxruntime", "openvino", "tensorrt")
 BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
@@ -55,7 +55,7 @@ def open_backend(
 ) -> Backend:
     """The first of the ``candidates`` that opens; what is passed over is said on stderr with the reason.
 
-    Nothing is proved of it: see ``runtime.inspector.open_proved``.
+    Nothing is proved of it: see ``dskd.runtime.inspector.open_proved``.
     """
     return first_that(lambda backend: None, candidates(bundle, name, threads, precision))[0]
 
@@ -84,7 +84,7 @@ def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate]) -> tup
 
 def _tensorrt(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
     def opened(chosen: Precision) -> Backend:
-        from runtime.backends.tensorrt import TensorRtBackend
+        from dskd.runtime.backends.tensorrt import TensorRtBackend
 
         return TensorRtBackend(bundle, chosen)
 
@@ -97,7 +97,7 @@ def _tensorrt(bundle: Bundle, threads: int, precision: Precision | None) -> list
 
 def _openvino(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
     def opened(chosen: Precision, rest: Precision = "fp32") -> Backend:
-        from runtime.backends.openvino import OpenVinoBackend
+        from dskd.runtime.backends.openvino import OpenVinoBackend
 
         return OpenVinoBackend(bundle, chosen, threads, rest)
 
@@ -114,7 +114,7 @@ def _openvino(bundle: Bundle, threads: int, precision: Precision | None) -> list
 
 def _onnxruntime(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
     def opened() -> Backend:
-        from runtime.backends.onnx_runtime import GRAPHS, OnnxRuntimeBackend
+        from dskd.runtime.backends.onnx_runtime import GRAPHS, OnnxRuntimeBackend
 
         return OnnxRuntimeBackend(bundle, GRAPHS[precision or "fp32"], threads)
 

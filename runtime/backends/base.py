@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.preprocess import Image
+from dskd.runtime.preprocess import Image
 
 
 def allowed_cores() -> int:

@@ -10,11 +10,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from runtime.backends.base import allowed_cores
-from runtime.bundle import Bundle
-from runtime.errors import DskdError
-from runtime.manifest import Precision
-from runtime.preprocess import Image
+from dskd.runtime.backends.base import allowed_cores
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import DskdError
+from dskd.runtime.manifest import Precision
+from dskd.runtime.preprocess import Image
 
 # INT8 for the CPU has unsigned activations, which its instructions want; TensorRT's is signed.
 GRAPHS: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.cpu.onnx"}

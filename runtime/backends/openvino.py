@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.base import allowed_cores, cpu_words
-from runtime.bundle import Bundle
-from runtime.errors import DskdError, MissingPart
-from runtime.imports import without
-from runtime.manifest import Precision
-from runtime.preprocess import Image
-from runtime.user_cache import key_of, let_go, recall, remember
+from dskd.runtime.backends.base import allowed_cores, cpu_words
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.imports import without
+from dskd.runtime.manifest import Precision
+from dskd.runtime.preprocess import Image
+from dskd.runtime.user_cache import key_of, let_go, recall, remember
 
 INSTALL = "pip install 'dskd-edge[openvino]', or use --backend onnxruntime"
 GRAPHS: dict[Precision, str] = {
@@ -78,7 +78,7 @@ class OpenVinoBackend:
     ) -> None:
         self.graph = GRAPHS[precision]
         if self.graph not in bundle.manifest.graphs:
-            raise DskdError(f"{bundle.path}: holds no thresholds for {precision}; make them with python -m calibration")
+            raise DskdError(f"{bundle.path}: holds no thresholds for {precision}; make them with dskd calibration")
         self.name = f"openvino-{precision}" + (f"+{rest}" if rest != "fp32" else "")
         spec, rows = bundle.manifest.input, bundle.manifest.max_batch
         self._image = np.zeros((1, spec.height, spec.width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""TensorRT: runs the engine that ``python -m export.trt`` built on this device.
+"""TensorRT: runs the engine that ``dskd export.trt`` built on this device.
 
 Batches go through two slots, so that one can be prepared or judged while the device works on the other. Only scores
 come back by themselves. Where host and device share memory (Jetson), input and scores are not copied at all.
@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.backends.tensorrt_engine import IMAGE, MAP, SCORE, LoadedEngine, load_tensorrt
-from runtime.bundle import Bundle
-from runtime.cuda import Device, Memory, find_device, open_memory
-from runtime.cuda.base import Graph
-from runtime.engine import GRAPHS, build_command, engine_paths, read_facts, why_unfit
-from runtime.errors import DskdError, MissingPart
-from runtime.manifest import Precision
-from runtime.preprocess import Image
+from dskd.runtime.backends.tensorrt_engine import IMAGE, MAP, SCORE, LoadedEngine, load_tensorrt
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.cuda import Device, Memory, find_device, open_memory
+from dskd.runtime.cuda.base import Graph
+from dskd.runtime.engine import GRAPHS, build_command, engine_paths, read_facts, why_unfit
+from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.manifest import Precision
+from dskd.runtime.preprocess import Image
 
 SLOTS = 2
 

@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from runtime.cuda import Memory
-from runtime.errors import DskdError, MissingPart
+from dskd.runtime.cuda import Memory
+from dskd.runtime.errors import DskdError, MissingPart
 
 IMAGE, SCORE, MAP = "image", "score", "anomaly_map"
 KEPT_LINES = 4  # of TensorRT's complaints: what follows is mostly the consequence of the first

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from runtime.cuda.base import Memory
-from runtime.cuda.device import Device, find_device
-from runtime.errors import CallError, MissingPart
+from dskd.runtime.cuda.base import Memory
+from dskd.runtime.cuda.device import Device, find_device
+from dskd.runtime.errors import CallError, MissingPart
 
 
 def _cuda_bindings(device: Device) -> Memory:
-    from runtime.cuda.cuda_bindings_memory import CudaBindingsMemory
+    from dskd.runtime.cuda.cuda_bindings_memory import CudaBindingsMemory
 
     return CudaBindingsMemory(device)
 
 
 def _pycuda(device: Device) -> Memory:
-    from runtime.cuda.pycuda_memory import PycudaMemory
+    from dskd.runtime.cuda.pycuda_memory import PycudaMemory
 
     return PycudaMemory(device)
 

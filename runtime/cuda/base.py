@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 from numpy.typing import DTypeLike, NDArray
 
-from runtime.cuda.device import Device
-from runtime.errors import DskdError
+from dskd.runtime.cuda.device import Device
+from dskd.runtime.errors import DskdError
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream, which other libraries may use
 DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING: the cheapest event

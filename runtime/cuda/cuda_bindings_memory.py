@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from runtime.cuda.base import DISABLE_TIMING, NON_BLOCKING, HostBuffer, device_failure
-from runtime.cuda.device import ELSEWHERE, Device
-from runtime.errors import DskdError, MissingPart
+from dskd.runtime.cuda.base import DISABLE_TIMING, NON_BLOCKING, HostBuffer, device_failure
+from dskd.runtime.cuda.device import ELSEWHERE, Device
+from dskd.runtime.errors import DskdError, MissingPart
 
 try:
     from cuda.bindings import driver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 
-from runtime.errors import CallError, MissingPart
+from dskd.runtime.errors import CallError, MissingPart
 
 DRIVER = "libcuda.so.1"
 NAME_BYTES = 256

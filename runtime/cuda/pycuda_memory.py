@@ -11,9 +11,9 @@ from typing import Any
 
 from numpy.typing import DTypeLike
 
-from runtime.cuda.base import DISABLE_TIMING, NON_BLOCKING, Graph, HostBuffer, device_failure
-from runtime.cuda.device import Device
-from runtime.errors import DskdError, MissingPart
+from dskd.runtime.cuda.base import DISABLE_TIMING, NON_BLOCKING, Graph, HostBuffer, device_failure
+from dskd.runtime.cuda.device import Device
+from dskd.runtime.errors import DskdError, MissingPart
 
 try:
     import pycuda.driver as cuda

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.errors import CallError
-from runtime.manifest import InputSpec
-from runtime.sinks.base import Sink
-from runtime.sources import uri_path, uri_scheme
+from dskd.runtime.errors import CallError
+from dskd.runtime.manifest import InputSpec
+from dskd.runtime.sinks.base import Sink
+from dskd.runtime.sources import uri_path, uri_scheme
 
 FORMS = "jsonl://PATH (- for standard output), images://FOLDER, sqlite://PATH"
 STORE_FIRST = ("sqlite", "images", "jsonl")  # an inspection is in the store before anybody hears of it
@@ -35,14 +35,14 @@ def _sink(scheme: str, path: Path, spec: InputSpec) -> Sink:
     """Each kind is imported where it is asked for, as sources are."""
     match scheme:
         case "sqlite":
-            from runtime.sinks.sqlite import SqliteSink
+            from dskd.runtime.sinks.sqlite import SqliteSink
 
             return SqliteSink(path)
         case "images":
-            from runtime.sinks.images import ImagesSink
+            from dskd.runtime.sinks.images import ImagesSink
 
             return ImagesSink(path, spec)
-    from runtime.sinks.jsonl import JsonlSink
+    from dskd.runtime.sinks.jsonl import JsonlSink
 
     return JsonlSink(path)
 

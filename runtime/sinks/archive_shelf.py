@@ -12,8 +12,8 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 
-from runtime import atomic
-from runtime.errors import DskdError
+from dskd.runtime import atomic
+from dskd.runtime.errors import DskdError
 
 _DAY, _HOUR = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d\d")
 _STEM = re.compile(r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg|\.heat\.png|\.overlay\.jpg)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from runtime.result import Result
+from dskd.runtime.result import Result
 
 
 class Sink(Protocol):

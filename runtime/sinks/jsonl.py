@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.errors import DskdError
-from runtime.result import Dropped, Result
+from dskd.runtime.errors import DskdError
+from dskd.runtime.result import Dropped, Result
 
 
 class JsonlSink:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.result import Dropped, Result
-from runtime.store import Store
+from dskd.runtime.result import Dropped, Result
+from dskd.runtime.store import Store
 
 
 class SqliteSink:

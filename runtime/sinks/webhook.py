@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from runtime.delivery import DeliveryFailed, Done, payload
-from runtime.errors import CallError
-from runtime.fields import LocalPath, Seconds, Secret, Text, reveal
-from runtime.result import Verdict
-from runtime.store import Kind, Record
-from runtime.strict_yaml import Strict
+from dskd.runtime.delivery import DeliveryFailed, Done, payload
+from dskd.runtime.errors import CallError
+from dskd.runtime.fields import LocalPath, Seconds, Secret, Text, reveal
+from dskd.runtime.result import Verdict
+from dskd.runtime.store import Kind, Record
+from dskd.runtime.strict_yaml import Strict
 
 LARGEST_ANSWER = 65_536  # bytes read of what the receiver says
 _ALREADY_THERE = {409}

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from runtime.errors import CallError, one_line
-from runtime.images import is_image_name
-from runtime.sources.base import Source, SourceEnded, SourceLost, Trigger, frames
-from runtime.sources.folder import FolderSource
-from runtime.sources.image import ImageSource
-from runtime.sources.uri import uri_path, uri_scheme, without_password
-from runtime.sources.video import VideoSource
-from runtime.sources.watched_folder import WatchedFolderSource
+from dskd.runtime.errors import CallError, one_line
+from dskd.runtime.images import is_image_name
+from dskd.runtime.sources.base import Source, SourceEnded, SourceLost, Trigger, frames
+from dskd.runtime.sources.folder import FolderSource
+from dskd.runtime.sources.image import ImageSource
+from dskd.runtime.sources.uri import uri_path, uri_scheme, without_password
+from dskd.runtime.sources.video import VideoSource
+from dskd.runtime.sources.watched_folder import WatchedFolderSource
 
 FORMS = (
     "a path, folder:///PATH, file://PATH (image or video), watch://FOLDER, v4l2:///dev/video0, csi://0, rtsp://HOST/PATH, "
@@ -48,21 +48,21 @@ def _camera(scheme: str, uri: str, trigger: Trigger) -> Source:
     """Each kind is imported where it is asked for: a program that starts for one picture waits for none of them."""
     match scheme:
         case "v4l2":
-            from runtime.sources.v4l2 import v4l2_source
+            from dskd.runtime.sources.v4l2 import v4l2_source
 
             return v4l2_source(uri)
         case "csi" | "gst":
             return _pipeline(uri, scheme)
         case "rtsp" | "rtsps":
-            from runtime.sources.rtsp import rtsp_source
+            from dskd.runtime.sources.rtsp import rtsp_source
 
             return rtsp_source(uri)
         case "gige":
-            from runtime.sources.gige import GigeSource
+            from dskd.runtime.sources.gige import GigeSource
 
             return GigeSource(uri, trigger)
         case "test":
-            from runtime.sources.pattern import PatternSource
+            from dskd.runtime.sources.pattern import PatternSource
 
             return PatternSource(uri, triggered=trigger == "software")
     shown = without_password(uri)
@@ -70,9 +70,9 @@ def _camera(scheme: str, uri: str, trigger: Trigger) -> Source:
 
 
 def _pipeline(uri: str, scheme: str) -> Source:
-    from runtime.sources import pipelines
-    from runtime.sources.gstreamer import GStreamerSource, has_elements
-    from runtime.sources.opencv_capture import opencv_pipeline
+    from dskd.runtime.sources import pipelines
+    from dskd.runtime.sources.gstreamer import GStreamerSource, has_elements
+    from dskd.runtime.sources.opencv_capture import opencv_pipeline
 
     pipeline = pipelines.csi(uri) if scheme == "csi" else pipelines.gst(uri)
     if has_elements("appsink"):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Literal, Protocol
 
-from runtime.errors import DskdError
-from runtime.result import Dropped, Frame
+from dskd.runtime.errors import DskdError
+from dskd.runtime.result import Dropped, Frame
 
 # What starts an exposure: the camera itself, again and again; ``Source.trigger``; or the camera's input line.
 Trigger = Literal["free", "software", "line"]

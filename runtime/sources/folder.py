@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtime.errors import CallError
-from runtime.images import list_images
-from runtime.result import Dropped, Frame
-from runtime.sources.base import SourceEnded
-from runtime.sources.image import read_frame
+from dskd.runtime.errors import CallError
+from dskd.runtime.images import list_images
+from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.sources.base import SourceEnded
+from dskd.runtime.sources.image import read_frame
 
 
 class FolderSource:

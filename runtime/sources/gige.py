@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import CallError, MissingPart, one_line
-from runtime.result import Dropped, Frame
-from runtime.sources.base import SourceLost, Trigger
-from runtime.sources.pixel_formats import to_bgr
-from runtime.sources.system_gi import typelib
-from runtime.sources.uri import Options, without_password
+from dskd.runtime.errors import CallError, MissingPart, one_line
+from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.sources.base import SourceLost, Trigger
+from dskd.runtime.sources.pixel_formats import to_bgr
+from dskd.runtime.sources.system_gi import typelib
+from dskd.runtime.sources.uri import Options, without_password
 
 PACKAGE = "gir1.2-aravis-0.8"
 _BUFFERS = 8  # that the stream thread fills while one is copied

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from runtime.errors import CallError, DskdError, MissingPart, one_line
-from runtime.preprocess import Image
-from runtime.result import Frame
-from runtime.sources.base import SourceEnded, SourceLost
-from runtime.sources.system_gi import typelib
-from runtime.sources.uri import without_password
+from dskd.runtime.errors import CallError, DskdError, MissingPart, one_line
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Frame
+from dskd.runtime.sources.base import SourceEnded, SourceLost
+from dskd.runtime.sources.system_gi import typelib
+from dskd.runtime.sources.uri import without_password
 
 PACKAGES = "gir1.2-gstreamer-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad"
 _MOST_AGE = 10.0  # seconds; a time stamp that claims more is not this pipeline's clock

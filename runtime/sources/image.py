@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from runtime.errors import CallError, one_line
-from runtime.images import BadImage, read_image
-from runtime.result import Dropped, Frame
-from runtime.sources.base import SourceEnded
+from dskd.runtime.errors import CallError, one_line
+from dskd.runtime.images import BadImage, read_image
+from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.sources.base import SourceEnded
 
 
 class ImageSource:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from runtime.errors import CallError, MissingPart
-from runtime.result import Frame
-from runtime.sources.base import SourceLost
-from runtime.sources.gstreamer import PACKAGES
-from runtime.sources.uri import without_password
+from dskd.runtime.errors import CallError, MissingPart
+from dskd.runtime.result import Frame
+from dskd.runtime.sources.base import SourceLost
+from dskd.runtime.sources.gstreamer import PACKAGES
+from dskd.runtime.sources.uri import without_password
 
 
 class OpenCvSource:

@@ -7,11 +7,11 @@ import time
 import cv2
 import numpy as np
 
-from runtime.errors import CallError
-from runtime.preprocess import Image
-from runtime.result import Frame
-from runtime.sources.base import SourceLost
-from runtime.sources.uri import Options, without_password
+from dskd.runtime.errors import CallError
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Frame
+from dskd.runtime.sources.base import SourceLost
+from dskd.runtime.sources.uri import Options, without_password
 
 _NOISE = 2.0  # standard deviation in grey levels, as a small sensor has
 

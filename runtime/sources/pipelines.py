@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from runtime.errors import CallError
-from runtime.sources.uri import Options, without_password
+from dskd.runtime.errors import CallError
+from dskd.runtime.sources.uri import Options, without_password
 
 # The newest frame only; ``sync=false``: the display time of a frame means nothing to an inspection.
 SINK = "video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1 sync=false"

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.preprocess import Image
+from dskd.runtime.preprocess import Image
 
 # Numbers from the GenICam Pixel Format Naming Convention. A Bayer name tells the first two pixels of the first row,
 # OpenCV's code the second two of the second row: RG is BG there.

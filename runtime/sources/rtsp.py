@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import cv2
 
-from runtime.sources import pipelines
-from runtime.sources.base import Source
-from runtime.sources.gstreamer import GStreamerSource, has_elements
-from runtime.sources.opencv_capture import OpenCvSource
+from dskd.runtime.sources import pipelines
+from dskd.runtime.sources.base import Source
+from dskd.runtime.sources.gstreamer import GStreamerSource, has_elements
+from dskd.runtime.sources.opencv_capture import OpenCvSource
 
 _OPEN_MS, _READ_MS = 5000, 3000  # FFmpeg's own are 30 seconds: too long to hear that a camera is gone
 

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
-from runtime.errors import MissingPart
+from dskd.runtime.errors import MissingPart
 
 SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages")  # of Debian and Ubuntu, JetPack included
 _lock = threading.Lock()

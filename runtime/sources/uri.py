@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from runtime.errors import CallError, one_line
+from dskd.runtime.errors import CallError, one_line
 
 _SECRET_OPTION = re.compile(r"\b(user-id|user-pw|user|username|password|passwd|pwd|token)=(\"[^\"]*\"|[^&\s]+)", re.I)
 

@@ -6,12 +6,12 @@ import os
 
 import cv2
 
-from runtime.errors import CallError, MissingPart
-from runtime.sources import pipelines
-from runtime.sources.base import Source
-from runtime.sources.gstreamer import GStreamerSource, has_elements
-from runtime.sources.opencv_capture import OpenCvSource
-from runtime.sources.uri import Options, uri_path
+from dskd.runtime.errors import CallError, MissingPart
+from dskd.runtime.sources import pipelines
+from dskd.runtime.sources.base import Source
+from dskd.runtime.sources.gstreamer import GStreamerSource, has_elements
+from dskd.runtime.sources.opencv_capture import OpenCvSource
+from dskd.runtime.sources.uri import Options, uri_path
 
 _CLOSED = "is not a camera, or busy, or not yours to read; add yourself to group video"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from runtime.errors import CallError, DskdError
-from runtime.result import Dropped, Frame
-from runtime.sources.base import SourceEnded
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.sources.base import SourceEnded
 
 
 class VideoSource:

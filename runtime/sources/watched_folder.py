@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from runtime import atomic
-from runtime.errors import CallError, MissingPart
-from runtime.images import is_image_name
-from runtime.result import Dropped, Frame
-from runtime.sources.base import SourceLost
-from runtime.sources.image import read_frame
+from dskd.runtime import atomic
+from dskd.runtime.errors import CallError, MissingPart
+from dskd.runtime.images import is_image_name
+from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.sources.base import SourceLost
+from dskd.runtime.sources.image import read_frame
 
 MEMORY = ".dskd-seen"  # in the folder itself: what was seen is a fact about it, whoever watches
 _POLL = 0.1  # seconds between looks at the folder

@@ -1,4 +1,4 @@
-"""``python -m runtime.station``: run a station from its file until it is told to stop."""
+"""``dskd station``: run a station from its file until it is told to stop."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 # Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from runtime.bundle import load_bundle
-from runtime.errors import DskdError, Parser, exit_with_code, one_line
-from runtime.station import systemd
-from runtime.station.config import StationConfig
-from runtime.station.load import load_station, read_station
-from runtime.station.log import start_logging
-from runtime.station.station import Station
+from dskd.runtime.bundle import load_bundle
+from dskd.runtime.errors import DskdError, Parser, exit_with_code, one_line
+from dskd.runtime.station import systemd
+from dskd.runtime.station.config import StationConfig
+from dskd.runtime.station.load import load_station, read_station
+from dskd.runtime.station.log import start_logging
+from dskd.runtime.station.station import Station
 
 EXAMPLES = """examples:
-  python -m runtime.station line-3.yaml --check-config    what would run, and all that is wrong in the file
-  python -m runtime.station line-3.yaml                   run until SIGTERM or Ctrl-C
+  dskd station line-3.yaml --check-config    what would run, and all that is wrong in the file
+  dskd station line-3.yaml                   run until SIGTERM or Ctrl-C
 
 Exit code 0: stopped when told to; 1: the work failed; 2: the file is wrong; 3: a library or device is missing."""
 WATCH = 1.0  # seconds between looks at the threads
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = Parser(
-        prog="python -m runtime.station",
+        prog="dskd station",
         description=__doc__,
         epilog=EXAMPLES,
         formatter_class=argparse.RawTextHelpFormatter,
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
     page = None
     try:
         if config.web is not None:  # its libraries are needed only then
-            from runtime.web.page import open_page
+            from dskd.runtime.web.page import open_page
 
             page = open_page(station)
         systemd.notify("READY=1")

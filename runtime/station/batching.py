@@ -19,13 +19,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
-from runtime.backends import Backend, Candidate, first_that
-from runtime.bundle import Bundle, load_bundle
-from runtime.decision import Settings
-from runtime.errors import DskdError, one_line
-from runtime.inspector import BackendFailed, Inspector, golden_check
-from runtime.result import Frame, Inspection
-from runtime.station.gathering import Feed, Gathering, Job
+from dskd.runtime.backends import Backend, Candidate, first_that
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.inspector import BackendFailed, Inspector, golden_check
+from dskd.runtime.result import Frame, Inspection
+from dskd.runtime.station.gathering import Feed, Gathering, Job
 
 FAILURES = 3  # in a row, after which a backend is opened anew: one may be a hiccup, three are a state
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to open a backend

@@ -10,20 +10,20 @@ from dataclasses import replace
 
 import numpy as np
 
-from runtime.capture import PATIENCE, Capture, CaptureStatus
-from runtime.decision import Settings
-from runtime.errors import CallError, DskdError
-from runtime.frame_health import FrameHealth, HealthLimits
-from runtime.frame_queue import REPLACED, Policy
-from runtime.result import Answer, Dropped, Frame, Inspection, Verdict
-from runtime.sources import Source
-from runtime.station.batching import InspectionThread
-from runtime.station.config import Camera, FreeTrigger
-from runtime.station.control import CameraStatus, Health, Live, PartStatus
-from runtime.station.debounce import Debounce
-from runtime.station.part_desk import NotReady, PartDesk
-from runtime.station.recipe import Recipe
-from runtime.station.recorder import Recorder
+from dskd.runtime.capture import PATIENCE, Capture, CaptureStatus
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.frame_health import FrameHealth, HealthLimits
+from dskd.runtime.frame_queue import REPLACED, Policy
+from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
+from dskd.runtime.sources import Source
+from dskd.runtime.station.batching import InspectionThread
+from dskd.runtime.station.config import Camera, FreeTrigger
+from dskd.runtime.station.control import CameraStatus, Health, Live, PartStatus
+from dskd.runtime.station.debounce import Debounce
+from dskd.runtime.station.part_desk import NotReady, PartDesk
+from dskd.runtime.station.recipe import Recipe
+from dskd.runtime.station.recorder import Recorder
 
 LATENCIES = 4096  # of the last inspections
 LATENCY_SECONDS = 300.0

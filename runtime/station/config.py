@@ -9,14 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
-from runtime.fields import VARIABLE, Address, LocalPath, Name, Text, split_address, told_by
-from runtime.manifest import Positive, Precision
-from runtime.result import Verdict
-from runtime.sinks.archive import ArchiveConfig
-from runtime.sinks.csv import CsvConfig
-from runtime.sinks.mqtt import MqttConfig
-from runtime.sinks.webhook import WebhookConfig
-from runtime.strict_yaml import Strict
+from dskd.runtime.fields import VARIABLE, Address, LocalPath, Name, Text, split_address, told_by
+from dskd.runtime.manifest import Positive, Precision
+from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.archive import ArchiveConfig
+from dskd.runtime.sinks.csv import CsvConfig
+from dskd.runtime.sinks.mqtt import MqttConfig
+from dskd.runtime.sinks.webhook import WebhookConfig
+from dskd.runtime.strict_yaml import Strict
 
 _FILES = re.compile(r"(folder|file|watch)://(?!/)(.+)", re.IGNORECASE | re.DOTALL)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from runtime.preprocess import Image
-from runtime.result import Inspection
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Inspection
 
 Health = Literal["ok", "warning", "fault"]
 

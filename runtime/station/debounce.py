@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from runtime.result import Verdict
+from dskd.runtime.result import Verdict
 
 _SEVERITY = {Verdict.PASS: 0, Verdict.REVIEW: 1, Verdict.REJECT: 2}
 

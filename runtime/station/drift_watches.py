@@ -9,12 +9,12 @@ import logging
 import threading
 import time
 
-from runtime.drift import LEAST_REFERENCE, DriftWatch, first_passes
-from runtime.errors import DskdError, one_line
-from runtime.result import Inspection, Verdict
-from runtime.station.control import PartStatus
-from runtime.station.recipe import Recipe
-from runtime.store import Store
+from dskd.runtime.drift import LEAST_REFERENCE, DriftWatch, first_passes
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.result import Inspection, Verdict
+from dskd.runtime.station.control import PartStatus
+from dskd.runtime.station.recipe import Recipe
+from dskd.runtime.store import Store
 
 REFERENCE = 200  # passes that later ones are compared with
 HELD_OUT_IMAGES = "held-out good images"

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from runtime.decision import Settings
-from runtime.result import Dropped, Frame, Inspection
+from dskd.runtime.decision import Settings
+from dskd.runtime.result import Dropped, Frame, Inspection
 
 
 class Feed(Protocol):

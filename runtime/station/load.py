@@ -12,11 +12,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from runtime.bundle import read_regular
-from runtime.errors import CallError, one_line
-from runtime.fields import reveal
-from runtime.station.config import GpioOutput, ModbusOutput, StationConfig
-from runtime.strict_yaml import LARGEST_YAML, nodes_of, parse_yaml
+from dskd.runtime.bundle import read_regular
+from dskd.runtime.errors import CallError, one_line
+from dskd.runtime.fields import reveal
+from dskd.runtime.station.config import GpioOutput, ModbusOutput, StationConfig
+from dskd.runtime.strict_yaml import LARGEST_YAML, nodes_of, parse_yaml
 
 Place = tuple[str | int, ...]
 _KEY = "[key]"

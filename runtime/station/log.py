@@ -6,7 +6,7 @@ import logging
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from runtime.errors import CallError, one_line
+from dskd.runtime.errors import CallError, one_line
 
 LARGEST_LOG = 10 << 20  # bytes of one file
 KEPT_LOGS = 5

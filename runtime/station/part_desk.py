@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from runtime.errors import CallError, DskdError, one_line
-from runtime.result import Answer, Dropped, Inspection, Verdict
+from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.result import Answer, Dropped, Inspection, Verdict
 
 LONGEST_PART = 64  # characters of a part id: fits a Modbus register block, a file name and a screen
 LATE = "late"  # key in an inspection's timings: milliseconds after the answer was given

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError
 
-from runtime import atomic
-from runtime.backends import Backend
-from runtime.bundle import Bundle
-from runtime.decision import Settings
-from runtime.errors import CallError
-from runtime.images import BadImage, read_mask
-from runtime.result import Verdict
-from runtime.station.config import RecipeConfig
-from runtime.strict_yaml import Strict, first_fault
+from dskd.runtime import atomic
+from dskd.runtime.backends import Backend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import CallError
+from dskd.runtime.images import BadImage, read_mask
+from dskd.runtime.result import Verdict
+from dskd.runtime.station.config import RecipeConfig
+from dskd.runtime.strict_yaml import Strict, first_fault
 
 KEPT = "recipes.json"
 LARGEST_KEPT = 1 << 20  # bytes

@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Mapping
 
-from runtime.backends import candidates
-from runtime.bundle import load_bundle
-from runtime.errors import CallError, DskdError, one_line
-from runtime.station.batching import InspectionThread
-from runtime.station.camera import StationCamera
-from runtime.station.config import StationConfig
-from runtime.station.recipe import Kept, Recipe, make_recipe
-from runtime.store import Store
+from dskd.runtime.backends import candidates
+from dskd.runtime.bundle import load_bundle
+from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.station.batching import InspectionThread
+from dskd.runtime.station.camera import StationCamera
+from dskd.runtime.station.config import StationConfig
+from dskd.runtime.station.recipe import Kept, Recipe, make_recipe
+from dskd.runtime.store import Store
 
 STOP_PATIENCE = 5.0  # seconds that a stop waits for a recipe change that is under way
 HANGS = 30.0  # seconds without a sign of life after which a thread counts as hanging; an engine may load that long

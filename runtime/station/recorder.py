@@ -16,9 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from runtime.errors import one_line
-from runtime.result import Answer, Dropped, Frame, Inspection, nobody_waits
-from runtime.store import Store, StoreError
+from dskd.runtime.errors import one_line
+from dskd.runtime.result import Answer, Dropped, Frame, Inspection, nobody_waits
+from dskd.runtime.store import Store, StoreError
 
 STORE_WAIT = 0.05  # seconds an answer may wait for the store beyond its deadline
 LONGEST_WAIT = 2.0  # seconds, whatever the deadline: a disk that takes longer to sync is broken

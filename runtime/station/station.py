@@ -10,27 +10,27 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 
-from runtime.atomic import sole_writer
-from runtime.errors import CallError, DskdError, one_line
-from runtime.fields import reveal, split_address
-from runtime.metrics import CameraNumbers, Metrics, Snapshot
-from runtime.metrics_listener import MetricsListener
-from runtime.preprocess import Image
-from runtime.result import Answer, Dropped, Frame, Inspection
-from runtime.sources import Trigger, open_source
-from runtime.station.camera import StationCamera
-from runtime.station.config import GpioOutput, ModbusOutput, StationConfig
-from runtime.station.control import Health, Live, PartStatus, StationStatus
-from runtime.station.drift_watches import DriftWatches
-from runtime.station.outputs.base import Output
-from runtime.station.outputs.gpio import GpioPulses
-from runtime.station.outputs.handshake import Handshake
-from runtime.station.outputs.modbus import ModbusServer
-from runtime.station.recipes_in_use import HANGS, RecipesInUse
-from runtime.station.recorder import Entry, Recorder
-from runtime.station.station_sinks import StationSinks, part_status
-from runtime.station.triggers import EdgeTrigger
-from runtime.store import Store
+from dskd.runtime.atomic import sole_writer
+from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.fields import reveal, split_address
+from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
+from dskd.runtime.metrics_listener import MetricsListener
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Answer, Dropped, Frame, Inspection
+from dskd.runtime.sources import Trigger, open_source
+from dskd.runtime.station.camera import StationCamera
+from dskd.runtime.station.config import GpioOutput, ModbusOutput, StationConfig
+from dskd.runtime.station.control import Health, Live, PartStatus, StationStatus
+from dskd.runtime.station.drift_watches import DriftWatches
+from dskd.runtime.station.outputs.base import Output
+from dskd.runtime.station.outputs.gpio import GpioPulses
+from dskd.runtime.station.outputs.handshake import Handshake
+from dskd.runtime.station.outputs.modbus import ModbusServer
+from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
+from dskd.runtime.station.recorder import Entry, Recorder
+from dskd.runtime.station.station_sinks import StationSinks, part_status
+from dskd.runtime.station.triggers import EdgeTrigger
+from dskd.runtime.store import Store
 
 STORE = "store.db"
 LEAST_FREE_BYTES = 200 << 20  # below it the station warns: the store needs some to go on

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 
-from runtime.delivery import Delivery, SinkStatus
-from runtime.errors import DskdError
-from runtime.preprocess import Crop
-from runtime.result import Frame, Inspection
-from runtime.sinks.archive import Archive, ArchiveConfig
-from runtime.sinks.csv import CsvConfig, CsvTarget
-from runtime.sinks.mqtt import MqttConfig, MqttTarget
-from runtime.sinks.mqtt_commands import CommandDesk
-from runtime.sinks.webhook import WebhookConfig, WebhookTarget
-from runtime.station.config import StationConfig
-from runtime.station.control import PartStatus, StationControl
-from runtime.store import Store
+from dskd.runtime.delivery import Delivery, SinkStatus
+from dskd.runtime.errors import DskdError
+from dskd.runtime.preprocess import Crop
+from dskd.runtime.result import Frame, Inspection
+from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.sinks.csv import CsvConfig, CsvTarget
+from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
+from dskd.runtime.sinks.mqtt_commands import CommandDesk
+from dskd.runtime.sinks.webhook import WebhookConfig, WebhookTarget
+from dskd.runtime.station.config import StationConfig
+from dskd.runtime.station.control import PartStatus, StationControl
+from dskd.runtime.store import Store
 
 ARCHIVE = "archive"  # folder in the data folder
 ARCHIVE_STOP = 30.0  # seconds to write the pictures that wait

@@ -7,11 +7,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from runtime.backoff import Backoff
-from runtime.errors import DskdError, one_line
-from runtime.station.config import GpioTrigger
-from runtime.station.control import Health, PartStatus
-from runtime.station.outputs.gpio_lines import InputEdges, LineUnusable
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.station.config import GpioTrigger
+from dskd.runtime.station.control import Health, PartStatus
+from dskd.runtime.station.outputs.gpio_lines import InputEdges, LineUnusable
 
 TICK = 0.5  # seconds
 log = logging.getLogger(__name__)

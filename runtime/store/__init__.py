@@ -1,9 +1,9 @@
 """The store: every inspection, dropped frame and answer in one SQLite file, before anybody else hears of it."""
 
-from runtime.store.file import StoreBroken, StoreError, StoreFull, StoreLocked
-from runtime.store.reader import Audited, Count, Label, Scored, StoreReader
-from runtime.store.records import Kind, Record
-from runtime.store.writer import Store
+from dskd.runtime.store.file import StoreBroken, StoreError, StoreFull, StoreLocked
+from dskd.runtime.store.reader import Audited, Count, Label, Scored, StoreReader
+from dskd.runtime.store.records import Kind, Record
+from dskd.runtime.store.writer import Store
 
 __all__ = [
     "Audited",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from runtime.errors import DskdError
+from dskd.runtime.errors import DskdError
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x44534B44  # "DSKD" in ASCII: says whose file it is before anything in it is touched

@@ -11,9 +11,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal
 
-from runtime.result import Verdict
-from runtime.store.file import StoreBroken, connect_to_read, meaning
-from runtime.store.records import Record, Value, record_from
+from dskd.runtime.result import Verdict
+from dskd.runtime.store.file import StoreBroken, connect_to_read, meaning
+from dskd.runtime.store.records import Record, Value, record_from
 
 READ_PATIENCE = 2.0  # seconds; readers of a write-ahead log wait for nobody but a recovery
 QUARTER = 900  # seconds that one row of counts covers; full hours and half-hour time zones fall on its edges

@@ -8,7 +8,7 @@ import sqlite3
 from dataclasses import dataclass
 from typing import Literal
 
-from runtime.result import Answer, Dropped, Inspection, Region, Verdict
+from dskd.runtime.result import Answer, Dropped, Inspection, Region, Verdict
 
 Kind = Literal["inspection", "dropped", "answer"]
 COLUMNS = (

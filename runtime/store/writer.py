@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runtime.result import Answer, Dropped, Inspection
-from runtime.store.file import StoreBroken, StoreLocked, connect, meaning
-from runtime.store.reader import QUARTER, Label, StoreReader
-from runtime.store.records import COLUMNS, plain_text, row_of
+from dskd.runtime.result import Answer, Dropped, Inspection
+from dskd.runtime.store.file import StoreBroken, StoreLocked, connect, meaning
+from dskd.runtime.store.reader import QUARTER, Label, StoreReader
+from dskd.runtime.store.records import COLUMNS, plain_text, row_of
 
 OPEN_PATIENCE = 10.0  # seconds to wait for another program at the start
 WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camera to verdict

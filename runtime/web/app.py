@@ -14,19 +14,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from runtime.strict_yaml import first_fault
-from runtime.web.answers import as_json, problem
-from runtime.web.auth import Person, TooManyGuesses
-from runtime.web.calls import Busy
-from runtime.web.changes import Changes
-from runtime.web.document import openapi
-from runtime.web.endpoint import Call, Endpoint, Refused
-from runtime.web.guard import Guard
-from runtime.web.past import Past
-from runtime.web.present import Present
-from runtime.web.screen import Screen
-from runtime.web.session import Session
-from runtime.web.static_files import StaticFiles
+from dskd.runtime.strict_yaml import first_fault
+from dskd.runtime.web.answers import as_json, problem
+from dskd.runtime.web.auth import Person, TooManyGuesses
+from dskd.runtime.web.calls import Busy
+from dskd.runtime.web.changes import Changes
+from dskd.runtime.web.document import openapi
+from dskd.runtime.web.endpoint import Call, Endpoint, Refused
+from dskd.runtime.web.guard import Guard
+from dskd.runtime.web.past import Past
+from dskd.runtime.web.present import Present
+from dskd.runtime.web.screen import Screen
+from dskd.runtime.web.session import Session
+from dskd.runtime.web.static_files import StaticFiles
 
 LONGEST_TOKEN = 256
 log = logging.getLogger(__name__)

@@ -12,13 +12,13 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
-from runtime.bundle import read_regular
-from runtime.images import read_image
-from runtime.preprocess import Image
-from runtime.station.control import Live, StationControl
-from runtime.store import Record
-from runtime.web.endpoint import Refused
-from runtime.web.live import WIDTHS, encode_jpeg, picture_fields, shrink
+from dskd.runtime.bundle import read_regular
+from dskd.runtime.images import read_image
+from dskd.runtime.preprocess import Image
+from dskd.runtime.station.control import Live, StationControl
+from dskd.runtime.store import Record
+from dskd.runtime.web.endpoint import Refused
+from dskd.runtime.web.live import WIDTHS, encode_jpeg, picture_fields, shrink
 
 THUMBNAIL = 320  # pixels across
 DARK, BRIGHT, AIR = (10, 10, 10), (77, 90, 255), 5  # BGR, and pixels between defect and line

@@ -12,7 +12,7 @@ import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-from runtime.web.token import Token
+from dskd.runtime.web.token import Token
 
 SESSION_SECONDS = 12 * 3600.0  # one shift with some overtime
 MOST_SESSIONS = 64

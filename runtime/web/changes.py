@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from starlette.responses import Response
 
-from runtime.result import Verdict
-from runtime.store import Label, Record
-from runtime.strict_yaml import Strict
-from runtime.web.answers import as_json
-from runtime.web.endpoint import Call, Endpoint, Refused
-from runtime.web.screen import Screen
+from dskd.runtime.result import Verdict
+from dskd.runtime.store import Label, Record
+from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.web.answers import as_json
+from dskd.runtime.web.endpoint import Call, Endpoint, Refused
+from dskd.runtime.web.screen import Screen
 
 Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 PartName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]

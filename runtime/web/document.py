@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from runtime.web.endpoint import Endpoint
+from dskd.runtime.web.endpoint import Endpoint
 
 DESCRIPTION = (
     "Looking is free where the page listens on loopback alone. Everything that changes something needs the station's "

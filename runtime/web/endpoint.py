@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from runtime.web.auth import Person
+from dskd.runtime.web.auth import Person
 
 MOST_ID = 1 << 62  # SQLite's ids end at 2^63
 

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from runtime.errors import DskdError
-from runtime.overlay import heat_layer
-from runtime.preprocess import Image
-from runtime.result import Inspection
-from runtime.station.control import Live
+from dskd.runtime.errors import DskdError
+from dskd.runtime.overlay import heat_layer
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Inspection
+from dskd.runtime.station.control import Live
 
 WIDTHS = (480, 960, 1600)  # pixels of a phone, of a screen, of a 4K screen
 QUALITY = 85

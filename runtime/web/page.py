@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.station.station import Station
-from runtime.web.archive import Archive
-from runtime.web.server import WebOptions, WebServer
+from dskd.runtime.station.station import Station
+from dskd.runtime.web.archive import Archive
+from dskd.runtime.web.server import WebOptions, WebServer
 
 TOKEN = "token"  # noqa: S105 a file name
 

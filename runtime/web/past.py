@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 from starlette.responses import Response
 
-from runtime.result import Verdict
-from runtime.store import Record
-from runtime.web.answers import Blob, as_json
-from runtime.web.archive import Archive
-from runtime.web.endpoint import MOST_ID, Call, Endpoint, Handler, Refused
-from runtime.web.screen import Screen
+from dskd.runtime.result import Verdict
+from dskd.runtime.store import Record
+from dskd.runtime.web.answers import Blob, as_json
+from dskd.runtime.web.archive import Archive
+from dskd.runtime.web.endpoint import MOST_ID, Call, Endpoint, Handler, Refused
+from dskd.runtime.web.screen import Screen
 
 MOST_ROWS = 200
 MOST_SCORES = 5000

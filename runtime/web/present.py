@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 from starlette.responses import Response
 
-from runtime.station.control import CameraStatus, PartStatus, StationStatus
-from runtime.store import Record
-from runtime.web.answers import as_json
-from runtime.web.endpoint import Call, Endpoint, Refused
-from runtime.web.live import key_of
-from runtime.web.screen import Screen
+from dskd.runtime.station.control import CameraStatus, PartStatus, StationStatus
+from dskd.runtime.store import Record
+from dskd.runtime.web.answers import as_json
+from dskd.runtime.web.endpoint import Call, Endpoint, Refused
+from dskd.runtime.web.live import key_of
+from dskd.runtime.web.screen import Screen
 
 SHARED_SECONDS = 0.1  # all viewers within it get one look at the station
 FRESH_SECONDS = 5.0  # a verdict older than this is shown as past, not as live

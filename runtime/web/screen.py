@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from runtime.errors import CallError, DskdError
-from runtime.station.control import CameraStatus, StationControl, StationStatus
-from runtime.store import Store
-from runtime.web.archive import Archive
-from runtime.web.auth import Doorkeeper
-from runtime.web.calls import Calls
-from runtime.web.endpoint import Refused
-from runtime.web.live import LivePictures
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.station.control import CameraStatus, StationControl, StationStatus
+from dskd.runtime.store import Store
+from dskd.runtime.web.archive import Archive
+from dskd.runtime.web.auth import Doorkeeper
+from dskd.runtime.web.calls import Calls
+from dskd.runtime.web.endpoint import Refused
+from dskd.runtime.web.live import LivePictures
 
 VIEW_SECONDS = 5.0
 CHANGE_SECONDS = 120.0  # a recipe's bundle is loaded and its golden frames are checked

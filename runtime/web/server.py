@@ -9,12 +9,12 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import CallError, DskdError, MissingPart
-from runtime.station.control import StationControl
-from runtime.store import Store
-from runtime.web.archive import Archive
-from runtime.web.auth import Doorkeeper
-from runtime.web.token import load_token
+from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.station.control import StationControl
+from dskd.runtime.store import Store
+from dskd.runtime.web.archive import Archive
+from dskd.runtime.web.auth import Doorkeeper
+from dskd.runtime.web.token import load_token
 
 SHIFTS = ("06:00", "14:00", "22:00")
 START_SECONDS = 10.0
@@ -43,9 +43,9 @@ class WebServer:
             import uvicorn
         except ImportError as error:
             raise MissingPart(f"the page needs {error.name}; install it with: pip install 'dskd-edge[line]'") from error
-        from runtime.web.app import build
-        from runtime.web.connections import WatchedConnection
-        from runtime.web.screen import Screen
+        from dskd.runtime.web.app import build
+        from dskd.runtime.web.connections import WatchedConnection
+        from dskd.runtime.web.screen import Screen
 
         host, port = _split(options.listen)
         beyond = not ipaddress.ip_address(host).is_loopback

@@ -8,12 +8,12 @@ from typing import Annotated
 from pydantic import Field
 from starlette.responses import Response
 
-from runtime.strict_yaml import Strict
-from runtime.web.answers import as_json
-from runtime.web.auth import SESSION_SECONDS, clean_name
-from runtime.web.changes import Empty
-from runtime.web.endpoint import Call, Endpoint, Refused
-from runtime.web.screen import Screen
+from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.web.answers import as_json
+from dskd.runtime.web.auth import SESSION_SECONDS, clean_name
+from dskd.runtime.web.changes import Empty
+from dskd.runtime.web.endpoint import Call, Endpoint, Refused
+from dskd.runtime.web.screen import Screen
 
 WRONG_SECONDS = 0.3  # a wrong guess takes longer than a right one, whatever its first letters are
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from runtime.web.answers import Blob
-from runtime.web.endpoint import Call, Endpoint, Refused
+from dskd.runtime.web.answers import Blob
+from dskd.runtime.web.endpoint import Call, Endpoint, Refused
 
 FOLDER = Path(__file__).with_name("static")
 KINDS = {

@@ -10,8 +10,8 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from runtime.atomic import write_new
-from runtime.errors import DskdError
+from dskd.runtime.atomic import write_new
+from dskd.runtime.errors import DskdError
 
 ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"  # 31 signs that nobody mistakes for each other when typing them
 GROUPS, GROUP = 4, 5  # 31^20: 99 bits

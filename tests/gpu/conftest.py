@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from runtime.bundle import Bundle, load_bundle
-from runtime.cuda import Device, Memory, find_device, open_memory
-from runtime.engine import GRAPHS, engine_paths
-from runtime.errors import MissingPart
-from runtime.manifest import Precision
+from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.cuda import Device, Memory, find_device, open_memory
+from dskd.runtime.engine import GRAPHS, engine_paths
+from dskd.runtime.errors import MissingPart
+from dskd.runtime.manifest import Precision
 
 Build = Callable[[Precision], Bundle]
 

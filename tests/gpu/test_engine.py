@@ -12,18 +12,18 @@ import pytest
 from conftest import Command
 from numpy.typing import NDArray
 
+from dskd.runtime.backends import open_backend
+from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.backends.tensorrt import TensorRtBackend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.cuda import Device, open_memory
+from dskd.runtime.engine import GRAPHS, engine_paths, read_facts, write_facts
+from dskd.runtime.errors import DskdError
+from dskd.runtime.images import list_images, read_image
+from dskd.runtime.inspector import golden_check
+from dskd.runtime.manifest import Precision
+from dskd.runtime.preprocess import preprocess
 from gpu.conftest import Build
-from runtime.backends import open_backend
-from runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from runtime.backends.tensorrt import TensorRtBackend
-from runtime.bundle import Bundle
-from runtime.cuda import Device, open_memory
-from runtime.engine import GRAPHS, engine_paths, read_facts, write_facts
-from runtime.errors import DskdError
-from runtime.images import list_images, read_image
-from runtime.inspector import golden_check
-from runtime.manifest import Precision
-from runtime.preprocess import preprocess
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 CALLS, DEVICE_GROWTH, HOST_GROWTH = 10_000, 8 << 20, 16 << 20  # bytes; other programs use the machine too

@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runtime.bundle import Bundle
-from runtime.decision import Settings
-from runtime.images import read_image
-from runtime.result import Frame
-from runtime.web.archive import Archive
-from runtime.web.server import WebOptions, WebServer
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.images import read_image
+from dskd.runtime.result import Frame
+from dskd.runtime.web.archive import Archive
+from dskd.runtime.web.server import WebOptions, WebServer
 
 from .picture_station import PictureStation
 

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from runtime.backends import open_backend
-from runtime.bundle import Bundle
-from runtime.decision import Settings
-from runtime.errors import CallError, DskdError
-from runtime.images import list_images, read_image
-from runtime.inspector import Inspector
-from runtime.preprocess import Image
-from runtime.result import Answer, Dropped, Frame, Inspection, Verdict
-from runtime.sinks.archive import Archive, ArchiveConfig
-from runtime.station.control import CameraStatus, Health, Live, PartStatus, StationStatus
-from runtime.store import Store
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.images import list_images, read_image
+from dskd.runtime.inspector import Inspector
+from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
+from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.station.control import CameraStatus, Health, Live, PartStatus, StationStatus
+from dskd.runtime.store import Store
 
 
 class PictureStation:

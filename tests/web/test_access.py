@@ -10,12 +10,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from runtime.atomic import write_new
-from runtime.errors import DskdError
-from runtime.web.archive import Archive
-from runtime.web.auth import MOST_ADDRESSES, MOST_SESSIONS, Doorkeeper, Guesses, TooManyGuesses, clean_name
-from runtime.web.server import WebOptions, WebServer
-from runtime.web.token import Token, load_token
+from dskd.runtime.atomic import write_new
+from dskd.runtime.errors import DskdError
+from dskd.runtime.web.archive import Archive
+from dskd.runtime.web.auth import MOST_ADDRESSES, MOST_SESSIONS, Doorkeeper, Guesses, TooManyGuesses, clean_name
+from dskd.runtime.web.server import WebOptions, WebServer
+from dskd.runtime.web.token import Token, load_token
 
 from .conftest import Served
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from runtime.backends import open_backend
-from runtime.bundle import Bundle
-from runtime.decision import Settings
-from runtime.images import list_images, read_image
-from runtime.inspector import Inspector
-from runtime.result import Frame
+from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle import Bundle
+from dskd.runtime.decision import Settings
+from dskd.runtime.images import list_images, read_image
+from dskd.runtime.inspector import Inspector
+from dskd.runtime.result import Frame
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 
@@ -83,7 +83,7 @@ web: {{listen: "127.0.0.1:{free_port()}"}}
 """
     )
     with open(folder / "log", "wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "runtime.station", folder / "station.yaml"], stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "dskd.runtime.station", folder / "station.yaml"], stderr=log)
     url = re.search(r"127\.0\.0\.1:\d+", (folder / "station.yaml").read_text())
     assert url
     token = folder / "data" / "token"

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from runtime.web.guard import LARGEST_BODY
+from dskd.runtime.web.guard import LARGEST_BODY
 
 from .conftest import Served, wait_for_pictures
 

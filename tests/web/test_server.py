@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from broker import wait_for
 
-from runtime.web import connections
-from runtime.web.server import WebOptions, WebServer
+from dskd.runtime.web import connections
+from dskd.runtime.web.server import WebOptions, WebServer
 
 from .conftest import Served
 
@@ -310,4 +310,4 @@ def test_stopping_ends_threads_and_frees_the_address(served: Served, tmp_path: o
 @pytest.fixture(autouse=True)
 def no_failure_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     yield
-    assert not [record for record in caplog.records if record.name.startswith("runtime.web")]
+    assert not [record for record in caplog.records if record.name.startswith("dskd.runtime.web")]

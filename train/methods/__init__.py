@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from train.methods.base import Method
-from train.methods.dskd import DualStudent
-from train.methods.rd import ReverseDistillation
-from train.methods.rdpp import ProjectedReverseDistillation
-from train.methods.snl import StructuralDistillation
-from train.methods.stfpm import FeaturePyramidMatching
-from train.methods.urd import GuidedReverseDistillation
-from train.networks.resnet import BACKBONES, Encoder
-from train.settings import RunConfig
+from dskd.train.methods.base import Method
+from dskd.train.methods.dskd import DualStudent
+from dskd.train.methods.rd import ReverseDistillation
+from dskd.train.methods.rdpp import ProjectedReverseDistillation
+from dskd.train.methods.snl import StructuralDistillation
+from dskd.train.methods.stfpm import FeaturePyramidMatching
+from dskd.train.methods.urd import GuidedReverseDistillation
+from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.settings import RunConfig
 
 METHODS: dict[str, type[Method]] = {
     "dskd": DualStudent,

@@ -9,11 +9,11 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from runtime.strict_yaml import Strict
-from train import losses
-from train.networks.embedding import Features as Features
-from train.networks.resnet import Backbone, Encoder
-from train.settings import RunConfig
+from dskd.runtime.strict_yaml import Strict
+from dskd.train import losses
+from dskd.train.networks.embedding import Features as Features
+from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.settings import RunConfig
 
 _Settings = TypeVar("_Settings", bound=Strict)
 

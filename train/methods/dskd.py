@@ -20,13 +20,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from runtime.strict_yaml import Strict
-from train.methods.base import Features, InferencePath, Method, each_scale, own_settings
-from train.methods.rd import DecoderPath, ReverseDistillation
-from train.methods.stfpm import FeaturePyramidMatching
-from train.networks.decoder import Decoder
-from train.networks.resnet import Backbone, Encoder
-from train.settings import RunConfig
+from dskd.runtime.strict_yaml import Strict
+from dskd.train.methods.base import Features, InferencePath, Method, each_scale, own_settings
+from dskd.train.methods.rd import DecoderPath, ReverseDistillation
+from dskd.train.methods.stfpm import FeaturePyramidMatching
+from dskd.train.networks.decoder import Decoder
+from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.settings import RunConfig
 
 
 class DskdConfig(Strict):

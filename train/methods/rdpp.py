@@ -15,14 +15,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.strict_yaml import Strict
-from train import losses
-from train.methods.base import Features, own_settings
-from train.methods.rd import RD_RECIPE, ReverseDistillation
-from train.networks.projection import Projections
-from train.networks.resnet import Backbone, Encoder
-from train.settings import RunConfig
-from train.sinkhorn import sinkhorn_divergence
+from dskd.runtime.strict_yaml import Strict
+from dskd.train import losses
+from dskd.train.methods.base import Features, own_settings
+from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation
+from dskd.train.networks.projection import Projections
+from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.settings import RunConfig
+from dskd.train.sinkhorn import sinkhorn_divergence
 
 NORMALISER = 1.11  # of the released code, for the three weights below: 1 + 0.01 + 0.1
 

@@ -13,13 +13,13 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from runtime.strict_yaml import Strict
-from train import losses
-from train.methods.base import own_settings
-from train.methods.rd import RD_RECIPE, ReverseDistillation
-from train.networks.aggregation import ResidualAggregation
-from train.networks.resnet import Backbone, Encoder
-from train.settings import RunConfig
+from dskd.runtime.strict_yaml import Strict
+from dskd.train import losses
+from dskd.train.methods.base import own_settings
+from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation
+from dskd.train.networks.aggregation import ResidualAggregation
+from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.settings import RunConfig
 
 
 class SnlConfig(Strict):

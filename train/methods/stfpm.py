@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from train.methods.base import Features, InferencePath, Method
-from train.networks.resnet import Backbone, Encoder
-from train.settings import RunConfig
+from dskd.train.methods.base import Features, InferencePath, Method
+from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.settings import RunConfig
 
 
 class EncoderPath(InferencePath):

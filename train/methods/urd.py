@@ -16,14 +16,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from runtime.strict_yaml import Strict
-from train import losses
-from train.methods.base import Features, InferencePath, own_settings
-from train.methods.rd import RD_RECIPE, DecoderPath, ReverseDistillation
-from train.networks.decoder import Decoder
-from train.networks.injection import InjectedDecoder
-from train.networks.resnet import Backbone, Encoder
-from train.settings import RunConfig
+from dskd.runtime.strict_yaml import Strict
+from dskd.train import losses
+from dskd.train.methods.base import Features, InferencePath, own_settings
+from dskd.train.methods.rd import RD_RECIPE, DecoderPath, ReverseDistillation
+from dskd.train.networks.decoder import Decoder
+from dskd.train.networks.injection import InjectedDecoder
+from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.settings import RunConfig
 
 TEACHER, STUDENT = 0, 1  # phases
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from train.networks.embedding import PLANES
-from train.networks.resnet import Backbone, initialise, stage
+from dskd.train.networks.embedding import PLANES
+from dskd.train.networks.resnet import Backbone, initialise, stage
 
 
 class Decoder(nn.Module):

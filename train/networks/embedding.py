@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from train.networks.resnet import Backbone, conv3x3, initialise, stage
-from train.settings import EmbeddingConfig
+from dskd.train.networks.resnet import Backbone, conv3x3, initialise, stage
+from dskd.train.settings import EmbeddingConfig
 
 Features = tuple[Tensor, Tensor, Tensor]  # of the three scales, fine to coarse
 PLANES = 512  # of the embedding; times the block's expansion they are its channels

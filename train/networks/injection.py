@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.networks.decoder import Decoder
-from train.networks.embedding import Features
-from train.networks.resnet import Backbone, conv1x1, conv3x3
+from dskd.train.networks.decoder import Decoder
+from dskd.train.networks.embedding import Features
+from dskd.train.networks.resnet import Backbone, conv1x1, conv3x3
 
 FLOOR = 1e-4  # of a vector's largest value; what is smaller is nothing, and half precision can still divide by it
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from train.error_statistics import Floats, UsualErrors
-from train.networks.scales import NORM_FLOOR, STRIDES
+from dskd.train.error_statistics import Floats, UsualErrors
+from dskd.train.networks.scales import NORM_FLOOR, STRIDES
 
 
 class LocalDistance(nn.Module):

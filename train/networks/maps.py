@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from train.networks.local_distance import LocalDistance
-from train.networks.scales import NORM_FLOOR, STRIDES
+from dskd.train.networks.local_distance import LocalDistance
+from dskd.train.networks.scales import NORM_FLOOR, STRIDES
 
 
 def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:

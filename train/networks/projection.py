@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from train.networks.embedding import Features
-from train.networks.resnet import Backbone
+from dskd.train.networks.embedding import Features
+from dskd.train.networks.resnet import Backbone
 
 SLOPE = 0.01
 

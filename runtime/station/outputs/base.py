@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from runtime.result import Answer
-from runtime.station.control import PartStatus
+from dskd.runtime.result import Answer
+from dskd.runtime.station.control import PartStatus
 
 
 class Output(Protocol):

@@ -10,11 +10,11 @@ import threading
 import time
 from pathlib import Path
 
-from runtime.backoff import Backoff
-from runtime.errors import one_line
-from runtime.result import Answer
-from runtime.station.config import GpioOutput
-from runtime.station.control import Health, PartStatus
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.errors import one_line
+from dskd.runtime.result import Answer
+from dskd.runtime.station.config import GpioOutput
+from dskd.runtime.station.control import Health, PartStatus
 
 READY = 10.0  # seconds the guard has to say that it holds the line
 ROOT = Path(__file__).parents[3]  # what the guard must be able to import from
@@ -104,7 +104,7 @@ class GpioPulses:
     def _run_guard(self) -> str:
         """Starts a guard and waits for its end; returns why it ended."""
         config = self._config
-        command = [sys.executable, "-m", "runtime.station.outputs.gpio_guard"]
+        command = [sys.executable, "-m", "dskd.runtime.station.outputs.gpio_guard"]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         guard = subprocess.Popen(  # noqa: S603
             [*command, config.chip, str(config.line), config.active, f"dskd-{self.name}"[:31]],

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from runtime.station.outputs.gpio_lines import LineUnusable, OutputLine, open_output
+from dskd.runtime.station.outputs.gpio_lines import LineUnusable, OutputLine, open_output
 
 LONGEST_AHEAD, LONGEST_PULSE = 120.0, 60.0  # seconds; beyond it an order is no order
 MOST_PENDING = 10_000

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from runtime.errors import CallError, DskdError, one_line
-from runtime.result import Answer, Verdict
-from runtime.station.outputs.registers import (
+from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.result import Answer, Verdict
+from dskd.runtime.station.outputs.registers import (
     COILS,
     HOLDING_REGISTERS,
     INPUT_REGISTERS,

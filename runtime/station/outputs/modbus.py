@@ -8,13 +8,13 @@ import threading
 import time
 from ipaddress import ip_address
 
-from runtime.errors import CallError
-from runtime.fields import split_address
-from runtime.result import Answer
-from runtime.station.config import ModbusOutput
-from runtime.station.control import Health, PartStatus
-from runtime.station.outputs.handshake import Handshake
-from runtime.station.outputs.modbus_protocol import DEVICE_FAILURE, HEADER, LARGEST_PDU, reply
+from dskd.runtime.errors import CallError
+from dskd.runtime.fields import split_address
+from dskd.runtime.result import Answer
+from dskd.runtime.station.config import ModbusOutput
+from dskd.runtime.station.control import Health, PartStatus
+from dskd.runtime.station.outputs.handshake import Handshake
+from dskd.runtime.station.outputs.modbus_protocol import DEVICE_FAILURE, HEADER, LARGEST_PDU, reply
 
 MOST_CLIENTS = 16
 IDLE = 120.0  # seconds without a request after which a client is taken for dead

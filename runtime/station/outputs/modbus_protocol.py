@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Protocol
 
-from runtime.station.outputs.registers import COILS, HOLDING_REGISTERS, INPUT_REGISTERS, INPUTS, size
+from dskd.runtime.station.outputs.registers import COILS, HOLDING_REGISTERS, INPUT_REGISTERS, INPUTS, size
 
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE, DEVICE_FAILURE = 1, 2, 3, 4
 LARGEST_PDU = 253  # bytes after the unit id

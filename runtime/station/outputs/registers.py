@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runtime.result import Verdict
+from dskd.runtime.result import Verdict
 
 TEXT = 32  # registers of a part id: 64 characters, two in a register, the first in the high byte, NUL at the end
 VERDICTS = {Verdict.PASS: 1, Verdict.REVIEW: 2, Verdict.REJECT: 3}
