@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import shutil
 import sys
@@ -28,7 +29,7 @@ from dskd.calibration.sensitivity import sensitivity, too_sensitive
 from dskd.calibration.within_tolerance import Limit, Recipe, graph_within, relative_shift
 from dskd.runtime import atomic
 from dskd.runtime.bundle import Bundle, default_bundle, hash_files, load_bundle, write_manifest
-from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
 
 FOLDER = "calibration"
 LOOKED_AT = 8  # images by which layers are compared
@@ -75,20 +76,45 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    final, report = carry_out(options)
+    peak = peak_memory()
+    fields = {"bundle": final.id, "peak_memory_mb": peak, **report.as_dict()}
+    print(json.dumps(fields) if options.json else summary(final, report, peak))
+    return 0
+
+
+def calibrate(
+    bundle: str | os.PathLike[str] | None = None,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    held_out: str | os.PathLike[str] | None = None,
+    labelled: str | os.PathLike[str] | None = None,
+    method: str = "minmax",
+    count: int = 256,
+    target: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    tolerance: float | None = None,
+    keep_map: bool = False,
+) -> Path:
+    """Calibrates as ``dskd calibration`` does, with its words, and returns the bundle's folder. Raises DskdError."""
+    words = as_words(bundle=bundle, images=images, held_out=held_out, labelled=labelled, method=method, count=count)
+    words += as_words(target=target, exclude=exclude, tolerance=tolerance, keep_map=keep_map)
+    return carry_out(parser().parse_args(words))[0].path
+
+
+def carry_out(options: argparse.Namespace) -> tuple[Bundle, Report]:
+    """Adds the INT8 graphs to the bundle that the options name; nothing of it changes where that fails."""
     if options.count < 1 or (options.tolerance is not None and not options.tolerance > 0):
         raise CallError("--count must be at least 1 and --tolerance over 0")
     bundle = load_bundle(options.bundle or default_bundle())
     pictures = gather(bundle, options.images, options.held_out, options.labelled)
     with atomic.replacing_directory(bundle.path) as folder:  # a killed calibration leaves the bundle as it was
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
-        report = calibrate(bundle, folder, pictures, options)
-    final, peak = load_bundle(bundle.path), peak_memory()
-    fields = {"bundle": final.id, "peak_memory_mb": peak, **report.as_dict()}
-    print(json.dumps(fields) if options.json else summary(final, report, peak))
-    return 0
+        report = add_int8(bundle, folder, pictures, options)
+    return load_bundle(bundle.path), report
 
 
-def calibrate(bundle: Bundle, folder: Path, pictures: Pictures, options: argparse.Namespace) -> Report:
+def add_int8(bundle: Bundle, folder: Path, pictures: Pictures, options: argparse.Namespace) -> Report:
     """Adds the INT8 graphs and the report to the copy of ``bundle`` in ``folder``."""
     kept = folder / FOLDER
     kept.mkdir(exist_ok=True)

@@ -25,7 +25,7 @@ from dskd.export.graph_cost import GraphCost, graph_cost
 from dskd.export.prune import Cost, PrunedGraph, cost, prune
 from dskd.runtime import atomic
 from dskd.runtime.bundle import Bundle, default_bundle, hash_files, is_bundle, load_bundle, write_manifest
-from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.runtime.errors import CallError, DskdError, Parser, as_words, exit_with_code
 from dskd.runtime.manifest import Graph, InputSpec, Manifest, Provenance, Tolerance
 from dskd.train.run import versions
 from dskd.train.trained_run import TrainedRun, load_run
@@ -71,6 +71,27 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    bundle, exported = carry_out(options)
+    print(to_json(bundle, exported) if options.json else summary(bundle, exported))
+    return 0
+
+
+def export_run(
+    run: str | os.PathLike[str] = "runs/latest",
+    *,
+    out: str | os.PathLike[str] | None = None,
+    reading: str | None = None,
+    opset: int = OPSETS[0],
+    batch: int = 8,
+    licence: str = "not stated",
+) -> Path:
+    """Exports as ``dskd export.onnx`` does, with its words, and returns the bundle's folder. Raises DskdError."""
+    words = as_words(run=run, out=out, reading=reading, opset=opset, batch=batch, licence=licence)
+    return carry_out(parser().parse_args(words))[0].path
+
+
+def carry_out(options: argparse.Namespace) -> tuple[Bundle, Exported]:
+    """Reads the run and exports it."""
     if options.batch < 1:
         raise CallError(f"--batch {options.batch} must be at least 1")
     run = load_run(options.run)
@@ -79,9 +100,7 @@ def main(arguments: list[str]) -> int:
     if reading not in readings:
         raise CallError(f"--reading {reading}: this model has {', '.join(readings)}")
     out = options.out or options.run / "bundle"
-    bundle, exported = export(run, reading, out, options.opset, options.batch, options.licence)
-    print(to_json(bundle, exported) if options.json else summary(bundle, exported))
-    return 0
+    return export(run, reading, out, options.opset, options.batch, options.licence)
 
 
 def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, licence: str) -> tuple[Bundle, Exported]:
@@ -112,7 +131,7 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             method=run.config.method,
             backbone=run.config.backbone,
-            bottleneck_source=reading,  # type: ignore[arg-type]
+            bottleneck_source=reading,
             input=InputSpec.model_validate(run.config.input.model_dump()),
             max_batch=batch,
             graphs={MODEL: full, ROUNDED: provisional(full, "bf16"), HALF: provisional(full, "fp16")},

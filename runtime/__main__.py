@@ -81,17 +81,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def settings(thresholds: Thresholds, arguments: argparse.Namespace) -> Settings:
-    """The graph's thresholds, changed by options. A lower reject threshold takes the review threshold along."""
-    own = Settings.of(thresholds)
-    reject = own.reject if arguments.reject_threshold is None else arguments.reject_threshold
-    review = min(own.review, reject) if arguments.review_threshold is None else arguments.review_threshold
-    if arguments.reject_threshold is None and review > reject:
-        raise CallError(f"--review-threshold {review} is over the bundle's reject threshold {reject}; give both")
+    """The graph's thresholds, changed by options."""
     try:
         roi = None if arguments.roi is None else read_mask(arguments.roi)
     except BadImage as error:
         raise CallError(f"--roi {error}") from error
-    return Settings(review, reject, arguments.min_area, roi)
+    return Settings.of(thresholds).changed(
+        arguments.reject_threshold, arguments.review_threshold, arguments.min_area, roi
+    )
 
 
 def main(arguments: list[str]) -> int:

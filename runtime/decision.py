@@ -36,6 +36,18 @@ class Settings:
         """A graph's own thresholds, nothing else."""
         return cls(thresholds.review.score, thresholds.reject.score)
 
+    def changed(
+        self, reject: float | None, review: float | None, min_area: int, roi: NDArray[np.bool_] | None
+    ) -> Settings:
+        """The same with other values. A lower reject threshold takes the review threshold along.
+
+        Raises CallError where they make no sense together.
+        """
+        highest = self.reject if reject is None else reject
+        if review is not None and reject is None and review > highest:
+            raise CallError(f"review threshold {review} is over the bundle's reject threshold {highest}; give both")
+        return Settings(min(self.review, highest) if review is None else review, highest, min_area, roi)
+
     def __post_init__(self) -> None:
         if not np.isfinite([self.review, self.reject]).all() or self.review > self.reject:
             raise CallError(f"thresholds: review {self.review} must be a number not over reject {self.reject}")

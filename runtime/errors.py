@@ -7,7 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class DskdError(Exception):
@@ -34,6 +34,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises CallError instead of printing the usage."""
         raise CallError(f"{message}; {self.prog} --help tells more")
+
+
+def as_words(**options: Any) -> list[str]:
+    """Options of a call as the words of a command line: ``out="x"`` is ``--out=x``, a list gives its option again and again.
+
+    None, False and empty lists are left out.
+    """
+    words = []
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif value is not None and value is not False:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            words += [f"{option}={os.fspath(v) if isinstance(v, os.PathLike) else v}" for v in values]
+    return words
 
 
 def one_line(text: str) -> str:

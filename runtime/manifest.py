@@ -17,6 +17,7 @@ Side = Annotated[int, Field(gt=0, le=8192)]  # pixels of a network input; 8192 x
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Reading = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -125,7 +126,7 @@ class Manifest(Strict):
     created: str
     method: str
     backbone: str
-    bottleneck_source: Literal["teacher", "encoder_student", "none"]
+    bottleneck_source: Reading = Field(description="the inference path: what feeds the embedding")
     input: InputSpec
     max_batch: Positive = Field(description="largest batch that the graph was exported for")
     graphs: dict[str, Graph] = Field(description="by file; FILE@bf16 is the same file, computed in bfloat16")

@@ -20,6 +20,9 @@ class Verdict(str, Enum):
     REVIEW = "REVIEW"
     REJECT = "REJECT"
 
+    def __str__(self) -> str:
+        return self.value
+
 
 @dataclass(frozen=True)
 class Region:

@@ -101,7 +101,7 @@ def test_logs_are_rotated(tmp_path: Path) -> None:
 
 
 def test_the_wheel_holds_what_the_installer_takes_from_it() -> None:
-    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["jetson"]
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["dskd.jetson"]
     kept = {path.relative_to(JETSON).as_posix() for pattern in data for path in JETSON.glob(pattern)}
     script = (JETSON / "install.sh").read_text()
     units = re.search(r"UNIT_FILES=\((.*)\)", script)

@@ -7,9 +7,10 @@ import json
 import logging
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
 from dskd.runtime.manifest import Thresholds
 from dskd.runtime.threshold import describe
 from dskd.train.config import load_config
@@ -57,6 +58,34 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    folder, record = carry_out(options)
+    if record:  # else another process of the group reports
+        print(json.dumps(record) if options.json else summary(record, folder))
+    return 0
+
+
+def train(
+    data: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    *,
+    category: str | Sequence[str] = (),
+    config: str | os.PathLike[str] | None = None,
+    set: Mapping[str, object] | None = None,  # noqa: A002 the command's word
+    out: str | os.PathLike[str] | None = None,
+    teacher_weights: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    strict: bool = False,
+) -> Path:
+    """Trains as ``dskd train`` does, with its words, and returns the folder of the run.
+
+    ``set`` changes settings: ``{"recipe.epochs": 20}``. Raises DskdError.
+    """
+    words = as_words(data=data, category=category, config=config, out=out, teacher_weights=teacher_weights)
+    words += as_words(device=device, strict=strict, set=[f"{key}={json.dumps(v)}" for key, v in (set or {}).items()])
+    return carry_out(parser().parse_args(words))[0]
+
+
+def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
+    """Trains; the folder of the run and its record, which is empty in all but the first process of a group."""
     roots = options.data or [Path(root) for root in [os.environ.get("DSKD_DATA")] if root]
     if not roots:
         raise CallError(
@@ -66,11 +95,9 @@ def main(arguments: list[str]) -> int:
     images = find_products(roots, options.category)
     folder = options.out or Path("runs") / images.name
     record = run(config, images, options.teacher_weights, folder, options.device, options.strict)
-    if not record:  # another process of the group reports
-        return 0
-    point_latest(folder)
-    print(json.dumps(record) if options.json else summary(record, folder))
-    return 0
+    if record:
+        point_latest(folder)
+    return folder, record
 
 
 def summary(record: dict[str, object], folder: Path) -> str:

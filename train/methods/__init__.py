@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pydantic import TypeAdapter, ValidationError
+
+from dskd.runtime.errors import CallError
+from dskd.runtime.manifest import Reading
 from dskd.train.methods.base import Method
 from dskd.train.methods.dskd import DualStudent
 from dskd.train.methods.rd import ReverseDistillation
@@ -22,9 +26,24 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+_READING: TypeAdapter[str] = TypeAdapter(Reading)
+
+
 def build(config: RunConfig, teacher: Encoder) -> Method:
-    """The method that ``config`` names, with fresh students around ``teacher``."""
-    return METHODS[config.method].of(config, BACKBONES[config.backbone], teacher)
+    """The method that ``config`` names, with fresh students around ``teacher``.
+
+    Raises CallError where an inference path has a name that no manifest can hold: found here, hours before the export.
+    """
+    method = METHODS[config.method].of(config, BACKBONES[config.backbone], teacher)
+    for reading in method.readings():
+        try:
+            _READING.validate_python(reading)
+        except ValidationError as error:
+            raise CallError(
+                f"method {config.method}: its inference path {reading!r} needs a name of small letters, digits and _, "
+                "a letter first; rename it in readings()"
+            ) from error
+    return method
 
 
 __all__ = ["METHODS", "Method", "build"]
