@@ -250,7 +250,7 @@ def test_a_sealed_manifest_that_makes_no_sense_is_refused(copy: Path, case: str)
     ("key", "value"),
     [
         ("unknown", 1), ("golden", 0), ("golden", True), ("input", {"height": -1, "width": 96}), ("name", None),
-        ("bottleneck_source", "magic"), ("graphs", {"model.onnx": {}}), ("tolerance", {}), ("parity", {}), ("schema_version", "1"),
+        ("bottleneck_source", "Magic!"), ("graphs", {"model.onnx": {}}), ("tolerance", {}), ("parity", {}), ("schema_version", "1"),
         ("input", {"height": 64, "width": 96, "crop": [-1, 0, 5, 5]}), ("files", {"model.onnx": "short"}),
     ],
 )  # fmt: skip

@@ -224,13 +224,18 @@ def test_a_bundle_of_every_method_is_proved_and_inspects(
 
 
 class Coarse(ReverseDistillation):
-    """What a new method's file holds: here a recipe, and a loss that asks for the two coarser scales alone."""
+    """What a new method's file holds: here a recipe, a loss that asks for the two coarser scales alone, and an inference
+    path with a name of its own.
+    """
 
     recipe: ClassVar[Mapping[str, Mapping[str, object]]] = {**RD_RECIPE, "map": {"distance": "cosine"}}
 
     def forward(self, clean: torch.Tensor, seen: torch.Tensor) -> dict[str, torch.Tensor]:
         target, source = self._teach(clean, seen)
         return {"coarse": losses.cosine(target[1:], self.decoder(self.embedding(source))[1:])}
+
+    def readings(self) -> tuple[str, ...]:
+        return ("coarse_scales",)
 
 
 @pytest.fixture
@@ -251,7 +256,7 @@ def test_a_new_method_is_a_class_and_a_line_in_the_registry(
     train_and_export([f"method={coarse}", *narrow], pictures, tmp_path)
     assert "coarse" in (tmp_path / "log.csv").read_text()
     bundle = load_bundle(tmp_path / "bundle")
-    assert bundle.manifest.method == coarse
+    assert (bundle.manifest.method, bundle.manifest.bottleneck_source) == (coarse, "coarse_scales")
     backend = open_backend(bundle)
     golden_check(bundle, backend)
     backend.close()

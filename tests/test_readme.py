@@ -9,8 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from conftest import ROOT, SMALL
+from numpy.typing import NDArray
+
+from dskd.runtime.images import read_image, write_image
 
 README = (ROOT / "README.md").read_text()
 
@@ -29,6 +34,12 @@ def run(words: list[str], folder: Path) -> str:
     return done.stdout
 
 
+def python_pictures(small_set: Path) -> list[NDArray[np.uint8]]:
+    """A colour picture and a grey one."""
+    colour = read_image(next((small_set / "test" / "crack").glob("*.png")))
+    return [colour, cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY)]
+
+
 @pytest.mark.slow
 def test_the_path_in_five_commands_and_the_python_example(small_set: Path, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
@@ -44,8 +55,11 @@ def test_the_path_in_five_commands_and_the_python_example(small_set: Path, tmp_p
     assert "captured 14 inspected 14 dropped 0" in output
     assert list((tmp_path / "overlays").rglob("*.png"))
     assert (tmp_path / "line.db").exists()
-    told = run([sys.executable, "-c", fenced("python", "Inspector")], tmp_path)
-    assert told.count('"verdict"') == 14
+    for picture in python_pictures(small_set):
+        write_image(tmp_path / "part.png", picture)
+        verdict, ratio = run([sys.executable, "-c", fenced("python", "dskd.load")], tmp_path).split()
+        assert verdict in ("PASS", "REVIEW", "REJECT")
+        assert (float(ratio) > 1) == (verdict == "REJECT")
 
 
 def test_make_targets_of_the_readme_exist() -> None:

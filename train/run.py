@@ -34,6 +34,7 @@ from dskd.train.methods import Method, build
 from dskd.train.networks.resnet import BACKBONES
 from dskd.train.networks.rounding import rounding
 from dskd.train.products import figures_by_product, held_out_by_product, split_products
+from dskd.train.rehearsal import rehearse
 from dskd.train.report import Labelled, write_report
 from dskd.train.selection import painted_auroc
 from dskd.train.trained_run import CONFIG, MAPS, MODEL, RECORD, build_maps, graph_of, load_run
@@ -91,6 +92,7 @@ def _run(
     prepared = folder / f"prepared-{process.rank}.npy"
     counts = data.count_inputs(training, config.input)
     inputs = data.prepare_inputs(training, counts, config.input, prepared)
+    rehearse(config, method.to(process.device), inputs, process.device)
     path = method.inference_path(next(iter(method.readings())))
     parts = [len(part) for part, _ in splits]
     shares = np.add.reduceat(counts, np.cumsum([0, *parts[:-1]])).tolist()  # network inputs of each product
