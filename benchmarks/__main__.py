@@ -21,6 +21,7 @@ NAMES = {
     "deployed": "image AUROC of what runs on the line, ours and anomalib's",
     "compare": "two results: faster, slower or not distinguishable",
     "report": "docs/performance.md from results",
+    "references": "docs/settings.md, line-yaml.md and fleet-yaml.md from the code",
     "accuracy": "every method on one set, as it is exported",
     "faults": "what a station does when a part of it fails",
     "scaling": "cameras per Orin module, and what a line, a plant and a fleet fill up first",

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from dskd.jetson.agent import Agent, open_link
-from dskd.jetson.fleet_config import load_fleet_config
+from dskd.jetson.fleet_config import FleetConfig, load_fleet_config
 from dskd.jetson.inventory import inventory
 from dskd.runtime.errors import Parser
 
@@ -21,6 +21,7 @@ CONFIG = Path("/etc/dskd/fleet.yaml")
 def _parser(name: str, description: str) -> Parser:
     options = Parser(prog=f"dskd jetson {name}", description=description, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
+    options.add_schema(FleetConfig)
     return options
 
 

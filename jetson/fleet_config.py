@@ -38,7 +38,9 @@ class BrokerConfig(Strict):
     """
 
     address: Annotated[Text, AfterValidator(_broker)] = Field(description="mqtt://HOST[:1883] or mqtts://HOST[:8883]")
-    topic: Text = Field("dskd", pattern=r"^[^+#\x00/$][^+#\x00]*$", max_length=200)
+    topic: Text = Field(
+        "dskd", description="what all topics begin with", pattern=r"^[^+#\x00/$][^+#\x00]*$", max_length=200
+    )
     user: Secret | None = Field(None, description="as ${NAME}")
     password: Secret | None = Field(None, description="as ${NAME}")
     ca_file: LocalPath | None = Field(None, description="certificates to trust (default: the system's)")

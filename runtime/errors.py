@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -34,6 +35,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises CallError instead of printing the usage."""
         raise CallError(f"{message}; {self.prog} --help tells more")
+
+    def add_schema(self, settings: Any) -> None:
+        """The option ``--print-schema``, for the pydantic model of a settings file."""
+
+        class PrintSchema(argparse.Action):
+            def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+                print(json.dumps(settings.model_json_schema(), indent=1))
+                parser.exit()
+
+        text = "print the JSON schema of the settings, for an editor, and exit"
+        self.add_argument("--print-schema", action=PrintSchema, nargs=0, help=text)
 
 
 def as_words(**options: Any) -> list[str]:

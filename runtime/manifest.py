@@ -39,7 +39,9 @@ class InputSpec(Strict):
 
     height: Side
     width: Side
-    crop: tuple[NotNegative, NotNegative, Positive, Positive] | None = None
+    crop: tuple[NotNegative, NotNegative, Positive, Positive] | None = Field(
+        None, description="the part of the frame that is looked at: x, y, width, height in frame pixels"
+    )
     tiling: Tiling | None = None
 
     @model_validator(mode="after")

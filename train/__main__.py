@@ -13,7 +13,7 @@ from pathlib import Path
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
 from dskd.runtime.manifest import Thresholds
 from dskd.runtime.threshold import describe
-from dskd.train.config import load_config
+from dskd.train.config import TrainConfig, load_config
 from dskd.train.products import find_products
 from dskd.train.run import point_latest, run
 
@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--strict", action="store_true", help="refuse unreadable images instead of skipping them")
     options.add_argument("--json", action="store_true", help="print the run's record as one JSON object")
+    options.add_schema(TrainConfig)
     return options
 
 

@@ -19,8 +19,8 @@ Weight = Annotated[float, Field(ge=0)]
 class TrainInput(InputSpec):
     """Network input; both sides multiples of 32."""
 
-    height: Side = 256
-    width: Side = 256
+    height: Side = Field(256, description="pixels")
+    width: Side = Field(256, description="pixels")
 
 
 class LossConfig(Strict):

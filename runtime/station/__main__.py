@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--check-config", action="store_true", help="open nothing; print what would run and every fault"
     )
+    options.add_schema(StationConfig)
     return options
 
 

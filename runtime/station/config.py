@@ -82,7 +82,7 @@ class GpioTrigger(PartTrigger):
     kind: Literal["gpio"]
     chip: Text = Field("/dev/gpiochip0", description="gpiochip device")
     line: int = Field(ge=0, le=1023, description="line offset on the chip")
-    edge: Literal["rising", "falling"] = "rising"
+    edge: Literal["rising", "falling"] = Field("rising", description="which edge announces a part")
     bounce_ms: Milliseconds = Field(5, description="edges that follow sooner are contact bounce")
 
 
@@ -137,7 +137,9 @@ class RecipeConfig(Strict):
 class BackendConfig(Strict):
     """What runs the graphs."""
 
-    name: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = "auto"
+    name: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = Field(
+        "auto", description="auto: the first that is here, fits and agrees with the bundle's golden frames"
+    )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: one for each core it may use")
     latency_budget_ms: Milliseconds = Field(20, description="how long a frame may wait for others of its batch")
 
@@ -159,8 +161,8 @@ class ModbusOutput(Strict):
     """A Modbus TCP server with handshake bits and results of one camera."""
 
     kind: Literal["modbus"]
-    listen: Address = "127.0.0.1:1502"
-    camera: Name
+    listen: Address = Field("127.0.0.1:1502", description="address and port")
+    camera: Name = Field(description="whose results it gives")
     allow: list[Client] = Field([], description="client addresses; needed as soon as it listens beyond loopback")
     buffer: Depth = Field(64, description="results that wait for the PLC's acknowledgement")
 
@@ -192,7 +194,7 @@ Sink = Annotated[
 class WebConfig(Strict):
     """The operator's page."""
 
-    listen: Address = "127.0.0.1:8080"
+    listen: Address = Field("127.0.0.1:8080", description="address and port")
     token_file: LocalPath | None = Field(None, description="default: token in the data folder, made at first start")
     shifts: list[TimeOfDay] = Field(
         ["06:00", "14:00", "22:00"], max_length=24, description="when shifts begin, local time; empty: midnight"
@@ -202,7 +204,7 @@ class WebConfig(Strict):
 class MetricsConfig(Strict):
     """Prometheus metrics and health without the page."""
 
-    listen: Address = "127.0.0.1:9464"
+    listen: Address = Field("127.0.0.1:9464", description="address and port")
 
 
 class StoreConfig(Strict):
@@ -215,7 +217,7 @@ class StoreConfig(Strict):
 class StationConfig(Strict):
     """A station."""
 
-    name: Name
+    name: Name = Field(description="of the station, on its page, in MQTT and in metrics")
     data: LocalPath = Field(description="folder of store, archive, token and what operators changed")
     cameras: dict[Name, Camera] = Field(min_length=1, max_length=32)
     recipes: dict[Name, RecipeConfig] = Field(min_length=1, max_length=256)
