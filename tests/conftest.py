@@ -1,4 +1,7 @@
-"""A small generated set, runs trained on it and their bundles, made once; and the real data where it is to be had."""
+"""What all tests share: budgets, folders made once, a small generated set, runs trained on it and their bundles.
+
+Nothing here imports torch, onnx or matplotlib: fixtures that need them import ``trained`` when they are asked for.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +11,26 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from broker import Broker
 from hypothesis import settings
 
-import dskd.calibration.__main__ as calibration
-from dskd.benchmarks.accuracy import CONTESTANTS
-from dskd.calibration.images import FEWEST
-from dskd.calibration.quantise import quantisable
-from dskd.export.onnx import export
 from dskd.runtime.backoff import Backoff
 from dskd.runtime.bundle import Bundle, load_bundle
 from dskd.runtime.delivery import Delivery, Target
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
 from dskd.runtime.sinks.mqtt_commands import CommandDesk
 from dskd.runtime.store import Store
-from dskd.train.config import TrainConfig, load_config
-from dskd.train.data import find_images
-from dskd.train.methods import METHODS
-from dskd.train.run import run
-from dskd.train.synthetic import NAME, write_set
-from dskd.train.trained_run import TrainedRun, load_run
+
+if TYPE_CHECKING:
+    from dskd.train.config import TrainConfig
+    from dskd.train.trained_run import TrainedRun
 
 ROOT = Path(__file__).resolve().parents[1]
 # Students of a quarter of their width: a fifth of the weights to train, write, read and hash in nearly every test.
@@ -44,11 +40,23 @@ SMALL = [
     "input.height=64", "input.width=96", "recipe.epochs=2", "recipe.batch=4", "recipe.precision=float32", *NARROW,
 ]  # fmt: skip
 
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))  # more than the free cores: 30 times slower
-settings.register_profile("shared", deadline=None)  # a busy machine is no fault of the code
-settings.load_profile("shared")
+# What every method, and what prunes or exports differently, must pass: settings beside SMALL.
+FAMILY: dict[str, tuple[str, ...]] = {
+    name: (f"method={name}",) for name in ("dskd", "rd", "rdpp", "urd", "snl", "stfpm")
+} | {
+    "urd, plain": ("method=urd", "urd.injection=plain"),
+    "dskd, slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"),
+}
+# `make test` trains the method that ships and the one that is built otherwise, without a decoder.
+MEMBERS = [pytest.param(name, marks=() if name in ("dskd", "stfpm") else pytest.mark.thorough) for name in FAMILY]
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before torch is imported; more than the free cores: 30 times slower
+settings.register_profile("thorough", deadline=None)  # a busy machine is no fault of the code
+settings.register_profile("quick", deadline=None, max_examples=25)
+settings.load_profile("thorough")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests first: the last file alone would keep the other workers idle."""
     long = {item.path for item in items if item.get_closest_marker("slow")}
@@ -88,46 +96,44 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 @pytest.fixture(scope="session")
 def pictures(once: Once) -> Path:
     """A generated inspection set in MVTec layout."""
-    return once("pictures", lambda folder: write_set(folder, train=14, test_good=4, per_defect=2)) / NAME
+    from trained import NAME, write_pictures
+
+    return once("pictures", write_pictures) / NAME
 
 
 @pytest.fixture(scope="session")
 def small_set(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The generated set for this worker alone."""
-    return shutil.copytree(pictures, tmp_path_factory.mktemp("set") / NAME)
+    return shutil.copytree(pictures, tmp_path_factory.mktemp("set") / pictures.name)
 
 
 @pytest.fixture(scope="session")
 def small_config() -> TrainConfig:
+    """Settings of the short run."""
+    from dskd.train.config import load_config
+
     return load_config(None, SMALL)
 
 
 @pytest.fixture(scope="session")
-def trained_run(
-    once: Once, pictures: Path, small_config: TrainConfig, tmp_path_factory: pytest.TempPathFactory
-) -> TrainedRun:
+def trained_run(once: Once, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     """A short run with a random teacher: its answers are worthless, its path is the real one."""
-    made = once("run", lambda folder: run(small_config, find_images(pictures), "random", folder, "cpu", strict=True))
+    from trained import load_run, train_small
+
+    made = once("run", lambda folder: train_small(pictures, folder))
     return load_run(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "small"))
 
 
 @pytest.fixture(scope="session")
-def bundle(once: Once, trained_run: TrainedRun) -> Bundle:
+def bundle(once: Once, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of the short run. Do not change its files: copy the folder."""
-    made = once("bundle", lambda folder: exported(trained_run, folder))
-    return load_bundle(shutil.copytree(made, trained_run.folder / "bundle"))
 
+    def fill(folder: Path) -> None:
+        from trained import exported, load_run, train_small
 
-def exported(run: TrainedRun, folder: Path) -> Bundle:
-    """The bundle of a run's default reading."""
-    return export(run, next(iter(run.method.readings())), folder, opset=20, batch=4, licence="test")[0]
+        exported(load_run(once("run", lambda run: train_small(pictures, run))), folder)
 
-
-# What every method, and what prunes or exports differently, must pass: settings beside SMALL.
-FAMILY = {name: (f"method={name}",) for name in METHODS} | {
-    "urd, plain": CONTESTANTS["urd-plain"],
-    "dskd, slim": CONTESTANTS["dskd-slim"],
-}
+    return load_bundle(shutil.copytree(once("bundle", fill), tmp_path_factory.mktemp("bundle") / "bundle"))
 
 
 @dataclass(frozen=True)
@@ -139,17 +145,10 @@ class Member:
     bundle: Bundle
 
 
-def train_and_export(settings: Sequence[str], images: Path, folder: Path) -> None:
-    """One epoch with a random teacher into ``folder``, and its bundle below."""
-    config = load_config(None, [*SMALL, "recipe.epochs=1", *settings])
-    run(config, find_images(images), "random", folder, "cpu", strict=True)
-    (folder / "checkpoint.safetensors").unlink()  # some hundred megabytes
-    exported(load_run(folder), folder / "bundle")
-
-
 @pytest.fixture(scope="session")
 def members(request: pytest.FixtureRequest, once: Once, pictures: Path) -> Callable[[str], Member]:
     """Makes the members of the family, each once."""
+    from trained import load_run, train_and_export
 
     @cache
     def make(name: str) -> Member:
@@ -164,11 +163,13 @@ def members(request: pytest.FixtureRequest, once: Once, pictures: Path) -> Calla
 @pytest.fixture(scope="session")
 def full_width(once: Once, pictures: Path) -> Member:
     """DSKD's networks of the size that ships."""
+    from trained import load_run, train_and_export
+
     folder = once("full width", lambda folder: train_and_export(FULL_WIDTH, pictures, folder))
     return Member("full width", load_run(folder), load_bundle(folder / "bundle"))
 
 
-@pytest.fixture(params=FAMILY)
+@pytest.fixture(params=MEMBERS)
 def member(request: pytest.FixtureRequest, members: Callable[[str], Member]) -> Member:
     """Each of the family in turn."""
     return members(request.param)
@@ -177,23 +178,18 @@ def member(request: pytest.FixtureRequest, members: Callable[[str], Member]) -> 
 @pytest.fixture(scope="session")
 def calibrated_members(once: Once, members: Callable[[str], Member]) -> Callable[[str], Bundle]:
     """The members' bundles after ``python -m calibration``, each once."""
-    good = once("good parts", lambda folder: write_set(folder, train=FEWEST, test_good=2, per_defect=0)) / NAME
+    from trained import NAME, calibrate, write_good_parts
 
-    def calibrate(source: Bundle, folder: Path) -> None:
-        shutil.copytree(source.path, folder, dirs_exist_ok=True)
-        words = ["--bundle", folder, "--images", good / "train", "--held-out", good / "test"]
-        with pytest.MonkeyPatch.context() as patch:  # a few layers stand for all that are judged one by one
-            patch.setattr("dskd.calibration.sensitivity.quantisable", lambda model: quantisable(model)[::25])
-            assert calibration.main([str(word) for word in words]) == 0
+    good = once("good parts", write_good_parts) / NAME
 
     @cache
     def make(name: str) -> Bundle:
-        return load_bundle(once(f"{name}, calibrated", lambda folder: calibrate(members(name).bundle, folder)))
+        return load_bundle(once(f"{name}, calibrated", lambda folder: calibrate(members(name).bundle, good, folder)))
 
     return make
 
 
-@pytest.fixture(params=FAMILY)
+@pytest.fixture(params=MEMBERS)
 def calibrated_member(request: pytest.FixtureRequest, calibrated_members: Callable[[str], Bundle]) -> Bundle:
     """The bundle of each of the family in turn, with INT8 graphs."""
     return calibrated_members(request.param)

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import FAMILY, Member
+from conftest import MEMBERS, Member
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -41,7 +41,7 @@ def origin(request: pytest.FixtureRequest, bundle: Bundle, members: Callable[[st
     return members(request.param).bundle if hasattr(request, "param") else bundle
 
 
-every_method = pytest.mark.parametrize("origin", FAMILY, indirect=True, scope="module")
+every_method = pytest.mark.parametrize("origin", MEMBERS, indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,10 @@ def test_channels_that_never_speak_are_left_alone(model: onnx.ModelProto, inputs
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("origin", "method"),
-    [*[("dskd", method) for method in METHODS], *[(name, "minmax") for name in FAMILY if name != "dskd"]],
+    [
+        *[("dskd", method) for method in METHODS],
+        *[pytest.param(*each.values, "minmax", marks=each.marks) for each in MEMBERS if each.values != ("dskd",)],
+    ],
     indirect=["origin"], scope="module",
 )  # fmt: skip
 def test_quantised_graphs_say_nearly_the_same(

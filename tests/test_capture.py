@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from capture_threads import balanced, drain, next_frame, running, wait_until
 
 from dskd.benchmarks.rtsp_camera import RtspCamera, number_of
-from dskd.runtime.backoff import Backoff
-from dskd.runtime.capture import MOST_PENDING, Capture, CaptureStatus, newest_frames
+from dskd.runtime.capture import MOST_PENDING, Capture, newest_frames
 from dskd.runtime.errors import DskdError
 from dskd.runtime.frame_health import FrameHealth
 from dskd.runtime.result import Dropped, Frame
@@ -35,45 +34,6 @@ RTSP: list[Any] = [
         ),
     ),
 ]
-
-
-@contextmanager
-def running(make: Callable[[], Source], **options: Any) -> Iterator[Capture]:
-    capture = Capture("cam", make, backoff=Backoff(0.05, 0.2), **options)
-    capture.start()
-    try:
-        yield capture
-    finally:
-        assert capture.stop()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> float:
-    """Seconds until ``condition`` held."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "never came"
-        time.sleep(0.01)
-    return time.monotonic() - began
-
-
-def balanced(status: CaptureStatus) -> bool:
-    counts = status.counts
-    return counts.captured == counts.handed_out + counts.dropped + counts.waiting and counts.dropped == sum(
-        counts.drops.values()
-    )
-
-
-def drain(capture: Capture) -> list[Frame | Dropped]:
-    return list(iter(lambda: capture.take(0.0), None))
-
-
-def next_frame(capture: Capture, timeout: float = 5.0) -> Frame:
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        taken = capture.take(0.1)
-        if isinstance(taken, Frame):
-            return taken
-    raise AssertionError("no frame")
 
 
 @pytest.mark.parametrize("policy", ["latest", "every"])

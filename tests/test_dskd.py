@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from networks import SIZE, config, image_pair, method_of, stir_batch_norms
 from torch import Tensor, nn
 
 from dskd.export.prune import cost, fold_batch_norms, prune
-from dskd.train.config import TrainConfig, load_config
 from dskd.train.evaluate import EagerGraph
-from dskd.train.methods import build
 from dskd.train.methods.dskd import DualStudent
 from dskd.train.networks.maps import AnomalyMap
 from dskd.train.networks.resnet import BACKBONES, Encoder
 
-SIZE = 64
 VARIANTS = [
     pytest.param("both", True, "teacher", id="both-B"),
     pytest.param("both", True, "encoder_student", id="both-A"),
@@ -26,38 +23,6 @@ VARIANTS = [
     pytest.param("decoder", True, "teacher", id="decoder"),
     pytest.param("encoder", True, "none", id="encoder"),
 ]
-
-
-def config(*settings: str) -> TrainConfig:
-    return load_config(None, [f"input.height={SIZE}", f"input.width={SIZE}", *settings])
-
-
-def method_of(*settings: str, seed: int = 0) -> Any:
-    """DSKD, or the method that an ablation of it is."""
-    torch.manual_seed(seed)
-    return build(config(*settings), Encoder(BACKBONES["resnet18"]).eval().requires_grad_(False))
-
-
-def stir_batch_norms(module: nn.Module) -> None:
-    """Gives every BatchNorm statistics and weights that a fold has to respect."""
-    torch.manual_seed(7)
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            assert part.running_mean is not None
-            assert part.running_var is not None
-            part.running_mean.normal_(0, 0.2)
-            part.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias, 0, 0.2)
-
-
-def image_pair(count: int = 2, changed: tuple[int, ...] = (1,)) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(11)
-    clean = torch.randn(count, 3, SIZE, SIZE)
-    seen = clean.clone()
-    for k in changed:
-        seen[k, :, 10:30, 5:40] += 2
-    return clean, seen
 
 
 def calls_of(*parts: nn.Module | None) -> list[tuple[nn.Module, int]]:

@@ -10,10 +10,12 @@ from typing import Any, ClassVar, Literal
 import onnx
 import pytest
 import torch
-from conftest import SMALL, Member, train_and_export
-from test_dskd import image_pair, stir_batch_norms
+from conftest import FAMILY, SMALL, Member
+from networks import PLAIN, SIZE, default_path, fresh, image_pair, stir_batch_norms
 from torch import nn
+from trained import train_and_export
 
+from dskd.benchmarks.accuracy import CONTESTANTS
 from dskd.export.graph_cost import graph_cost
 from dskd.export.onnx import prove_pruned, training_only
 from dskd.export.prune import cost, prune
@@ -26,29 +28,21 @@ from dskd.train import losses
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map
-from dskd.train.methods import METHODS, Method, build
+from dskd.train.methods import METHODS, build
 from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation
 from dskd.train.networks.maps import AnomalyMap, CosineDistances
 from dskd.train.networks.resnet import BACKBONES, Encoder
-
-SIZE = 64
-PLAIN = ("method=urd", "urd.injection=plain")
-
-
-def fresh(*settings: str, size: int = SIZE, backbone: str = "resnet18") -> Any:
-    torch.manual_seed(0)
-    config = load_config(None, [f"input.height={size}", f"input.width={size}", f"backbone={backbone}", *settings])
-    return build(config, Encoder(BACKBONES[backbone]).eval().requires_grad_(False))
-
-
-def default_path(method: Method) -> Any:
-    return method.inference_path(next(iter(method.readings())))
 
 
 def steps(method: Any, clean: torch.Tensor, seen: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
     """The terms of each phase of one training step."""
     for phase in range(method.phases):
         yield method(clean, seen, *((phase,) if method.phases > 1 else ()))
+
+
+def test_every_method_has_its_place_in_the_family() -> None:
+    variants = {"urd, plain": CONTESTANTS["urd-plain"], "dskd, slim": CONTESTANTS["dskd-slim"]}
+    assert {name: (f"method={name}",) for name in METHODS} | variants == FAMILY
 
 
 # Configuration

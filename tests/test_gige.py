@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from test_capture import balanced, next_frame, running, wait_until
+from capture_threads import balanced, next_frame, running, wait_until
 
 from dskd.runtime.errors import DskdError, MissingPart
 from dskd.runtime.frame_health import FrameHealth

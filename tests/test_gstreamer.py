@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from capture_threads import next_frame, running, wait_until
 from conftest import ROOT
-from test_capture import next_frame, running, wait_until
 
 from dskd.runtime.errors import CallError, MissingPart
 from dskd.runtime.result import Frame

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from jetson_commands import DOCUMENT, blocks
 from tiny_bundle import tiny_bundle
 
 from dskd.jetson.doctor.command import CHECKS
-
-DOCUMENT = (ROOT / "docs/jetson.md").read_text()
-
-
-def blocks(where: str) -> list[str]:
-    """The commands marked ``desktop``, ``device`` or ``hardware``, in order."""
-    return re.findall(rf"\*{where}\*\n\n```sh\n(.*?)```", DOCUMENT, re.S)
 
 
 @pytest.mark.slow

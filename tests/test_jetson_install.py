@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from arm_root import ENTER, make_root, run_in
 from conftest import ROOT, Command
-from test_jetson_document import blocks
+from jetson_commands import blocks
 from tiny_bundle import tiny_bundle
 
 from dskd.jetson.publish import publish

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from test_family import PLAIN, SIZE, default_path, fresh
+from networks import PLAIN, SIZE, default_path, fresh
 from torch import nn
 
 from dskd.export.graph_cost import graph_cost

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from hand_formulas import check_rates, check_terms, cosines, each_position
-from test_dskd import image_pair, method_of
+from networks import image_pair, method_of
 from torch import Tensor
 
 from dskd.train.methods.snl import SnlConfig

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hand_formulas import check_rates, check_terms, cosines, each_position, whole_images
-from test_dskd import image_pair, method_of, stir_batch_norms
+from networks import image_pair, method_of, stir_batch_norms
 from torch import Tensor, nn
 
 TEACHER, STUDENT = 0, 1

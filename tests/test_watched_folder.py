@@ -11,8 +11,8 @@ from pathlib import Path
 
 import cv2
 import pytest
+from capture_threads import running
 from conftest import ROOT
-from test_capture import running
 
 from dskd.benchmarks.rtsp_camera import number_of, picture
 from dskd.runtime.errors import DskdError
