@@ -1,17 +1,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 
 demo: .venv/installed   ## train, prune, export, verify and inspect on a small generated set
 	$(BIN)/python -m benchmarks.demo
 
-# Three files at a time, also on two cores, the long ones first, each with one thread for arithmetic: most tests wait for
-# programs, brokers and cameras. One that fails beside the others gets a second chance and is named under RERUN in the summary.
-FILES := --numprocesses 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
-test: check             ## linters and the whole suite; real pictures too where DSKD_DATA is set
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FILES) --reruns 1 -m 'not alone' --durations 25
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --reruns 1 -m alone
+# Several files at a time, also on two cores, the long ones first, each with one thread for arithmetic: most tests wait
+# for programs, brokers and cameras. Nothing runs a second time: a test that fails is a fault to be found.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+AT_ONCE := --numprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+test: check             ## linters and what protects the product's promises
+	$(PYTEST) $(AT_ONCE) --hypothesis-profile quick -m 'not thorough and not alone' --durations 10
+
+# What measures time runs by itself. Tests marked budget run again, with all their cases.
+test-all: test          ## that, then all of it: every method, every case, drills, machines, real pictures where there are some
+	$(PYTEST) -m alone
+	$(PYTEST) $(AT_ONCE) -m '(thorough or budget) and not alone' --durations 25
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -58,7 +58,11 @@ settings.load_profile("thorough")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with long tests first: the last file alone would keep the other workers idle."""
+    """Properties try as many cases as there are to spend. Files with long tests come first: the last file alone would
+    keep the other workers idle."""
+    for item in items:
+        if item.get_closest_marker("hypothesis"):
+            item.add_marker("budget")
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
 

@@ -33,6 +33,7 @@ def words(plates: Path, out: Path, *more: str) -> list[str]:
     return ["--data", str(plates), "--out", str(out), "--teacher-weights", "random", "--json", *SETTINGS, *more]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_rows_are_trained_exported_and_calibrated_once(
     plates: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -65,6 +66,7 @@ def test_rows_are_trained_exported_and_calibrated_once(
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps  # nothing was made again
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_common_model_has_figures_of_each_product_and_of_probes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

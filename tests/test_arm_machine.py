@@ -116,11 +116,13 @@ def fetch_code(folder: Path) -> Path:
     return work
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_cameras_through_opencv(told: list[dict[str, Any]]) -> None:
     assert_told(told[1], "OpenCvSource")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_pulses_are_seen_on_the_chip(told: list[dict[str, Any]]) -> None:
     gpio = told[0]

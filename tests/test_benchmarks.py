@@ -18,6 +18,7 @@ from dskd.train.synthetic import NAME
 SETTINGS = [part for setting in [*SMALL, "recipe.epochs=1"] for part in ("--set", setting)]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_demo_ends_with_a_table_and_the_paths_it_names(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "demo"
@@ -47,6 +48,7 @@ def test_demo_leaves_a_folder_alone_that_is_not_its_own(command: Command, tmp_pa
     assert (tmp_path / "photo.png").read_bytes() == b"precious"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ablation_reads_finished_rows_back(small_set: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     chosen = ["full", "encoder student only"]
@@ -74,6 +76,7 @@ def test_ablation_reads_finished_rows_back(small_set: Path, tmp_path: Path, caps
     assert set(VARIANTS) >= set(chosen)
 
 
+@pytest.mark.thorough
 def test_the_installed_command_knows_all_modules_and_refuses_others() -> None:
     def dskd(*words: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from budget import cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from dskd.runtime.bundle import MANIFEST, Bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, one_line
 
 NAMES = ["model.onnx", "model.fp16.onnx", "held_out.json", "golden/inputs.npy", "golden/scores.npy", "golden/maps.npy", *(f"golden/frame_{k}.png" for k in range(8))]  # fmt: skip
-quick = settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=cases(150), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,7 @@ def test_a_calibrated_bundle_loads_with_thresholds_for_each_precision(calibrated
     assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == expected
 
 
+@pytest.mark.thorough
 def test_a_rerun_from_the_cache_is_bit_identical(calibrated: Path, command: Command, tmp_path: Path) -> None:
     shutil.copytree(calibrated / "bundle", tmp_path / "bundle")
     arguments = ("--images", calibrated / "good", "--held-out", calibrated / "good")

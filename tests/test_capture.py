@@ -263,6 +263,7 @@ def test_what_was_captured_can_be_taken_after_stop() -> None:
     assert len([t for t in drain(capture) if isinstance(t, Frame)]) == waiting
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("make", RTSP)
 def test_fifty_reconnects_leak_no_descriptor_and_no_thread(make: Callable[[str], Source]) -> None:

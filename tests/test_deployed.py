@@ -56,6 +56,7 @@ def test_what_cannot_be_judged_is_refused(bundle: Bundle, plates: Path) -> None:
         main([*words, str(plates), "--images", "0"])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_anomalib_learns_from_the_same_pictures(
     bundle: Bundle, plates: Path, capsys: pytest.CaptureFixture[str]

@@ -88,6 +88,7 @@ def test_onnxruntime_telemetry_is_off(device: Path, bundle: Bundle, tmp_path: Pa
     assert not list(tmp_path.rglob("*onnxruntime*"))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_the_base_of_a_device_is_small(tmp_path: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,6 +102,7 @@ def test_the_base_of_a_device_is_small(tmp_path: Path, target: str, capsys: pyte
     assert size <= LIMIT
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(os.uname().machine != "x86_64", reason="the bound for devices is the one above")
 def test_the_base_on_a_pc_is_small_but_for_bytecode(device: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from budget import cases
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from line_records import inspection
@@ -26,7 +27,7 @@ from dskd.runtime.store import Store
 HOUR = 3600.0
 
 
-@settings(max_examples=80)
+@settings(max_examples=cases(80))
 @given(
     a=st.lists(st.floats(-5, 5), min_size=1, max_size=40, unique=True),
     b=st.lists(st.floats(-5, 5), min_size=1, max_size=60, unique=True),

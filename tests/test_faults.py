@@ -11,6 +11,8 @@ from tiny_bundle import tiny_bundle
 
 FIELDS = {"name", "detected_s", "recovered_s", "captured", "inspected", "dropped", "lost", "duplicates"}
 NAMES = ["camera-killed", "camera-stalled", "camera-replaced", "broker-down", "disk-full", "sqlite-locked", "idle-reader", "corrupt-frame", "backend-raising", "kills"]  # fmt: skip
+IN_SHORT = ("camera-killed", "broker-down", "disk-full")  # a source, a sink and the store
+DRILLS = [pytest.param(name, marks=() if name in IN_SHORT else pytest.mark.thorough) for name in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", DRILLS)
 def test_drill(small: Path, command, name: str) -> None:  # type: ignore[no-untyped-def]
     if name == "broker-down" and not (shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")):
         pytest.skip("mosquitto is not installed")
@@ -35,6 +37,7 @@ def test_drill(small: Path, command, name: str) -> None:  # type: ignore[no-unty
     assert fault["recovered_s"] < 60
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_short_soak_counts_everything(small: Path, command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     if not (shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")):

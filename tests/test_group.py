@@ -112,6 +112,7 @@ def test_together_they_see_in_each_step_what_one_process_with_their_batches_sees
     assert [[draw for part in step for draw in part] for step in zip(*parts, strict=True)] == alone
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_pair_ends_with_the_weights_of_one_process_of_twice_the_batch(tmp_path: Path) -> None:
     """But for BatchNorm, which sees each process's own pictures and is held still here. SGD: Adam's sign doubles rounding."""
@@ -158,6 +159,7 @@ SHORT = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_torchrun_trains_one_run_on_two_processes(small_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "runs" / "pair"
@@ -173,6 +175,7 @@ def test_torchrun_trains_one_run_on_two_processes(small_set: Path, tmp_path: Pat
     assert not list(out.glob("prepared-*"))
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_two_machines_train_one_run_and_refuse_a_folder_of_their_own(small_set: Path, tmp_path: Path) -> None:
     """Two agents of torchrun as on two machines, one process each."""
@@ -227,6 +230,7 @@ def whole(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_others_with_one_line_and_the_same_command_goes_on(

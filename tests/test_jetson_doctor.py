@@ -124,6 +124,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     return make
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_1_and_3_pip_opencv_shadows_apts_and_has_no_gstreamer(
     context: Context, environment: Callable[..., str]
@@ -136,6 +137,7 @@ def test_1_and_3_pip_opencv_shadows_apts_and_has_no_gstreamer(
     named(look(context, "gstreamer"), "FAIL", "has no GStreamer", "apt install python3-opencv")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="no OpenCV built for NumPy 1 for this Python")
 def test_2_numpy_2_under_an_opencv_that_was_built_for_numpy_1(

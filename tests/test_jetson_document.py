@@ -15,6 +15,7 @@ from tiny_bundle import tiny_bundle
 from dskd.jetson.doctor.command import CHECKS
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_desktops_commands(tmp_path: Path) -> None:
     """In a folder of its own beside the packages, with a bundle where training leaves one."""

@@ -145,6 +145,7 @@ def resolved(
     raise AssertionError(f"still lacks {missing}")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_every_requirement_has_a_wheel_for_the_device(resolved: tuple[str, list[dict[str, Any]]]) -> None:
     target, packages = resolved
@@ -163,6 +164,7 @@ def test_every_requirement_has_a_wheel_for_the_device(resolved: tuple[str, list[
         assert "exceptiongroup" in files, "anyio needs it on Python 3.10, whatever Python this is"
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_no_requirement_of_the_device_has_a_known_weakness(
     resolved: tuple[str, list[dict[str, Any]]], tmp_path: Path

@@ -28,7 +28,7 @@ from dskd.runtime.bundle import Bundle
 from dskd.runtime.images import read_image
 from dskd.runtime.preprocess import preprocess
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
 INSTALL = "/release/install.sh"
 # backups and locks of useradd and userdel; every installed system has them

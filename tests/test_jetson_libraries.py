@@ -23,6 +23,7 @@ else:
 SYSTEM = {"jp6": ["opencv-python-headless==4.8.0.76"], "jp7": ["opencv-python-headless==4.6.0.66", "numpy<2"]}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="no NumPy 1 for this Python; the devices have 3.10 and 3.12")
 @pytest.mark.parametrize("target", TARGETS)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from budget import cases
 from conftest import Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -144,7 +145,7 @@ def test_a_signature_for_something_else_is_worth_nothing_here(plant: Plant) -> N
         open_envelope(raw, plant.trusted, PRODUCT)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_altered_byte_is_believed(plant: Plant, data: st.DataObject) -> None:
     """Whatever still opens says the same."""
@@ -303,7 +304,7 @@ def test_more_than_was_said_is_not_unpacked(serving: Plant, bundles: list[Bundle
     assert serving.slots().boot().version == 1
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_damaged_archive_gives_a_bundle(
     bundles: list[Bundle], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -748,6 +749,7 @@ def test_the_commands_from_key_to_roll_back(command: Command, bundles: list[Bund
 # --------------------------------------------------------------------------------------------------------------- drills
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_power_goes_at_random_points(bundles: list[Bundle], tmp_path: Path) -> None:
     """50 points; DSKD_DRILL_POINTS=200 for as many as the acceptance asks."""
@@ -776,6 +778,7 @@ def test_changed_bundles_differ_and_stay_true(bundles: list[Bundle], tmp_path: P
     assert other.id != bundles[0].id
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_small_fleet_rolls_back_by_itself(command: Command, bundles: list[Bundle]) -> None:
     """Eight devices; ``python -m jetson fleet-sim`` takes 50."""

@@ -93,6 +93,7 @@ def curve(run: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in read_curve(run / "log.csv")]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_training_killed_again_and_again_goes_on_to_the_same_weights(
     small_set: Path, uninterrupted: Path, command: Command, tmp_path: Path
@@ -263,7 +264,7 @@ def whole_lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines if line]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(1, 5))])
 def test_no_reported_inspection_is_lost_by_a_kill(seed: int, many: Path, bundle: Bundle, tmp_path: Path) -> None:
     rng = random.Random(seed)
     wanted, delay = rng.randrange(1, 150), rng.uniform(0, 0.02)

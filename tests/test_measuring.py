@@ -62,6 +62,7 @@ def one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+@pytest.mark.thorough
 @pytest.mark.alone
 @pytest.mark.slow
 def test_two_runs_of_one_build_cannot_be_told_apart_and_ten_per_cent_can(
@@ -224,6 +225,7 @@ def test_a_worker_that_cannot_work_says_why(small: Bundle) -> None:
         latency.main(["--bundle", str(small.path), *SHORT, "--rounds", "0"])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_the_probe_is_nearly_all_multiply_accumulate_in_every_precision(tmp_path: Path) -> None:
     import onnx
@@ -246,6 +248,7 @@ def test_the_probe_is_nearly_all_multiply_accumulate_in_every_precision(tmp_path
     assert copy_bandwidth(1, 1 << 20) > 1e6
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_all_is_one_file_with_a_floor_and_says_what_it_left_out(
     small: Bundle, capsys: pytest.CaptureFixture[str]
@@ -257,6 +260,7 @@ def test_all_is_one_file_with_a_floor_and_says_what_it_left_out(
     assert any("no power rails" in note for note in found["notes"])
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_anomalib_runs_beside_us_on_the_same_frames(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     folder = os.environ.get("DSKD_PEERS")

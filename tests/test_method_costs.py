@@ -80,6 +80,7 @@ def test_the_file_costs_what_the_table_says(
     check_file(full_path(backbone, settings, SIZE), parameters, macs, tmp_path / "model.onnx")
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "settings", "parameters", "macs"),

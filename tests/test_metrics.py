@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from budget import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -97,7 +98,7 @@ def masked_maps(draw: st.DrawFn) -> tuple[Bools, Floats]:
     return draw(arrays(np.bool_, shape)), draw(arrays(np.float32, shape, elements=values))
 
 
-@settings(max_examples=200)
+@settings(max_examples=cases(200))
 @given(masked_maps(), st.sampled_from([0.05, 0.3, 1.0]))
 def test_pro_is_the_definitions(case: tuple[Bools, Floats], limit: float) -> None:
     masks, maps = case
@@ -115,7 +116,7 @@ def test_pro_of_many_distinct_values_is_the_definitions() -> None:
     assert metrics.pro(masks, maps) == pytest.approx(slow_pro(masks, maps, 0.3), abs=1e-6)
 
 
-@settings(max_examples=200)
+@settings(max_examples=cases(200))
 @given(masked_maps())
 def test_maps_that_come_one_by_one_give_the_figures_of_all_at_once(case: tuple[Bools, Floats]) -> None:
     masks, maps = case

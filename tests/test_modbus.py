@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from budget import cases
 from conftest import ROOT
 from pymodbus.client import ModbusTcpClient
 from station_files import wait_for
@@ -33,7 +34,7 @@ from dskd.runtime.station.outputs.registers import (
     two_registers,
 )
 
-CASES = 10_000
+CASES = cases(10_000)
 
 
 class Camera:
@@ -244,6 +245,7 @@ def test_ten_thousand_requests_that_no_plc_sends(plc: Plc) -> None:
     assert all(0 <= value < 1 << 16 for value in plc.handshake.holding_registers())
 
 
+@pytest.mark.budget
 @pytest.mark.slow
 def test_ten_thousand_broken_frames_on_loopback(plc: Plc) -> None:
     """A connection may be closed for it; the server goes on, and a good client is served all the while."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from broker import Broker, Listener, needs_mosquitto, wait_for
+from budget import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from line_records import inspection
@@ -114,7 +115,7 @@ def test_a_flood_of_commands_is_answered_not_queued_without_end(commanded: tuple
     assert sum(bool(reply["ok"]) for reply in replies) == len(station.calls) <= 17
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode) | st.builds(
     lambda fields: json.dumps(fields).encode(),
     st.dictionaries(st.sampled_from(["command", "camera", "part", "recipe", "id"]),

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from broker import Broker, Listener, needs_mosquitto, wait_for
+from budget import cases
 from certificates import Authority
 from line_records import inspection
 
@@ -24,7 +25,7 @@ from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, paho_
 from dskd.runtime.sinks.mqtt_commands import CommandDesk
 from dskd.runtime.store import Store
 
-CASES = 10_000
+CASES = cases(10_000)
 CONNACK = bytes([0x20, 3, 0, 0, 0])
 
 Start = Callable[..., Delivery]
@@ -215,6 +216,7 @@ def malformed(case: int) -> bytes:
             return bytes(b ^ (chance.random() < 0.1) * chance.randrange(256) for b in whole)
 
 
+@pytest.mark.budget
 @needs_mosquitto
 @pytest.mark.slow
 def test_malformed_packets_do_no_harm(tmp_path: Path, store: Store, start: Start) -> None:
@@ -286,6 +288,7 @@ def test_messages_that_are_never_released_are_bounded(store: Store, start: Start
     hostile.close()
 
 
+@pytest.mark.budget
 @needs_mosquitto
 @pytest.mark.slow
 def test_malformed_commands_are_answered_and_do_no_harm(tmp_path: Path, store: Store, start: Start) -> None:

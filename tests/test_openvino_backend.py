@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from budget import cases
 from conftest import ROOT, Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -265,7 +266,7 @@ def test_bf16_is_what_calibration_says_it_is(bundle: Bundle) -> None:
     assert open_proved(bundle, "openvino")[0].name == "openvino-bf16"
 
 
-@settings(max_examples=300)
+@settings(max_examples=cases(300))
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False))
 def test_rounding_to_bfloat16_is_torchs(value: float) -> None:
     expected = torch.tensor(value, dtype=torch.float32).bfloat16().float().item()

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from budget import cases
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -143,7 +144,7 @@ def test_an_earlier_part_of_the_same_name_does_not_answer_the_later_one() -> Non
     desk.desk.close()
 
 
-@hypothesis_settings(max_examples=40)
+@hypothesis_settings(max_examples=cases(40))
 @given(st.permutations(range(8)), st.sets(st.integers(0, 7)), st.sets(st.integers(0, 7)))
 def test_whatever_comes_in_whatever_order_each_part_is_answered_once_and_in_order(
     order: list[int], dropped: set[int], twice: set[int]

@@ -142,6 +142,7 @@ def test_probes_hold_both_products() -> None:
         assert first.shape == (5, 40, 60, 3)
 
 
+@pytest.mark.thorough
 @pytest.mark.real
 @pytest.mark.slow
 def test_probes_stand_out_of_a_common_model(products: Path, real_weights: str, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from dskd.train.run import run
 from dskd.train.trained_run import TrainedRun, load_run
 from dskd.train.weights import load_teacher
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.thorough]
 CONFIG = Path(__file__).resolve().parents[1] / "train" / "configs" / "magnetic_tile.yaml"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from budget import cases
 from conftest import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -168,7 +169,7 @@ old = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60)
+@settings(max_examples=cases(60))
 @given(
     data=old,
     flow=st.booleans(),

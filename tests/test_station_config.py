@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from budget import cases
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -133,7 +134,7 @@ values = st.recursive(
 )
 
 
-@hypothesis_settings(max_examples=300, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=cases(300), suppress_health_check=list(HealthCheck))
 @given(values)
 def test_any_yaml_gives_one_line_per_fault(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     file = tmp_path_factory.getbasetemp() / "any.yaml"
@@ -144,7 +145,7 @@ def test_any_yaml_gives_one_line_per_fault(tmp_path_factory: pytest.TempPathFact
     assert len(str(raised.value)) < 2000
 
 
-@hypothesis_settings(max_examples=200, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=cases(200), suppress_health_check=list(HealthCheck))
 @example(0, "0\t", 0)  # libyaml takes the tab
 @given(st.integers(0, len(GOOD) - 1), st.text(max_size=3), st.integers(0, 5))
 def test_a_good_file_with_a_slip_of_the_pen(

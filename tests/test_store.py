@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from budget import cases
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -62,7 +63,7 @@ def test_views_have_the_columns_that_other_programs_know(store: Store) -> None:
     database.close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=cases(60))
 @given(
     texts=st.lists(st.text(st.characters(), max_size=30), min_size=4, max_size=4),
     captured=st.floats(),

@@ -59,6 +59,7 @@ def wait_for(moment: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_each_product_gets_its_bundle_and_a_failed_one_is_named(
     products: Path, tmp_path: Path, command: Command
@@ -100,6 +101,7 @@ def test_each_product_gets_its_bundle_and_a_failed_one_is_named(
     assert {path: path.stat().st_mtime_ns for path in trained} == {path: stamps[path] for path in trained}
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_killed_sweep_leaves_no_process_and_goes_on(products: Path, tmp_path: Path, command: Command) -> None:
     pytest.importorskip("ray")
@@ -168,6 +170,7 @@ with connected(None) as ray:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_ray_listens_on_loopback_tells_nobody_and_leaves_nothing(tmp_path: Path) -> None:
     pytest.importorskip("ray")

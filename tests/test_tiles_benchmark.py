@@ -19,6 +19,7 @@ WORDS = ["--backend", "onnxruntime", "--threads", "1", "--rounds", "2", "--sides
 NAMES = [f"onnxruntime fp32, {side}x{side}" for side in (128, 256)]
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize(("make", "counts"), [(tiny_bundle, [25, 81]), (tiled, [25, 121])])
 def test_a_frame_a_tile_and_the_memory_of_each_size(

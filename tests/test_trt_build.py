@@ -67,6 +67,7 @@ def test_tensorrt_builds_the_bundle(
     assert built.seconds > 0
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [(1, 1, 1), (1, 4, 8)])
 @pytest.mark.parametrize("name", ["model.onnx", "model.fp16.onnx", "model.int8.onnx"])

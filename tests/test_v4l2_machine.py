@@ -30,6 +30,7 @@ def kernel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, version
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_a_usb_camera_through_opencv_and_gstreamer(kernel: tuple[Path, str]) -> None:
     folder, version = kernel

@@ -125,6 +125,7 @@ def test_graphs_answer_as_plain_runs_do(build: Build, device: Device, pictures: 
     backend.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_ten_thousand_calls_leave_nothing_behind(

@@ -37,6 +37,13 @@ FLAGS = (
 )
 FRESH = 5.0  # seconds that a verdict counts as live
 SIZES = {"phone": (390, 844), "desktop": (1920, 1080), "4K": (3840, 2160)}
+LOOKS = [
+    pytest.param(
+        size, dark, id=f"{size}-{'dark' if dark else 'light'}",
+        marks=() if (size, dark) == ("desktop", False) else pytest.mark.thorough,
+    )
+    for size in SIZES for dark in (False, True)
+]  # fmt: skip
 
 
 @dataclass
@@ -273,8 +280,7 @@ def test_another_recipe_and_health(page: Any, line: Line) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "dark"), LOOKS)
 def test_every_view_fits_and_is_readable(page: Any, line: Line, size: str, dark: bool) -> None:
     screen(page, size, dark)
     for view in ("live", "parts", "parts/1", "settings", "health", "log"):

@@ -130,6 +130,7 @@ def exchange(served: Served, raw: bytes, patience: float = 20.0) -> int:
     return int(head[9:12]) if head.startswith(b"HTTP/1.1 ") and head[9:12].isdigit() else 0
 
 
+@pytest.mark.budget
 @pytest.mark.slow
 def test_ten_thousand_fuzzed_requests_do_no_harm(served: Served) -> None:
     chance = random.Random(SEED)
