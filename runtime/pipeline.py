@@ -48,7 +48,11 @@ class Tally:
 
 
 def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tally) -> Iterator[Result]:
-    """Inspects every frame; yields each result once all sinks have it, so what was reported is stored."""
+    """Inspects every frame; yields each result once all sinks have it, so what was reported is stored.
+
+    A kill leaves at most one write stored and not reported: up to ``MOST_TOGETHER`` results of a source that can wait, of
+    a camera one and the frames that it overtook.
+    """
     unsteady = comes_when_it_comes(source)
     captured_frames = newest_frames(source) if unsteady else read_ahead(frames(source))
 

@@ -278,9 +278,8 @@ def test_no_reported_inspection_is_lost_by_a_kill(seed: int, many: Path, bundle:
     filed = {line["frame"] for line in whole_lines(tmp_path / "a.jsonl")}
     kept = stored(tmp_path / "a.db")
     assert wanted <= len(reported) < 600
-    assert reported <= kept
-    assert filed <= kept
-    assert len(kept - filed) <= 1  # the one frame between store and file
+    assert reported <= filed <= kept
+    assert len(kept - reported) <= pipeline.MOST_TOGETHER  # one write, on its way from the store to those who are told
     assert kept == {f"{k:04}.png" for k in range(len(kept))}  # in order, without a gap
 
 
