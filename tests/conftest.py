@@ -100,7 +100,9 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 @pytest.fixture(scope="session")
 def pictures(once: Once) -> Path:
     """A generated inspection set in MVTec layout."""
-    from trained import NAME, write_pictures
+    from trained import write_pictures
+
+    from dskd.train.synthetic import NAME
 
     return once("pictures", write_pictures) / NAME
 
@@ -122,7 +124,9 @@ def small_config() -> TrainConfig:
 @pytest.fixture(scope="session")
 def trained_run(once: Once, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     """A short run with a random teacher: its answers are worthless, its path is the real one."""
-    from trained import load_run, train_small
+    from trained import train_small
+
+    from dskd.train.trained_run import load_run
 
     made = once("run", lambda folder: train_small(pictures, folder))
     return load_run(shutil.copytree(made, tmp_path_factory.mktemp("runs") / "small"))
@@ -133,7 +137,9 @@ def bundle(once: Once, pictures: Path, tmp_path_factory: pytest.TempPathFactory)
     """The bundle of the short run. Do not change its files: copy the folder."""
 
     def fill(folder: Path) -> None:
-        from trained import exported, load_run, train_small
+        from trained import exported, train_small
+
+        from dskd.train.trained_run import load_run
 
         exported(load_run(once("run", lambda run: train_small(pictures, run))), folder)
 
@@ -152,7 +158,9 @@ class Member:
 @pytest.fixture(scope="session")
 def members(request: pytest.FixtureRequest, once: Once, pictures: Path) -> Callable[[str], Member]:
     """Makes the members of the family, each once."""
-    from trained import load_run, train_and_export
+    from trained import train_and_export
+
+    from dskd.train.trained_run import load_run
 
     @cache
     def make(name: str) -> Member:
@@ -167,7 +175,9 @@ def members(request: pytest.FixtureRequest, once: Once, pictures: Path) -> Calla
 @pytest.fixture(scope="session")
 def full_width(once: Once, pictures: Path) -> Member:
     """DSKD's networks of the size that ships."""
-    from trained import load_run, train_and_export
+    from trained import train_and_export
+
+    from dskd.train.trained_run import load_run
 
     folder = once("full width", lambda folder: train_and_export(FULL_WIDTH, pictures, folder))
     return Member("full width", load_run(folder), load_bundle(folder / "bundle"))
@@ -182,7 +192,9 @@ def member(request: pytest.FixtureRequest, members: Callable[[str], Member]) -> 
 @pytest.fixture(scope="session")
 def calibrated_members(once: Once, members: Callable[[str], Member]) -> Callable[[str], Bundle]:
     """The members' bundles after ``python -m calibration``, each once."""
-    from trained import NAME, calibrate, write_good_parts
+    from trained import calibrate, write_good_parts
+
+    from dskd.train.synthetic import NAME
 
     good = once("good parts", write_good_parts) / NAME
 
