@@ -32,6 +32,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 15.0) -> float:
     return time.monotonic() - began
 
 
+def wait_until_still(value: Callable[[], int], seconds: float = 0.5) -> None:
+    """Until ``value`` has not changed for so long: what was on its way has come."""
+    began, last = time.monotonic(), value()
+    while time.monotonic() - began < seconds:
+        time.sleep(0.01)
+        if (now := value()) != last:
+            began, last = time.monotonic(), now
+
+
 def balanced(status: CaptureStatus) -> bool:
     counts = status.counts
     return counts.captured == counts.handed_out + counts.dropped + counts.waiting and counts.dropped == sum(

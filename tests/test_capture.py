@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from capture_threads import balanced, drain, next_frame, running, wait_until
+from capture_threads import balanced, drain, next_frame, running, wait_until, wait_until_still
 
 from dskd.benchmarks.rtsp_camera import RtspCamera, number_of
 from dskd.runtime.capture import MOST_PENDING, Capture, newest_frames
@@ -62,9 +62,10 @@ def test_a_slow_consumer_sees_what_is_now(make: Callable[[str], Source]) -> None
         behind = []
         for _ in range(12):
             time.sleep(0.25)  # 4 frames a second of 25
+            sent = camera.sent
             drain(capture)
-            behind.append(camera.sent - number_of(next_frame(capture).image))
-        assert np.median(behind[-6:]) < 0.5 * camera.fps  # without the thread it is 2.5 seconds and grows
+            behind.append(sent - number_of(next_frame(capture).image))
+        assert np.median(behind[-6:]) < camera.fps  # without the thread it is 2.5 seconds and grows
 
 
 @pytest.mark.parametrize("make", RTSP)
@@ -154,12 +155,12 @@ def test_a_part_gets_the_first_frame_after_its_trigger_from_a_camera_that_runs_f
             assert frame.part == str(part)
             assert frame.captured >= triggered - 0.01
             numbers.append(number_of(frame.image))
-            time.sleep(0.2)
+            seen = capture.status().unasked
+            wait_until(lambda: capture.status().unasked > seen + 1)  # noqa: B023 (it is called at once)
         assert numbers == sorted(set(numbers))
-        assert capture.status().unasked > 5
         assert capture.status().counts.captured == 5
         camera.stalled.set()
-        time.sleep(0.3)
+        wait_until_still(lambda: capture.status().unasked)
         capture.trigger("lost")
         camera.kill()
         told = capture.take(6.0)
@@ -168,16 +169,16 @@ def test_a_part_gets_the_first_frame_after_its_trigger_from_a_camera_that_runs_f
 
 
 def test_more_parts_than_can_wait_are_refused() -> None:
-    with RtspCamera() as camera, running(lambda: ffmpeg_source(camera.uri), triggered=True, patience=2.0) as capture:
+    with RtspCamera() as camera, running(lambda: ffmpeg_source(camera.uri), triggered=True, patience=4.0) as capture:
         wait_until(lambda: capture.status().state == "running")
         camera.stalled.set()
-        time.sleep(0.2)
+        wait_until_still(lambda: capture.status().unasked)
         for number in range(MOST_PENDING):
             capture.trigger(str(number))
         with pytest.raises(DskdError, match="busy"):
             capture.trigger("one more")
         waiting = capture.status().pending
-        told = [capture.take(5.0) for _ in range(waiting)]
+        told = [capture.take(10.0) for _ in range(waiting)]
     assert [t and t.part for t in told] == [str(number) for number in range(waiting)]
     assert balanced(capture.status())
 
@@ -191,7 +192,8 @@ def test_files_are_read_no_faster_than_they_are_taken(tmp_path: Any) -> None:
     for number in range(20):
         cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.full((32, 32, 3), 5 * number + 20, np.uint8))
     with running(lambda: open_source(f"folder://{tmp_path}"), depth=3) as capture:
-        time.sleep(0.5)
+        wait_until(lambda: capture.status().counts.captured == 3)
+        wait_until_still(lambda: capture.status().counts.captured)
         assert capture.status().counts.captured == 3
         taken = [capture.take(2.0) for _ in range(20)]
         wait_until(lambda: capture.status().state == "ended")

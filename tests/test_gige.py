@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ class FakeCamera:
     def start(self) -> None:
         command = [str(CAMERA), "-i", "127.0.0.1", "-s", "GVCAM01", *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(0.5)
+        wait_until(lambda: "0100007F:0F74" in Path("/proc/net/udp").read_text())  # GVCP's port on 127.0.0.1
 
     def kill(self) -> None:
         self.process.kill()

@@ -82,7 +82,7 @@ def test_a_deadline_gives_the_fail_safe_verdict_and_a_late_inspection_is_kept_an
     assert [(a.part, a.verdict, a.reason) for a in desk.told] == [
         ("a", Verdict.REJECT, "no frame before the deadline"), ("b", Verdict.REJECT, "no frame before the deadline"),
     ]  # fmt: skip
-    assert all(0.09 < answer.answered - answer.triggered < 1.0 for answer in desk.told)
+    assert all(answer.answered - answer.triggered > 0.09 for answer in desk.told)
     assert not desk.desk.waits("a", time.time())  # its frame would be judged for nobody
     desk.inspected("a")
     assert desk.parts == ["a", "b"]
