@@ -74,9 +74,6 @@ def watching(trt: Any, config: Any, label: str) -> Iterator[None]:
     with _bar(label) as show, _interrupts() as interrupted:
         config.progress_monitor = _monitor(trt, Fraction(), show, interrupted)
         yield
-        stopped = interrupted()
-    if stopped:
-        raise KeyboardInterrupt
 
 
 def _monitor(trt: Any, fraction: Fraction, show: Callable[[float], None], interrupted: Callable[[], bool]) -> Any:
@@ -122,7 +119,7 @@ def _bar(label: str) -> Iterator[Callable[[float], None]]:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed, which raises nothing in the body.
+    """A function that says whether Ctrl-C was pressed, which raises nothing in the body but KeyboardInterrupt after it.
 
     It may be asked in any thread: the signal's number comes through a pipe at once, while a handler in Python would
     have to wait until the main thread is back from TensorRT.
@@ -143,7 +140,10 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
     try:
         yield interrupted
     finally:
+        signal.signal(signal.SIGINT, handler)  # first: from here on Ctrl-C raises as ever, and before it was heard
         signal.set_wakeup_fd(listener)
-        signal.signal(signal.SIGINT, handler)
+        stopped = interrupted()
         os.close(reader)
         os.close(writer)
+    if stopped:
+        raise KeyboardInterrupt

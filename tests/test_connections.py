@@ -15,10 +15,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
-from broker import Broker, free_port, needs_mosquitto
+from broker import Broker, needs_mosquitto
 from conftest import ROOT
 from station_files import PATTERN, STRICT, rows, wait_for, write_station
 
+from dskd.benchmarks.drill import free_port
 from dskd.benchmarks.rtsp_camera import RtspCamera
 
 pytestmark = pytest.mark.skipif(

@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broker import Broker, free_port, needs_mosquitto, wait_for
+from broker import Broker, needs_mosquitto, wait_for
 from tiny_bundle import tiny_bundle
 
+from dskd.benchmarks.drill import free_port
 from dskd.jetson.download import Fetcher, NotFetched, check_source
 from dskd.jetson.engine_builder import builder
 from dskd.jetson.fleet_config import BrokerConfig

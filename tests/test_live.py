@@ -56,7 +56,7 @@ def test_a_live_camera_until_it_is_asked_to_stop(
             while time.monotonic() < end and not (lines.exists() and len(lines.read_text().splitlines()) > 20):
                 time.sleep(0.1)
             process.send_signal(asked)
-            out, err = process.communicate(timeout=20)
+            out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     counts = dict(zip(*[iter(out.splitlines()[-1].split())] * 2, strict=True))
     assert int(counts["captured"]) == int(counts["inspected"]) + int(counts["dropped"])
@@ -82,7 +82,7 @@ def test_a_camera_that_dies_ends_the_run_with_its_name(bundle: Bundle) -> None:
             for _ in range(5):
                 process.stdout.readline()
             served.kill()
-            out, err = process.communicate(timeout=30)
+            out, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
     assert served.uri in err
     assert "captured" in out

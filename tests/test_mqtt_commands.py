@@ -59,8 +59,9 @@ def test_commands_are_carried_out_and_answered(
 ) -> None:
     station, desk = commanded
     listener = Listener(broker.port, "dskd/reply")
-    listener.client.publish("dskd/command", b'{"command": "trigger", "camera": "top", "part": "old"}', 1, retain=True)
-    time.sleep(0.2)
+    listener.client.publish(
+        "dskd/command", b'{"command": "trigger", "camera": "top", "part": "old"}', 1, retain=True
+    ).wait_for_publish(20)
     delivery = start_mqtt(broker.port, desk, commands=True)
     wait_for(lambda: delivery.status().health == "ok")
     for command in (

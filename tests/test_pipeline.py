@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from broker import wait_for
 
 from dskd.runtime.capture import newest_frames
 from dskd.runtime.errors import DskdError
@@ -177,26 +178,30 @@ def test_what_was_made_is_stored_and_told_before_the_failure_of_the_next(failure
 
 
 @contextmanager
-def stopped_by(number: int) -> Iterator[None]:
-    """As Ctrl-C is, without the terminal's own signal, which test runners keep for themselves."""
+def stopped_by(number: int) -> Iterator[threading.Event]:
+    """As Ctrl-C is, without the terminal's own signal, which test runners keep for themselves. Says when it came."""
+    came = threading.Event()
 
     def stop(*_: object) -> None:
+        came.set()
         raise KeyboardInterrupt
 
     before = signal.signal(number, stop)
     try:
-        yield
+        yield came
     finally:
         signal.signal(number, before)
 
 
-def test_who_stops_while_the_store_takes_its_time_is_told_all_that_was_made() -> None:
+def test_who_stops_while_the_store_takes_its_time_is_told_all_that_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dskd.runtime.pipeline.LONGEST_TOGETHER", 60.0)
+
     class Slow(Noting):
         def write(self, results: Sequence[Result]) -> None:
             if len(self.writes) == 2:
-                time.sleep(0.2)  # the next ones are made meanwhile and wait
+                wait_for(lambda: len(made) == 4 * MOST_TOGETHER)  # the next ones are made meanwhile and wait
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-                time.sleep(0.2)
+                assert came.wait(10)
             super().write(results)
 
     made, told, sink = list[str](), list[str](), Slow()
@@ -206,7 +211,7 @@ def test_who_stops_while_the_store_takes_its_time_is_told_all_that_was_made() ->
             made.append(str(number))
             yield dropped(number)
 
-    with stopped_by(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
+    with stopped_by(signal.SIGUSR1) as came, pytest.raises(KeyboardInterrupt):
         told.extend(map(name_of, write_behind(results(), [sink])))
     assert told == made == [name for write in sink.writes for name in write]
     assert len(made) == 4 * MOST_TOGETHER
@@ -237,16 +242,17 @@ def test_who_stops_twice_while_a_frame_is_read_does_not_hear_of_generators() -> 
     def stop_twice() -> None:
         assert reading.wait(10)
         for _ in range(2):
-            time.sleep(0.2)
+            came.clear()
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
-        time.sleep(0.2)
+            assert came.wait(10)
         going_on.set()
 
     stopper = threading.Thread(target=stop_twice)
-    stopper.start()
-    with stopped_by(signal.SIGUSR1), pytest.raises(KeyboardInterrupt):
-        next(read_ahead(captured()))
-    stopper.join()
+    with stopped_by(signal.SIGUSR1) as came:
+        stopper.start()
+        with pytest.raises(KeyboardInterrupt):
+            next(read_ahead(captured()))
+        stopper.join()
     while "read ahead_0" in [thread.name for thread in threading.enumerate()]:
         time.sleep(0.01)  # Python 3.11 joins no thread whose joining was interrupted before
 

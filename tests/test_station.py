@@ -19,6 +19,7 @@ import pytest
 from pymodbus.client import ModbusTcpClient
 from station_files import PATTERN, STRICT, Process, rows, wait_for, write_station
 
+from dskd.benchmarks.drill import free_port
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.station.load import load_station
@@ -247,8 +248,7 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing_open(tmp_path: Path)
 
 
 def test_metrics_on_loopback(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     with running(write_station(tmp_path, metrics={"listen": f"127.0.0.1:{port}"})) as station:
         wait_for(lambda: camera(station).inspected > 3)
         page = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
@@ -283,8 +283,7 @@ def test_it_tells_systemd_and_stops_cleanly(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_kills_lose_no_record_that_was_told(tmp_path: Path) -> None:
     """A PLC is told a part's verdict; after SIGKILL at any moment that part is in the store, once."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     outputs = {"plc": {"kind": "modbus", "listen": f"127.0.0.1:{port}", "camera": "top"}}
     file = write_station(tmp_path, cameras={"top": TRIGGERED}, outputs=outputs)
     told: list[str] = []

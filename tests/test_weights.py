@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import pickle
-import socket
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dskd.benchmarks.drill import free_port
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.train import weights
 from dskd.train.networks.resnet import BACKBONES, Encoder
@@ -26,10 +26,7 @@ State = dict[str, Tensor]
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No cache, no environment, no network: a port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    monkeypatch.setattr(weights, "DOWNLOAD_FROM", f"http://127.0.0.1:{port}/")
+    monkeypatch.setattr(weights, "DOWNLOAD_FROM", f"http://127.0.0.1:{free_port()}/")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("DSKD_TEACHER_WEIGHTS", raising=False)

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from dskd.benchmarks.drill import free_port
 from dskd.runtime.backends import open_backend
 from dskd.runtime.bundle import Bundle
 from dskd.runtime.decision import Settings
@@ -100,14 +101,6 @@ web: {{listen: "127.0.0.1:{free_port()}"}}
     process.wait()
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     options = webdriver.ChromeOptions()
@@ -145,7 +138,7 @@ def open_view(browser: Any, line: Line, view: str) -> None:
     wait(lambda: text(browser, "#station") == "line-3", 20)
 
 
-def wait(true: Callable[[], object], seconds: float = 15, told: Callable[[], str] = lambda: "") -> None:
+def wait(true: Callable[[], object], seconds: float = 30, told: Callable[[], str] = lambda: "") -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, told()
@@ -286,7 +279,7 @@ def test_every_view_fits_and_is_readable(page: Any, line: Line, size: str, dark:
     for view in ("live", "parts", "parts/1", "settings", "health", "log"):
         open_view(page, line, view)
         time.sleep(0.7)
-        wait(lambda: page.execute_script(CONTRAST) == [], 5, lambda: f"{view}: {page.execute_script(CONTRAST)}")  # noqa: B023
+        wait(lambda: page.execute_script(CONTRAST) == [], 20, lambda: f"{view}: {page.execute_script(CONTRAST)}")  # noqa: B023
         wide = page.execute_script("return document.documentElement.scrollWidth - innerWidth")
         assert wide <= 0, f"{view} is {wide} pixels too wide"
         assert page.execute_script(OVERLAPS) == [], view
@@ -401,19 +394,19 @@ def test_a_page_whose_script_stopped_shows_no_verdict(page: Any, line: Line) -> 
     page.execute_script(
         "window.setTimeout = () => 0; for (let k = 0; k < 100000; k++) { clearTimeout(k); clearInterval(k); }"
     )
-    wait(lambda: page.execute_script(shown) == 1, 12)
+    wait(lambda: page.execute_script(shown) == 1, 30)
 
 
 def test_a_station_that_hangs_and_one_that_died(page: Any, line: Line) -> None:
     line.inspect(line.bad)
     wait(lambda: verdict(page)[1] == "live")
     os.kill(line.process.pid, signal.SIGSTOP)
-    wait(lambda: verdict(page) == ("NO CONNECTION", "none"), 12)
+    wait(lambda: verdict(page) == ("NO CONNECTION", "none"), 30)
     assert "Nothing below is live" in text(page, "#banner")
     os.kill(line.process.pid, signal.SIGCONT)
-    wait(lambda: verdict(page)[0] != "NO CONNECTION", 12)
+    wait(lambda: verdict(page)[0] != "NO CONNECTION", 30)
     line.inspect(line.bad)
     wait(lambda: verdict(page)[1] == "live")
     line.process.kill()
-    wait(lambda: verdict(page) == ("NO CONNECTION", "none"), 12)
+    wait(lambda: verdict(page) == ("NO CONNECTION", "none"), 30)
     assert page.title.startswith("No connection")

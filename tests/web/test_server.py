@@ -287,9 +287,8 @@ def test_a_station_that_hangs_is_said_and_the_page_files_still_come(served: Serv
     finally:
         served.station.stuck.clear()
         served.station.released.set()
-    time.sleep(0.2)
     with served.client() as viewer:
-        assert viewer.get("/healthz").status_code == 200
+        wait_for(lambda: viewer.get("/healthz").status_code == 200)
     served.station.released.clear()
 
 
