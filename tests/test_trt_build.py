@@ -245,6 +245,13 @@ def test_ctrl_c_reaches_a_build_that_reports_from_another_thread() -> None:
     assert answers == [False, True]
 
 
+def test_ctrl_c_is_heard_though_nobody_asks_again_before_the_build_ends() -> None:
+    before = signal.getsignal(signal.SIGINT), len(os.listdir("/proc/self/fd"))
+    with pytest.raises(KeyboardInterrupt), _interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), len(os.listdir("/proc/self/fd"))) == before
+
+
 def test_ctrl_c_ends_the_process_where_tensorrt_cannot_be_stopped() -> None:
     script = (
         "import os, signal, types; from dskd.export.build_progress import watching\n"
