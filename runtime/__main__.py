@@ -20,6 +20,7 @@ from dskd.runtime.bundle import default_bundle, load_bundle
 from dskd.runtime.decision import Settings
 from dskd.runtime.errors import CallError, Parser, exit_with_code, one_line
 from dskd.runtime.frame_queue import REPLACED
+from dskd.runtime.image_container import MOST_MEGAPIXELS, limit_megapixels
 from dskd.runtime.images import BadImage, read_mask
 from dskd.runtime.inspector import Inspector, open_proved
 from dskd.runtime.manifest import PRECISIONS, Thresholds
@@ -76,6 +77,12 @@ def parser() -> argparse.ArgumentParser:
         "--min-area", type=int, default=0, help="regions of fewer frame pixels do not count (default: 0)"
     )
     options.add_argument("--roi", type=Path, help="mask image of the frame's size; only its white part counts")
+    options.add_argument(
+        "--max-megapixels",
+        type=int,
+        help="larger picture files are refused (default: $DSKD_MAX_MEGAPIXELS, else 64);\n"
+        "decoding takes up to 12 MB of memory for each",
+    )
     options.add_argument("--json", action="store_true", help="print one JSON object instead of a line per frame")
     return options
 
@@ -91,11 +98,21 @@ def settings(thresholds: Thresholds, arguments: argparse.Namespace) -> Settings:
     )
 
 
+def _apply_limits(options: argparse.Namespace) -> None:
+    if not 0 <= options.threads <= MOST_THREADS:
+        raise CallError(f"--threads {options.threads} must lie between 0 (the backend's choice) and {MOST_THREADS}")
+    megapixels = options.max_megapixels
+    if megapixels is None:
+        return
+    if not 1 <= megapixels <= MOST_MEGAPIXELS:
+        raise CallError(f"--max-megapixels {megapixels} must lie between 1 and {MOST_MEGAPIXELS}")
+    limit_megapixels(megapixels)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    if not 0 <= options.threads <= MOST_THREADS:
-        raise CallError(f"--threads {options.threads} must lie between 0 (the backend's choice) and {MOST_THREADS}")
+    _apply_limits(options)
     bundle = load_bundle(options.bundle or default_bundle(), later=True)
     golden = f"folder://{quote(str((bundle.path / 'golden').resolve()))}"
     source = open_source(golden if options.source is None else options.source)

@@ -11,6 +11,7 @@ import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -71,18 +72,10 @@ class Bundle:
     def golden(self) -> Golden:
         """Golden frames and the trained model's answers."""
         frames = [self.file(f"golden/frame_{k}.png") for k in range(self.manifest.golden)]
-        arrays = []
-        for name in ("inputs", "scores", "maps"):
-            path = self.file(f"golden/{name}.npy")
-            try:
-                arrays.append(np.load(path, allow_pickle=False))
-            except (OSError, ValueError, EOFError) as error:
-                raise DskdError(f"{path}: cannot be read ({error}); export the bundle again") from error
-        golden, spec = Golden(frames, *arrays), self.manifest.input
+        spec = self.manifest.input
         side = (len(frames), spec.height, spec.width)
-        if (golden.inputs.shape, golden.scores.shape, golden.maps.shape) != ((*side, 3), side[:1], side):
-            raise DskdError(f"{self.path / 'golden'}: does not fit the manifest; export the bundle again")
-        return golden
+        shapes = {"inputs": (*side, 3), "scores": side[:1], "maps": side}
+        return Golden(frames, *(_read_array(self.file(f"golden/{name}.npy"), shapes[name]) for name in shapes))
 
     def held_out_scores(self, graph: str) -> list[float]:
         """What ``graph`` gave the good images behind its thresholds; none in a bundle that was made before they were kept.
@@ -97,6 +90,17 @@ class Bundle:
         except (OSError, ValidationError) as error:
             raise DskdError(f"{self.path / HELD_OUT}: holds no scores by graph; export the bundle again") from error
         return found.get(graph, [])
+
+
+def _read_array(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Numbers of that shape. Mapped first: a header that claims more than the file holds gets no memory."""
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        if isinstance(mapped, np.ndarray) and mapped.shape == shape and mapped.dtype.kind in "fiu":
+            return np.array(mapped)
+    except (OSError, ValueError, EOFError, OverflowError, TypeError, RecursionError, MemoryError) as error:
+        raise DskdError(f"{path}: cannot be read ({error}); export the bundle again") from error
+    raise DskdError(f"{path}: does not fit the manifest; export the bundle again")
 
 
 def default_bundle() -> Path:

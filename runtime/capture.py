@@ -32,7 +32,8 @@ _JOIN = 15.0  # seconds; longer than any source takes to give up opening
 class CaptureStatus:
     """One capture at one moment. ``since`` (seconds since the epoch) is when ``state`` began.
 
-    ``fault`` is why the newest frame was not sound, empty where it was. ``unasked`` frames of a triggered camera that
+    ``fault`` is why the newest frame was not sound, empty where it was; ``live`` is whether a camera made it, which will
+    make the next one soon, or a file, which may be the last for long. ``unasked`` frames of a triggered camera that
     runs freely belong to no part; they are in no other count. A part that was triggered and whose frame never came
     counts as captured and dropped.
     """
@@ -45,6 +46,7 @@ class CaptureStatus:
     unasked: int
     pending: int
     reconnects: int
+    live: bool = True
 
 
 class Capture:
@@ -83,7 +85,7 @@ class Capture:
         self._pending: deque[tuple[str, float]] = deque()  # part and when it was triggered, by the monotonic clock
         self._asked = False  # the device was told to give one frame and has not yet
         self._state: State = "opening"
-        self._detail, self._since, self._fault = "not started", time.time(), ""
+        self._detail, self._since, self._fault, self._live = "not started", time.time(), "", True
         self._reconnects = self._unasked = 0
         self._stopping = False
         self._beat = time.monotonic()
@@ -129,6 +131,7 @@ class Capture:
                 self._unasked,
                 len(self._pending),
                 self._reconnects,
+                self._live,
             )
 
     @property
@@ -233,7 +236,7 @@ class Capture:
         fault = captured.reason if isinstance(captured, Dropped) else self._unsound(captured, source.live)
         self._enter("running", f"{source.uri} delivers")
         with self._changed:
-            self._fault = fault
+            self._fault, self._live = fault, source.live
             part = self._part_of(captured, asks) if self.triggered else None
             if self.triggered and part is None and not asks:
                 self._unasked += 1

@@ -16,7 +16,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from dskd.runtime.image_container import pnm_header
 from dskd.runtime.preprocess import Image
 
 # Log lines of OpenCV and FFmpeg would stand between our own one-line errors. Set these variables to see them.
@@ -42,19 +44,59 @@ _DECODERS = re.compile(
 _ONE_AT_A_TIME = threading.Lock()
 
 
+_NO_MEMORY = -4  # OpenCV's code
+_ROWS_AT_ONCE = 1 << 20  # values of a PGM or PPM
+
+
 def decode(data: bytes) -> tuple[Image | None, bool]:
-    """Pixels as uint8 BGR [H, W, 3] or None, and whether the decoder had to make some of them up."""
+    """Pixels as uint8 BGR [H, W, 3] or None, and whether the decoder had to make some of them up.
+
+    Raises MemoryError where there is too little.
+    """
+    if data[:1] == b"P":
+        return _decode_pnm(data), False
+    image, damaged = _imdecode(data, cv2.IMREAD_COLOR)
+    return None if image is None else np.asarray(image, np.uint8), damaged
+
+
+def decode_alpha(data: bytes) -> NDArray[np.uint8] | NDArray[np.uint16] | None:
+    """The alpha channel [H, W] as it is stored, not turned by EXIF; None where there is none. Raises as ``decode``."""
+    if data[:1] == b"P":
+        return None
+    image, _ = _imdecode(data, cv2.IMREAD_UNCHANGED)
+    return image[:, :, 3] if image is not None and image.ndim == 3 and image.shape[2] == 4 else None
+
+
+def _imdecode(data: bytes, how: int) -> tuple[Any, bool]:
     image = None
     with _hear_standard_error() as heard:
         level = _opencv_log.getLogLevel()
         _opencv_log.setLogLevel(_LIBTIFF)
         try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        except cv2.error:
-            pass  # the same as None: not decodable
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
+        except cv2.error as error:  # the same as None, not decodable, but for one
+            if error.code == _NO_MEMORY:
+                raise MemoryError from error
         finally:
             _opencv_log.setLogLevel(level)
-    return None if image is None else np.asarray(image, np.uint8), bool(_DAMAGE.search("\n".join(heard)))
+    return image, bool(_DAMAGE.search("\n".join(heard)))
+
+
+def _decode_pnm(data: bytes) -> Image:
+    """OpenCV takes 255 or 65535 for white whatever the header says: cameras of 10 and 12 bit would come nearly black."""
+    channels, width, height, white, start = pnm_header(data)
+    levels = np.arange(256 if white < 256 else 65536)
+    if white & (white + 1) or white < 255:
+        levels = (np.minimum(levels, white) * 255 + white // 2) // white
+    else:  # a camera's whole bits: the upper 8, as OpenCV takes of a PNG with 16
+        levels = np.minimum(levels, white) >> (white.bit_length() - 8)
+    scaled = levels.astype(np.uint8)
+    stored = np.frombuffer(data, np.uint8 if white < 256 else ">u2", height * width * channels, start)
+    pixels = np.empty(stored.size, np.uint8)
+    for begin in range(0, stored.size, _ROWS_AT_ONCE):
+        pixels[begin : begin + _ROWS_AT_ONCE] = scaled[stored[begin : begin + _ROWS_AT_ONCE]]
+    picture = pixels.reshape(height, width, channels)
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_RGB2BGR), np.uint8)
 
 
 @contextmanager

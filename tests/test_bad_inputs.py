@@ -210,7 +210,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "elf": (b"\x7fELF" + b"\0" * 99, "not an image"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
     "git lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "not an image"),
-    "jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 99, "not an image"),
+    "jpeg 2000": (b"\0\0\0\x0cjP  \r\n\x87\n" + b"\0" * 99, "JPEG 2000"),
     "jpeg start only": (b"\xff\xd8\xff", "JPEG"),
     "png signature only": (b"\x89PNG\r\n\x1a\n", "PNG"),
     "png without pixels": (

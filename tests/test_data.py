@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from dskd.runtime.errors import CallError
-from dskd.runtime.images import read_image, write_image
+from dskd.runtime.images import BadImage, read_image, write_image
 from dskd.runtime.manifest import InputSpec
 from dskd.train import data
 from dskd.train.data import TestImage as Labelled  # pytest would try to collect a name that starts with Test
@@ -259,9 +259,10 @@ def test_a_mask_lies_where_its_image_lies(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cropped, expected)
 
 
-def test_a_mask_of_ones_is_empty_and_no_mask_is_none_marked(tmp_path: Path) -> None:
+def test_a_mask_of_ones_is_refused_and_no_mask_is_none_marked(tmp_path: Path) -> None:
     assert read_image(mask_file(tmp_path / "faint.png", 1).path).max() == 1
-    assert not data.load_mask(mask_file(tmp_path / "faint.png", 1), SPEC).any()
+    with pytest.raises(BadImage, match="brightest level is 1 of 255"):
+        data.load_mask(mask_file(tmp_path / "faint.png", 1), SPEC)
     unmarked = data.load_mask(Labelled(tmp_path / "faint.png", "good", None), SPEC)
     assert unmarked.shape == (32, 64)
     assert not unmarked.any()

@@ -129,11 +129,13 @@ def test_a_picture_smaller_than_a_tile_is_named(small_set: Path, tmp_path: Path)
 def test_a_mask_that_a_resize_would_lose_is_kept(small_set: Path, tmp_path: Path) -> None:
     spec = load_config(None, SETTINGS).input
     item = next(item for item in find_images(small_set).test if item.defect != "good")
+    picture = tmp_path / "large.png"
+    cv2.imwrite(str(picture), cv2.resize(read_image(item.path), (2560, 1920)))
     mask = np.zeros((1920, 2560), np.uint8)
     mask[1000:1004, 700:703] = 255
     file = tmp_path / "mask.png"
     cv2.imwrite(str(file), mask)
-    marked = load_mask(type(item)(item.path, item.defect, file), spec)
+    marked = load_mask(type(item)(picture, item.defect, file), spec)
     assert marked.sum() == 1
     assert marked[33, 17]
 

@@ -20,8 +20,11 @@ from dskd.runtime.images import BadImage, list_images, read_image, read_mask
 from dskd.runtime.manifest import InputSpec
 from dskd.runtime.preprocess import Image, preprocess
 from dskd.runtime.tiling import Grid, coarse
+from dskd.train.mask_files import pair_masks, same_name
 
 log = logging.getLogger(__name__)
+GOOD = ("good", "ok")  # folders of good parts, in any case
+ALIKE = 1  # grey levels that copies of one picture differ by at most
 FEWEST_GOOD = 10  # below this neither training nor a threshold means anything
 
 
@@ -58,8 +61,9 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
     if not os.path.isdir(root):
         raise CallError(f"data {root}: is not a folder; name one with train/good/ or with good images")
     folder = root / category if category else root
-    if (folder / "train" / "good").is_dir():
-        return InspectionSet(_product(folder), folder, list_images(folder / "train" / "good"), _find_test(folder))
+    if training := _good_folders(folder / "train"):
+        good = [path for part in training for path in list_images(part)]
+        return InspectionSet(_product(folder), folder, good, _find_test(folder))
     categories = categories_of(root)
     if categories:
         raise CallError(f"data {root}: name one category with --category: {', '.join(categories)}")
@@ -78,25 +82,27 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
 
 def categories_of(root: Path) -> list[str]:
     """Names of the products in MVTec layout below ``root``."""
-    return sorted(path.parent.parent.name for path in root.glob("*/train/good"))
+    return sorted(path.parent.name for path in root.glob("*/train") if _good_folders(path))
+
+
+def _good_folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.name.lower() in GOOD and path.is_dir())
 
 
 def _product(folder: Path) -> str:
     """The product's name: the folder's, or its parent's where the folder only says that the parts are good."""
     folder = folder.resolve()
-    return folder.parent.name if folder.name.lower() in ("good", "ok", "train", "images") else folder.name
+    return folder.parent.name if folder.name.lower() in (*GOOD, "train", "images") else folder.name
 
 
 def _find_test(folder: Path) -> list[TestImage]:
     found = []
     for defect in sorted(p for p in (folder / "test").glob("[!.]*") if p.is_dir()):
-        masks = {p.stem.removesuffix("_mask"): p for p in _optional(folder / "ground_truth" / defect.name)}
-        found += [TestImage(path, defect.name, masks.get(path.stem)) for path in list_images(defect)]
+        pictures = list_images(defect)
+        masks = pair_masks(pictures, defect, same_name(folder / "ground_truth", defect.name))
+        name = "good" if defect.name.lower() in GOOD else defect.name
+        found += [TestImage(path, name, masks.get(path)) for path in pictures]
     return found
-
-
-def _optional(folder: Path) -> list[Path]:
-    return list_images(folder) if folder.is_dir() else []
 
 
 def split(good: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
@@ -109,7 +115,11 @@ def split(good: list[Path], share: float, seed: int) -> tuple[list[Path], list[P
 
 def read_input(path: Path, spec: InputSpec) -> Image:
     """Network input [height, width, 3] of a file. Raises BadImage that names it, also where the crop leaves it."""
-    image = read_image(path)
+    return to_input(read_image(path), path, spec)
+
+
+def to_input(image: Image, path: Path, spec: InputSpec) -> Image:
+    """Network input [height, width, 3] of the picture [H, W, 3] in ``path``. Raises BadImage where the crop leaves it."""
     try:
         return preprocess(image, spec.height, spec.width, spec.crop)
     except DskdError as error:
@@ -193,14 +203,28 @@ def prepare_inputs(paths: list[Path], counts: list[int], spec: InputSpec, file: 
     return mapped
 
 
-def load_mask(item: TestImage, spec: InputSpec) -> NDArray[np.bool_]:
+def all_alike(inputs: Image) -> bool:
+    """Whether network inputs [N, H, W, 3] are copies of one picture, or each shows one even colour."""
+    first = inputs[0].astype(np.int16)
+    same = all(np.abs(each - first).max() <= ALIKE for each in inputs)
+    return same or all(np.ptp(each, axis=(0, 1)).max() <= ALIKE for each in inputs)
+
+
+def load_mask(item: TestImage, spec: InputSpec, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
     """Mask at network size [height, width]: resized like the image, then true over one half. All false where none is.
 
-    Of a tiled picture, whose defects would vanish like that, true wherever anything is marked.
+    Of a tiled picture, whose defects would vanish like that, true wherever anything is marked. ``size`` is the
+    picture's height and width where it was read already. Raises BadImage where the mask has another size.
     """
     if item.mask is None:
         return np.zeros((spec.height, spec.width), np.bool_)
     mask = read_mask(item.mask)
+    height, width = size or read_image(item.path).shape[:2]
+    if mask.shape != (height, width):
+        raise BadImage(
+            f"{item.mask}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels and its picture, upright, "
+            f"{width}x{height}; save it at the picture's size"
+        )
     if spec.tiling:
         return coarse(mask, spec.height, spec.width)
     try:

@@ -92,6 +92,8 @@ def _run(
     prepared = folder / f"prepared-{process.rank}.npy"
     counts = data.count_inputs(training, config.input)
     inputs = data.prepare_inputs(training, counts, config.input, prepared)
+    if process.first and data.all_alike(inputs):
+        log.warning("all good pictures look the same: thresholds learned from them mean nothing; take more parts")
     rehearse(config, method.to(process.device), inputs, process.device)
     path = method.inference_path(next(iter(method.readings())))
     parts = [len(part) for part, _ in splits]
@@ -205,10 +207,11 @@ def _evaluate(
 
     Each product's own figures go into ``record``.
     """
-    kept, inputs, marked = [], [], []
+    kept, inputs, marked, spec = [], [], [], config.input
     for item in images.test:
         try:
-            picture, mask = data.read_input(item.path, config.input), data.load_mask(item, config.input)
+            frame = read_image(item.path)
+            picture, mask = data.to_input(frame, item.path, spec), data.load_mask(item, spec, frame.shape[:2])
         except BadImage as error:
             log.warning("skipped %s", one_line(str(error)))
         else:
@@ -217,7 +220,11 @@ def _evaluate(
             kept.append(item)
             inputs.append(picture)
             marked.append(mask)
-    if not any(i.defect == "good" for i in kept) or all(i.defect == "good" for i in kept):
+    kinds = {item.defect == "good" for item in kept}
+    if len(kinds) < 2:
+        if kept:
+            found_one, absent = ("good", "defective") if True in kinds else ("defective", "good (test/good)")
+            log.warning("no accuracy figures: all test pictures are %s; add some %s ones", found_one, absent)
         return {}, None
     stacked = np.stack(inputs)
     masks = np.stack(marked)

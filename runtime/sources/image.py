@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from dskd.runtime.errors import CallError, one_line
-from dskd.runtime.images import BadImage, read_image
+from dskd.runtime.images import BadImage, MemoryShort, read_image
 from dskd.runtime.result import Dropped, Frame
 from dskd.runtime.sources.base import SourceEnded
 
@@ -41,7 +41,15 @@ class ImageSource:
 
 
 def read_frame(source: str, frame_id: str, path: Path) -> Frame | Dropped:
-    """Reads a file as a frame; a bad file is a dropped frame. The id is made printable: sinks take text only."""
+    """Reads a file as a frame; one that cannot be read is a dropped frame. The id is made printable: sinks take text only."""
+    try:
+        return read_frame_or_wait(source, frame_id, path)
+    except MemoryShort as error:
+        return Dropped(source, one_line(frame_id), time.time(), one_line(str(error)))
+
+
+def read_frame_or_wait(source: str, frame_id: str, path: Path) -> Frame | Dropped:
+    """The same for a source that can read the file later: raises MemoryShort."""
     now = time.time()
     frame_id = one_line(frame_id)
     try:

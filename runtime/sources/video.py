@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.image_container import largest_pixels
 from dskd.runtime.result import Dropped, Frame
 from dskd.runtime.sources.base import SourceEnded
 
@@ -23,6 +24,7 @@ class VideoSource:
         self.uri, self.path = uri, path
         self._capture: cv2.VideoCapture | None = None
         self._number = self._announced = 0
+        self._last = self._longest = 0.0
 
     def open(self) -> None:
         """Starts at the first frame. Raises DskdError where OpenCV cannot read the file."""
@@ -32,7 +34,12 @@ class VideoSource:
             raise DskdError(
                 f"source {self.uri}: is neither an image nor a video that OpenCV can read; convert it to MP4"
             )
+        width, height = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > largest_pixels():
+            capture.release()
+            raise DskdError(f"source {self.uri}: {width}x{height} pixels is over the limit; scale it down or raise it")
         self._capture, self._number = capture, 0
+        self._last = self._longest = 0.0
         self._announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
 
     def read(self, timeout: float) -> Frame | Dropped:
@@ -43,15 +50,31 @@ class VideoSource:
         read, image = self._capture.read() if self._capture else (False, None)
         if read:
             self._number += 1
+            moment = self._capture.get(cv2.CAP_PROP_POS_MSEC) if self._capture else 0.0
+            self._longest, self._last = max(self._longest, moment - self._last), moment
             return Frame(self.uri, str(self._number - 1), time.time(), np.asarray(image, np.uint8))
-        number, broken_off = self._number, self._capture is not None and self._number < self._announced - 1
+        number, broken_off = self._number, self._broken_off()
         self.close()
         if number == 0:
             raise DskdError(f"source {self.uri}: holds no frame that can be decoded; convert it to MP4")
-        if broken_off:  # containers may count one too many
+        if broken_off:
             reason = f"source {self.uri}: ends after {number} of {self._announced} frames; the rest cannot be decoded"
             return Dropped(self.uri, str(number), time.time(), reason)
         raise SourceEnded(f"source {self.uri}: all {number} frames are read")
+
+    def _broken_off(self) -> bool:
+        """Whether frames are missing at the end.
+
+        Containers without an index give no count: it is then the duration times the rate, which tells nothing where the
+        rate varies. So the last frame must also be further from the end than any frame was from the next.
+        """
+        if self._capture is None or self._number >= self._announced - 1:  # containers may count one too many
+            return False
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        if not rate > 0:
+            return True
+        left = 1000 * self._announced / rate - self._last  # the last frame's own time is part of it
+        return left > max(2000 / rate, self._longest) + 1000 / rate
 
     def trigger(self) -> None:
         """A file waits for no trigger."""

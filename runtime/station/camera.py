@@ -181,8 +181,10 @@ class StationCamera:
     def _health(self, capture: CaptureStatus, hindrance: str) -> tuple[Health, str]:
         if capture.state != "running":
             return ("fault" if capture.state == "lost" else "warning"), capture.detail
-        if hindrance or capture.fault:
-            return "fault", hindrance or capture.fault
+        if hindrance:
+            return "fault", hindrance
+        if capture.fault:  # of a file alone: the station works, and a watchdog must not restart it
+            return "fault" if capture.live else "warning", capture.fault
         return "ok", capture.detail
 
     def _frame_came(self) -> None:

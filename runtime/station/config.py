@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
 from dskd.runtime.fields import VARIABLE, Address, LocalPath, Name, Text, split_address, told_by
+from dskd.runtime.image_container import MOST_MEGAPIXELS
 from dskd.runtime.manifest import Positive, Precision
 from dskd.runtime.result import Verdict
 from dskd.runtime.sinks.archive import ArchiveConfig
@@ -225,6 +226,13 @@ class StationConfig(Strict):
     outputs: dict[Name, Output] = Field({}, max_length=64)
     sinks: dict[Name, Sink] = Field({}, max_length=64)
     store: StoreConfig = StoreConfig()
+    max_megapixels: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_MEGAPIXELS,
+        description="larger picture files are refused (default: $DSKD_MAX_MEGAPIXELS, else 64); decoding takes up to "
+        "12 MB of memory for each",
+    )
     web: WebConfig | None = None
     metrics: MetricsConfig | None = None
     log_file: LocalPath | None = Field(None, description="beside standard error; rotated at 10 MB, five kept")

@@ -13,6 +13,7 @@ from functools import partial
 from dskd.runtime.atomic import sole_writer
 from dskd.runtime.errors import CallError, DskdError, one_line
 from dskd.runtime.fields import reveal, split_address
+from dskd.runtime.image_container import limit_megapixels
 from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
 from dskd.runtime.metrics_listener import MetricsListener
 from dskd.runtime.preprocess import Image
@@ -49,6 +50,8 @@ class Station:
 
     def __init__(self, config: StationConfig) -> None:
         self.config, self.started = config, time.time()
+        if config.max_megapixels is not None:
+            limit_megapixels(config.max_megapixels)
         self.cameras: dict[str, StationCamera] = {}
         self._owner = ExitStack()
         try:
