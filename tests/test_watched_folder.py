@@ -17,7 +17,7 @@ from conftest import ROOT
 from dskd.benchmarks.rtsp_camera import number_of, picture
 from dskd.runtime.errors import DskdError
 from dskd.runtime.result import Dropped, Frame
-from dskd.runtime.sources import Source, SourceLost, open_source
+from dskd.runtime.sources import Source, SourceLost, open_source, watched_folder
 from dskd.runtime.sources.watched_folder import MEMORY
 
 
@@ -188,3 +188,118 @@ def test_a_broken_memory_is_survived(tmp_path: Path) -> None:
     source = opened(tmp_path)
     assert names(source) == ["1.png"]
     source.close()
+
+
+# ------------------------------------------------------------------------------------------- what kills the program
+
+
+def killed_over(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """A start of a program that dies when it decodes ``name``; what it gave before that is stored and printed."""
+    code = f"""
+import os
+from dskd.runtime import images
+from dskd.runtime.sources import image, open_source
+read = images.read_image
+image.read_image = lambda path: os._exit(9) if path.name == {name!r} else read(path)
+source = open_source("watch://{folder}")
+source.open()
+for captured in iter(lambda: source.read(0.8), None):
+    print(captured.id, getattr(captured, "reason", ""), flush=True)
+    captured.stored()
+"""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_file_that_kills_the_program_costs_two_starts_and_then_the_line_goes_on(tmp_path: Path) -> None:
+    for number, name in enumerate(("1.png", "deadly.png", "3.png")):
+        put(tmp_path, name, number)
+    assert killed_over(tmp_path, "deadly.png").stdout == "1.png \n"
+    assert killed_over(tmp_path, "deadly.png").returncode == 9
+    third = killed_over(tmp_path, "deadly.png")
+    reason = f"{tmp_path}/deadly.png: the program was killed 2 times while it was read or inspected; look at it"
+    assert (third.returncode, third.stdout) == (0, f"deadly.png {reason}\n3.png \n")
+    assert killed_over(tmp_path, "deadly.png").stdout == ""  # nor is it given again
+    put(tmp_path, "deadly.png", 7)
+    assert killed_over(tmp_path, "").stdout == "deadly.png \n"  # written anew it is another file
+
+
+def killed(source: Source) -> None:
+    """What is left of a source whose program was killed: its memory alone."""
+    watched_folder._under_way.clear()
+    del source
+
+
+def test_a_stop_is_no_crash(tmp_path: Path) -> None:
+    put(tmp_path, "1.png", 1)
+    for _ in range(4):
+        source = opened(tmp_path)
+        frame = source.read(3.0)
+        assert isinstance(frame, Frame)  # its inspection does not end before the stop
+        source.close()
+        killed(source)
+    assert names(opened(tmp_path)) == ["1.png"]
+
+
+def test_what_was_under_way_at_a_kill_comes_again_one_at_a_time(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        put(tmp_path, f"{number}.png", number)
+    first = opened(tmp_path)
+    assert [first.read(3.0).id for _ in range(2)] == ["1.png", "2.png"]  # type: ignore[union-attr]
+    killed(first)
+    second = opened(tmp_path)
+    suspect = second.read(3.0)
+    assert suspect is not None
+    assert suspect.id == "1.png"
+    assert second.read(0.5) is None  # neither the other suspect nor the new one
+    suspect.stored()
+    assert names(second) == ["2.png", "3.png"]
+
+
+def test_a_suspect_whose_store_fails_does_not_hold_up_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched_folder, "_ALONE", 0.0)
+    for number in (1, 2):
+        put(tmp_path, f"{number}.png", number)
+    first = opened(tmp_path)
+    first.read(3.0)
+    killed(first)
+    second = opened(tmp_path)
+    assert [second.read(3.0).id for _ in range(2)] == ["1.png", "2.png"]  # type: ignore[union-attr]
+
+
+def test_a_file_for_which_memory_is_short_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watched_folder, "_PATIENCE", 0.0)
+    put(tmp_path, "1.png", 1)
+    left = [3]  # times that memory is short
+
+    def require(container: object) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise MemoryError
+
+    monkeypatch.setattr("dskd.runtime.images._require_memory", require)
+    source = opened(tmp_path)
+    frame = source.read(5.0)
+    assert isinstance(frame, Frame)
+    assert left == [-1]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"source watch://{tmp_path}: {tmp_path}/1.png: memory is short to read it; free some; tried again until there "
+        "is enough"
+    ]
+
+
+def test_the_memory_of_an_older_version_holds(tmp_path: Path) -> None:
+    put(tmp_path, "1.png", 1)
+    status = (tmp_path / "1.png").stat()
+    (tmp_path / MEMORY).write_text(f"{status.st_size} {status.st_mtime_ns} 1.png\n")
+    assert names(opened(tmp_path)) == []
+
+
+def test_a_broken_file_is_no_fault_of_the_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched_folder, "_PATIENCE", 0.0)
+    (tmp_path / "cut.png").write_bytes(png(1)[:5000])
+    with running(lambda: open_source(f"watch://{tmp_path}")) as capture:
+        assert isinstance(capture.take(5.0), Dropped)
+        assert "cut-off PNG" in capture.status().fault
+        assert not capture.status().live

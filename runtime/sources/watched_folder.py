@@ -132,8 +132,8 @@ class WatchedFolderSource:
                 continue
             if self._must_wait(name, mark, now):
                 return None
-            captured = self._capture(name, mark, now)
-            if captured is None or (isinstance(captured, Dropped) and unchanged < _PATIENCE):
+            captured = self._capture(name, mark, now, unchanged)
+            if captured is None:
                 continue
             self._seen[name] = mark
             del self._unsettled[name]
@@ -142,8 +142,8 @@ class WatchedFolderSource:
             return replace(captured, stored=partial(self._remember, name, mark))
         return None
 
-    def _capture(self, name: str, mark: _Mark, now: float) -> Frame | Dropped | None:
-        """Reads a file, None where memory is short for it now."""
+    def _capture(self, name: str, mark: _Mark, now: float, unchanged: float) -> Frame | Dropped | None:
+        """Reads a file that did not change for some seconds, None where it is to be read again later."""
         path, item = self.path / name, (name, mark)
         if self._attempts.get(item, 0) >= _MOST_ATTEMPTS:
             reason = f"{path}: the program was killed {_MOST_ATTEMPTS} times while it was read or inspected; look at it"
@@ -155,7 +155,8 @@ class WatchedFolderSource:
         if item in self._attempts:
             self._alone = (name, mark, now)
         try:
-            return read_frame_or_wait(self.uri, name, path)
+            captured = read_frame_or_wait(self.uri, name, path)
+            return None if isinstance(captured, Dropped) and unchanged < _PATIENCE else captured
         except MemoryShort as error:
             if name not in self._short:
                 log.warning("source %s: %s; tried again until there is enough", self.uri, one_line(str(error)))
