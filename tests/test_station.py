@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from pymodbus.client import ModbusTcpClient
@@ -64,6 +65,28 @@ def test_a_free_camera_is_inspected_counted_and_shown(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT count(*) FROM dropped") == [(state.dropped,)]
     assert rows(tmp_path, "SELECT count(*) FROM answers") == [(0,)]  # nobody asked
     assert station.status().cameras[0].status.detail
+
+
+def test_a_broken_picture_in_a_watched_folder_is_a_warning_until_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The station works, and a watchdog that asks for its health must not restart it."""
+    monkeypatch.setattr("dskd.runtime.sources.watched_folder._PATIENCE", 0.0)
+    monkeypatch.setattr("dskd.runtime.image_container._Limit.pixels", None)
+    sound = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(sound[:-40])
+    watching = {"top": {"source": "watch://pictures", "recipe": "good"}}
+    with running(write_station(tmp_path, cameras=watching, max_megapixels=1)) as station:
+        wait_for(lambda: camera(station).dropped == 1)
+        assert camera(station).status.health == station.status().health == "warning"
+        assert "cut-off PNG" in camera(station).status.detail
+        (tmp_path / "pictures" / "b.pgm").write_bytes(b"P5 1025 1024 255\n")
+        wait_for(lambda: camera(station).dropped == 2)
+        assert "1025x1024 pixels is over the limit of 1 megapixels" in camera(station).status.detail
+        (tmp_path / "pictures" / "c.png").write_bytes(sound)
+        wait_for(lambda: camera(station).inspected == 1)
+        assert camera(station).status.health == "ok"
 
 
 def test_each_triggered_part_is_answered_once_with_its_own_frame(tmp_path: Path) -> None:

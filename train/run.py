@@ -224,7 +224,9 @@ def _evaluate(
     if len(kinds) < 2:
         if kept:
             found_one, absent = ("good", "defective") if True in kinds else ("defective", "good (test/good)")
-            log.warning("no accuracy figures: all test pictures are %s; add some %s ones", found_one, absent)
+            log.warning(
+                "no accuracy figures: all test pictures that can be used are %s; add some %s ones", found_one, absent
+            )
         return {}, None
     stacked = np.stack(inputs)
     masks = np.stack(marked)
