@@ -123,12 +123,14 @@ def orientation(data: bytes) -> int:
 
 
 def has_unread_channel(data: bytes) -> bool:
-    """Whether a file that ``examine`` took may hold transparency that OpenCV does not give: seldom, and not in PNG's alpha."""
+    """Whether a file that ``examine`` took may hold transparency that OpenCV does not give."""
     if data[:2] in (b"II", b"MM"):
         return read_tiff_header(data).samples in (2, *range(5, MOST_SAMPLES + 1))
     if data.startswith(b"\x89PNG"):  # a grey level that stands for transparent
         return data[25] == 0 and any(name == b"tRNS" for name, _, _ in _png_chunks(data))
     if data[:2] == b"BM":  # the fourth byte of a pixel is spare, and some programs put alpha there
+        if len(data) < 54 or struct.unpack_from("<I", data, 14)[0] < 40:
+            return False
         (start,), (bits,) = struct.unpack_from("<I", data, 10), struct.unpack_from("<H", data, 28)
         return bits == 32 and len(set(data[start + 3 :: 4])) > 1
     return False

@@ -9,15 +9,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from conftest import NARROW, Command
 
 from dskd.export.onnx import export
 from dskd.runtime import atomic
 from dskd.runtime.errors import CallError
+from dskd.runtime.images import write_image
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import find_images
 from dskd.train.defects import PAINTERS
-from dskd.train.run import point_latest, run
+from dskd.train.run import _evaluate, point_latest, run
 from dskd.train.trained_run import TrainedRun, load_run
 
 
@@ -33,6 +35,21 @@ def test_report_shows_figures_thresholds_and_decodable_pictures(trained_run: Tra
     for data in pictures:
         assert cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR) is not None
     assert not re.search(r'(src|href)="http', page)
+
+
+@pytest.mark.parametrize(("folder", "words"), [("good", "are good; add some defective"), ("crack", "are defective")])
+def test_pictures_of_one_kind_give_no_figures_and_one_line_says_why(
+    folder: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    part = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for name in ("train/good/0.png", f"test/{folder}/0.png", f"test/{folder}/1.png", f"ground_truth/{folder}/0.png"):
+        write_image(tmp_path / name, part if "ground" not in name else np.full((64, 64), 255, np.uint8))
+    write_image(tmp_path / "ground_truth" / folder / "1.png", np.full((32, 64), 255, np.uint8))
+    nothing = torch.nn.ModuleDict()
+    found = _evaluate(TrainConfig(), nothing, nothing, find_images(tmp_path), torch.device("cpu"), {})  # type: ignore[arg-type]
+    assert found == ({}, None)
+    assert [record.getMessage().partition(" /")[0] for record in caplog.records][:1] == ["skipped"]
+    assert [words in record.getMessage() for record in caplog.records][1:] == [True]
 
 
 def test_painted_figure_covers_every_kind(trained_run: TrainedRun) -> None:
