@@ -298,3 +298,9 @@ def matroska(path: Path, times: list[int], duration: int) -> Path:
     head = element("1A45DFA3", element("4282", b"matroska") + number("4287", 2) + number("4285", 2))
     path.write_bytes(head + element("18538067", info + tracks + cluster))
     return path
+
+
+def test_a_pgm_header_of_blanks_alone_is_refused_at_once() -> None:
+    """Read by a pattern with two ways to take a blank, forty of them took longer than anybody waits."""
+    with pytest.raises(ContainerFault):
+        examine(b"P5" + b" " * 100_000 + b"x")
