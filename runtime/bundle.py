@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Bundle:
     manifest: Manifest
     _unchecked: set[str] = field(default_factory=set, compare=False, repr=False)
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Name and 12 digits of a hash over files, input and graphs: two bundles with one id judge alike."""
         judges = self.manifest.model_dump_json(include={"files", "input", "graphs"})

@@ -140,14 +140,17 @@ def ks_probability(distance: float, n: int, m: int) -> float:
 def first_passes(store: StoreReader, camera: str, bundle: str, backend: str, number: int) -> list[float] | None:
     """Scores of the first ``number`` passes of a camera with a bundle, None before there are as many.
 
-    They are kept in the store, so that they stay the first ones when old records go.
+    They are kept in the store, so that they stay the first ones when old records go. Where the camera's oldest passes
+    are of another bundle, the first among its newest ones are taken.
     """
     name = f"drift/{camera}/{bundle}/{backend}"
     known = store.recall(name)
     if known is not None:
         return [float(score) for score in json.loads(known)]
     oldest = store.scores(camera, number * 4, "passes", oldest=True)
-    scores = [row.score for row in oldest if (row.bundle, row.backend) == (bundle, backend)][:number]
+    newest = store.scores(camera, number * 4, "passes")[::-1]
+    found = ([row.score for row in rows if (row.bundle, row.backend) == (bundle, backend)] for rows in (oldest, newest))
+    scores = max(found, key=lambda scores: len(scores) >= number)[:number]
     if len(scores) < number:
         return None
     if isinstance(store, Store):

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from dskd.runtime import atomic
+from dskd.runtime.bundle import is_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
 from dskd.runtime.manifest import Thresholds
 from dskd.runtime.result import Verdict
@@ -112,7 +113,10 @@ def _judged_again(rows: list[Scored], thresholds: Thresholds) -> dict[str, int]:
 
 
 def apply(proposal: Proposal, file: Path, recipe: str | None) -> str:
-    """Sets the thresholds in a station file; returns the recipe's name. Raises CallError where there is none."""
+    """Sets the thresholds in a station file; returns the recipe's name.
+
+    Raises CallError where there is none, or where its bundle is here and is another one than gave the scores.
+    """
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -121,7 +125,14 @@ def apply(proposal: Proposal, file: Path, recipe: str | None) -> str:
         raise CallError(f"{file}: is too large for a station file; name another")
     numbers = {"review": proposal.thresholds.review.score, "reject": proposal.thresholds.reject.score}
     try:
-        name = recipe or _recipe_of(parse_yaml(text), proposal.camera)
+        data = parse_yaml(text)
+        name = recipe or _recipe_of(data, proposal.camera)
+        present = _bundle_of(data, name, file.parent)
+        if present not in (None, proposal.bundle):
+            raise CallError(
+                f"recipe {name} runs bundle {present}, and these scores are of {proposal.bundle}; name the recipe that "
+                "the camera ran with --recipe, or let the new bundle run first"
+            )
         changed = with_numbers(text, ("recipes", name), numbers)
     except yaml.YAMLError as error:
         raise CallError(f"{file}: is not plain YAML ({error}); mend it first") from error
@@ -131,11 +142,23 @@ def apply(proposal: Proposal, file: Path, recipe: str | None) -> str:
     return name
 
 
+def _text_at(data: object, *keys: str) -> str | None:
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data if isinstance(data, str) else None
+
+
+def _bundle_of(data: object, recipe: str, folder: Path) -> str | None:
+    """The id of a recipe's bundle, None where it is not on this machine."""
+    path = _text_at(data, "recipes", recipe, "bundle")
+    if path is None or not is_bundle(folder / path):
+        return None
+    return load_bundle(folder / path, later=True).id
+
+
 def _recipe_of(data: object, camera: str) -> str:
-    step = data
-    for key in ("cameras", camera, "recipe"):
-        step = step.get(key) if isinstance(step, dict) else None
-    if not isinstance(step, str):
+    step = _text_at(data, "cameras", camera, "recipe")
+    if step is None:
         raise CallError(f"has no camera {camera} with a recipe; name the recipe with --recipe")
     return step
 

@@ -130,6 +130,15 @@ def test_the_first_passes_are_kept_when_records_go(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_new_bundle_on_an_old_store_is_watched(tmp_path: Path) -> None:
+    """Its passes are not among the oldest of the camera: the watch never began."""
+    store = Store(tmp_path / "a.db")
+    store.add([inspection(k, bundle="old") for k in range(200)])
+    store.add([inspection(k) for k in range(200, 240)])
+    assert first_passes(store, "top", "b1", "onnxruntime-cpu", 30) == [k / 100 for k in range(200, 230)]
+    store.close()
+
+
 def recipe_of(folder: Path, held_out: str | None) -> Recipe:
     """A recipe of a tiny bundle that holds ``held_out``."""
     bundle = tiny_bundle(folder)
@@ -145,7 +154,10 @@ def test_a_camera_is_compared_with_the_held_out_images_of_its_bundle(tmp_path: P
     scores = [k / 100 for k in range(30)]
     recipe = recipe_of(tmp_path / "tiny", json.dumps({"model.onnx": scores}))
     watches = DriftWatches(Store(tmp_path / "a.db"))
-    watches.feed(inspection(1), recipe)
+    watches.feed(inspection(1, bundle="b1"), recipe)  # judged before the recipe was changed: not this bundle's
+    watches.refresh()
+    assert watches._watches == {}
+    watches.feed(inspection(1, bundle=recipe.bundle.id), recipe)
     watches.refresh()
     watched = watches._watches["top"]
     assert (list(watched.reference), watched.origin) == (scores, "held-out good images")
@@ -158,21 +170,31 @@ def test_without_held_out_scores_the_first_passes_serve_and_a_person_hears_of_it
     recipe = recipe_of(tmp_path / "tiny", held_out)
     store = Store(tmp_path / "a.db")
     watches = DriftWatches(store)
-    watches.feed(inspection(1), recipe)
+    watches.feed(inspection(1, bundle=recipe.bundle.id), recipe)
     watches.refresh()
     assert watches._watches == {}
-    store.add([inspection(k) for k in range(300)])
+    store.add([inspection(k, bundle=recipe.bundle.id) for k in range(300)])
     watches.refresh()
     watches.refresh()
     assert watches._watches["top"].origin == "first 200 passes"
     assert caplog.text.count("export it again") == 1
 
 
-def test_held_out_scores_that_were_exchanged_are_refused(tmp_path: Path) -> None:
+def test_held_out_scores_that_were_exchanged_are_refused_and_the_first_passes_serve(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     recipe = recipe_of(tmp_path / "tiny", json.dumps({"model.onnx": [0.1] * 30}))
     (tmp_path / "tiny" / HELD_OUT).write_text(json.dumps({"model.onnx": [0.9] * 30}))
     with pytest.raises(DskdError, match="copy the bundle again"):
         recipe.bundle.held_out_scores("model.onnx")
+    store = Store(tmp_path / "a.db")
+    watches = DriftWatches(store)
+    store.add([inspection(k, bundle=recipe.bundle.id) for k in range(300)])
+    watches.feed(inspection(1, bundle=recipe.bundle.id), recipe)
+    watches.refresh()
+    watches.refresh()
+    assert watches._watches["top"].origin == "first 200 passes"
+    assert caplog.text.count("copy the bundle again") == 1
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"model.onnx": [NaN]}', '{"model.onnx": ["a"]}', '{"model.onnx": 1}'])

@@ -13,6 +13,7 @@ from conftest import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from line_records import inspection
+from tiny_bundle import tiny_bundle
 
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.recalibrate import main, propose
@@ -113,6 +114,23 @@ def test_the_command_prints_and_changes_nothing_unless_told(path: Path, tmp_path
     kept = [line for line in text.splitlines() if "reject" not in line and "review" not in line]
     assert kept == [line for line in FILE.splitlines() if "reject" not in line]
     assert "# by hand" in text
+
+
+def test_thresholds_are_not_set_for_a_recipe_of_another_bundle(path: Path, tmp_path: Path) -> None:
+    """A person may have given the camera another recipe than the file: its scores are not for the file's."""
+    file = tmp_path / "station.yaml"
+    file.write_text(FILE)
+    bundle = tiny_bundle(tmp_path / "bundles" / "a")
+    with pytest.raises(CallError, match=f"recipe bracket-a runs bundle {bundle.id}, and these scores are of b1"):
+        main(["--store", str(path), "--camera", "top", "--apply", str(file)])
+    assert file.read_text() == FILE
+    store = Store(tmp_path / "line.db")
+    store.add([inspection(k, bundle=bundle.id) for k in range(200)])
+    store.close()
+    assert (
+        main(["--store", str(tmp_path / "line.db"), "--camera", "top", "--from", "passes", "--apply", str(file)]) == 0
+    )
+    assert file.read_text() != FILE
 
 
 @pytest.mark.parametrize(

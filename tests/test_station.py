@@ -186,8 +186,10 @@ def test_a_recipe_is_changed_between_two_frames_and_kept(tmp_path: Path) -> None
         state = camera(station)
         assert state.captured == state.inspected + state.dropped + state.waiting
         audit = [(entry.who, entry.action, entry.detail) for entry in station.store.audit_log(10)]
-        assert ("anna", "recipe", "camera top: good to bad") in audit
-        assert ("anna", "thresholds", "bad: review 0 to 0.001, reject 0 to 9") in audit
+        bundle = camera(station).bundle
+        assert ("anna", "recipe", f"camera top: good to bad, bundle {bundle}") in audit
+        detail = f"bad: review 0 to 0.001, reject 0 to 9; bundle {bundle}, camera top"
+        assert ("anna", "thresholds", detail) in audit
     with running(tmp_path / "station.yaml") as station:
         state = camera(station)
         assert (state.recipe, state.review, state.reject) == ("bad", 0.001, 9.0)

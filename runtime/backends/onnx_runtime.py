@@ -56,7 +56,8 @@ class OnnxRuntimeBackend:
         except Exception as error:  # onnxruntime raises its own unrelated types
             raise DskdError(f"{file}: onnxruntime cannot load it ({error}); export the bundle again") from error
         self._device = "cuda" if self._session.get_providers()[0].startswith("CUDA") else "cpu"
-        self.name = f"onnxruntime-{self._device}"
+        rest = {file: f"-{precision}" for precision, file in GRAPHS.items() if precision != "fp32"}
+        self.name = f"onnxruntime-{self._device}{rest.get(graph, '')}"  # scores of two graphs are never taken for one's
 
     def infer(self, batch: Image) -> OnnxRuntimeOutput:
         """uint8 BGR [N, height, width, 3] -> scores [N] and maps on demand."""

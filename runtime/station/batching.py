@@ -58,6 +58,7 @@ class InspectionThread:
         self._inspector: Inspector | None = None
         self._failures, self._pause, self._retry_at = 0, FIRST_PAUSE, 0.0
         self.opened: Future[Backend] = Future()
+        self.backend = ""  # name of the one in use, or of the last one
         self.fault, self.since, self.beat = "", time.time(), time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"inspect-{bundle.manifest.name}", daemon=True)
 
@@ -80,6 +81,11 @@ class InspectionThread:
     def ready(self) -> bool:
         """Whether it has a backend that works, as far as is known."""
         return self.alive and self._inspector is not None
+
+    @property
+    def model(self) -> tuple[str, str]:
+        """Bundle id and graph, which never change; waits for the backend. Raises DskdError where none opened."""
+        return self.bundle.id, self.opened.result().graph
 
     @property
     def cameras(self) -> int:
@@ -155,6 +161,7 @@ class InspectionThread:
 
     def _open_inspector(self) -> Inspector:
         backend, _ = first_that(self._prove, self._tried())
+        self.backend = backend.name
         graph = self.bundle.manifest.graphs[backend.graph]
         return Inspector(self.bundle, backend, Settings.of(graph.thresholds), self._keep_maps)
 

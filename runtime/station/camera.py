@@ -22,7 +22,7 @@ from dskd.runtime.station.config import Camera, FreeTrigger
 from dskd.runtime.station.control import CameraStatus, Health, Live, PartStatus
 from dskd.runtime.station.debounce import Debounce
 from dskd.runtime.station.part_desk import NotReady, PartDesk
-from dskd.runtime.station.recipe import Recipe
+from dskd.runtime.station.recipe import Recipe, Serving
 from dskd.runtime.station.recorder import Recorder
 
 LATENCIES = 4096  # of the last inspections
@@ -38,10 +38,10 @@ class StationCamera:
     """
 
     def __init__(
-        self, name: str, config: Camera, make_source: Callable[[], Source], recorder: Recorder, recipe: Recipe
+        self, name: str, config: Camera, make_source: Callable[[], Source], recorder: Recorder, serving: Serving
     ) -> None:
-        self.name, self.config, self.recipe = name, config, recipe
-        self.inspects: InspectionThread | None = None
+        self.name, self.config = name, config
+        self._serving = self._served = serving
         self.tell = self.closing = False
         self.live: Live | None = None
         self._recorder = recorder
@@ -78,6 +78,32 @@ class StationCamera:
                 self.capture.trigger if asks else lambda part: None,
             )
 
+    @property
+    def serving(self) -> Serving:
+        """Recipe and inspection thread; whoever needs both takes this once."""
+        return self._serving
+
+    def serve(self, serving: Serving) -> None:
+        """From the next frame on by this one. Frames that another thread judges must be through with it."""
+        if serving.recipe.model != self._serving.recipe.model:
+            self._served = self._serving
+        self._serving = serving
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe in use."""
+        return self._serving.recipe
+
+    @property
+    def inspects(self) -> InspectionThread:
+        """The thread that inspects."""
+        return self._serving.thread
+
+    def recipe_of(self, inspection: Inspection) -> Recipe:
+        """The recipe that an inspection was made with: the one in use, or the one before while its last are stored."""
+        now, before = self._serving.recipe, self._served.recipe
+        return before if inspection.bundle == before.bundle.id != now.bundle.id else now
+
     def hindrance(self) -> str:
         """Why no part can be inspected now, empty where one can."""
         return self._hindrance()[1]
@@ -89,8 +115,8 @@ class StationCamera:
         state = self.capture.status()
         if state.state != "running":
             return CAMERA_ERROR, f"camera {state.state}: {state.detail}"
-        if self.inspects is None or not self.inspects.ready:
-            return BACKEND_ERROR, (self.inspects and self.inspects.fault) or "the backend is not open"
+        if not self.inspects.ready:
+            return BACKEND_ERROR, self.inspects.fault or "the backend is not open"
         return (STORE_ERROR, "the store takes no records") if self._recorder.full else (0, "")
 
     def plc_state(self) -> tuple[bool, int, int, int, int]:
@@ -149,7 +175,7 @@ class StationCamera:
 
     def show(self, frame: Frame, inspection: Inspection) -> None:
         """Makes a frame the newest judged one."""
-        self.live = Live(frame.image, inspection, self.recipe.bundle.manifest.input.crop)
+        self.live = Live(frame.image, inspection, self.recipe_of(inspection).bundle.manifest.input.crop)
 
     def status(self) -> CameraStatus:
         """The present state and counts."""
@@ -158,15 +184,17 @@ class StationCamera:
         capture = self.capture.status()  # after our own counts, so that nothing is waiting less than none
         counts = capture.counts
         inspected = sum(verdicts.values())
-        hindrance = self.hindrance()
+        hindrance, serving = self.hindrance(), self._serving
         health, detail = self._health(capture, hindrance)
         recent = [ms for moment, ms in latencies if moment > time.time() - LATENCY_SECONDS] or [0.0]
         p50, p99 = np.percentile(recent, [50, 99])
         return CameraStatus(
             status=PartStatus(self.name, "camera", health, detail, capture.since),
-            recipe=self.recipe.name,
-            review=self.recipe.settings.review,
-            reject=self.recipe.settings.reject,
+            recipe=serving.recipe.name,
+            bundle=serving.recipe.bundle.id,
+            backend=serving.thread.backend,
+            review=serving.recipe.settings.review,
+            reject=serving.recipe.settings.reject,
             ready=not hindrance if self.desk is None else self.desk.ready,
             captured=counts.captured,
             inspected=inspected,
@@ -192,8 +220,7 @@ class StationCamera:
         if self.desk is not None and self.config.trigger.kind == "line":
             while (captured := self.capture.take()) is not None:
                 self._announce(captured)
-        if self.inspects is not None:
-            self.inspects.wake()
+        self.inspects.wake()
 
     def _announce(self, captured: Frame | Dropped) -> None:
         assert self.desk is not None

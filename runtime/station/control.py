@@ -24,10 +24,15 @@ class PartStatus:
 
 @dataclass(frozen=True)
 class CameraStatus:
-    """One camera with its counts since start: ``captured == inspected + dropped + waiting``."""
+    """One camera with its counts since start: ``captured == inspected + dropped + waiting``.
+
+    ``bundle`` (its id) and ``backend`` are those that inspect now, as they stand in each inspection.
+    """
 
     status: PartStatus
     recipe: str
+    bundle: str
+    backend: str
     review: float
     reject: float
     ready: bool
@@ -78,12 +83,18 @@ class StationControl(Protocol):
         """Starts one inspection; returns the part id. Raises DskdError where the camera is not ready."""
         ...
 
-    def set_thresholds(self, camera: str, review: float, reject: float, who: str) -> None:
-        """Changes the recipe's thresholds from the next frame on, and keeps them. Raises CallError."""
+    def set_thresholds(self, camera: str, review: float, reject: float, who: str, bundle: str | None = None) -> None:
+        """Changes the recipe's thresholds from the next frame on, and keeps them.
+
+        Raises CallError, and DskdError where ``bundle`` is not the one (its id) that the camera runs by now.
+        """
         ...
 
     def set_recipe(self, camera: str, recipe: str, who: str) -> None:
-        """Loads a recipe beside the present one and switches between two frames. Raises CallError or DskdError."""
+        """Loads a recipe beside the present one and switches between two frames. Raises CallError or DskdError.
+
+        Other cameras of the recipe change with it, so that all of them run one bundle.
+        """
         ...
 
     def rejudge(self, image: Image, camera: str) -> Inspection:

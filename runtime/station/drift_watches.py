@@ -35,7 +35,7 @@ class DriftWatches:
 
     def feed(self, inspection: Inspection, recipe: Recipe) -> None:
         """Takes an inspection and the recipe it was made with; only passes count."""
-        if inspection.verdict is not Verdict.PASS:
+        if inspection.verdict is not Verdict.PASS or inspection.bundle != recipe.bundle.id:
             return
         camera, serves = inspection.source, (inspection.bundle, inspection.backend)
         with self._lock:
@@ -65,15 +65,18 @@ class DriftWatches:
                     self._since[camera] = time.time()
 
     def _watch(self, camera: str, bundle: str, backend: str) -> DriftWatch | None:
-        recipe = self._recipes[camera]
-        held_out = recipe.bundle.held_out_scores(recipe.graph)
+        recipe, held_out = self._recipes[camera], list[float]()
+        try:
+            held_out = recipe.bundle.held_out_scores(recipe.graph)
+            why = (
+                f"bundle {bundle} holds {len(held_out)} held-out scores; export it again with {LEAST_REFERENCE} or more"
+            )
+        except DskdError as error:  # its folder holds another bundle by now
+            why = one_line(str(error))
         if len(held_out) >= LEAST_REFERENCE:
             return DriftWatch(held_out, HELD_OUT_IMAGES)
         if (camera, bundle) not in self._told:
             self._told.add((camera, bundle))
-            why = (
-                f"bundle {bundle} holds {len(held_out)} held-out scores; export it again with {LEAST_REFERENCE} or more"
-            )
             log.warning("drift of camera %s is told against its first %d passes: %s", camera, REFERENCE, why)
         first = first_passes(self._store, camera, bundle, backend, REFERENCE)
         return None if first is None else DriftWatch(first, f"first {REFERENCE} passes")

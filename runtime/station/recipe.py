@@ -12,14 +12,16 @@ from dskd.runtime import atomic
 from dskd.runtime.backends import Backend
 from dskd.runtime.bundle import Bundle
 from dskd.runtime.decision import Settings
-from dskd.runtime.errors import CallError
+from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.images import BadImage, read_mask
 from dskd.runtime.result import Verdict
+from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.config import RecipeConfig
 from dskd.runtime.strict_yaml import Strict, first_fault
 
 KEPT = "recipes.json"
 LARGEST_KEPT = 1 << 20  # bytes
+FAR = 2.0  # times the bundle's own reject threshold: what is beyond may have been set for another bundle
 log = logging.getLogger(__name__)
 
 
@@ -34,9 +36,32 @@ class Recipe:
     settings: Settings
     fail_safe: Verdict
 
+    @property
+    def model(self) -> tuple[str, str]:
+        """Bundle id and graph: thresholds hold for the scores of these alone."""
+        return self.bundle.id, self.graph
+
     def with_thresholds(self, review: float, reject: float) -> Recipe:
         """The same with other thresholds. Raises CallError where they make no sense."""
         return replace(self, settings=replace(self.settings, review=review, reject=reject))
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A recipe and the thread that inspects by it. Raises DskdError where they are of different bundles or graphs.
+
+    A camera holds both in one field, so nobody sees the thresholds of one model beside another model's scores.
+    """
+
+    recipe: Recipe
+    thread: InspectionThread
+
+    def __post_init__(self) -> None:
+        if self.recipe.model != self.thread.model:
+            raise DskdError(
+                f"recipe {self.recipe.name}: is for {' '.join(self.recipe.model)}, and {' '.join(self.thread.model)} "
+                "runs; load the recipe again"
+            )
 
 
 class KeptThresholds(Strict):
@@ -124,6 +149,11 @@ def make_recipe(name: str, config: RecipeConfig, bundle: Bundle, backend: Backen
     reject = own.reject if config.reject is None else config.reject
     review = min(own.review, reject) if config.review is None else config.review
     by_hand = kept.thresholds(name, config, bundle, backend.graph)
+    if by_hand is None and reject > FAR * own.reject > 0:
+        log.warning(
+            "recipe %s: reject %g of the station file is far over the %g of bundle %s; was it set for another bundle?",
+            name, reject, own.reject, bundle.id,
+        )  # fmt: skip
     review, reject = by_hand or (review, reject)
     try:
         roi = None if config.roi is None else read_mask(config.roi)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dskd.runtime.backends import candidates
 from dskd.runtime.bundle import load_bundle
@@ -13,7 +14,7 @@ from dskd.runtime.errors import CallError, DskdError, one_line
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import StationConfig
-from dskd.runtime.station.recipe import Kept, Recipe, make_recipe
+from dskd.runtime.station.recipe import Kept, Serving, make_recipe
 from dskd.runtime.store import Store
 
 STOP_PATIENCE = 5.0  # seconds that a stop waits for a recipe change that is under way
@@ -22,7 +23,11 @@ log = logging.getLogger(__name__)
 
 
 class RecipesInUse:
-    """Changes are made one at a time and stand in the store's audit log. ``cameras`` may still grow."""
+    """Changes are made one at a time and stand in the store's audit log. ``cameras`` may still grow.
+
+    All cameras of a recipe run the same bundle, whatever happens to the files: a recipe that is loaded again is loaded
+    for all of them.
+    """
 
     def __init__(self, config: StationConfig, cameras: Mapping[str, StationCamera], store: Store) -> None:
         self._config, self._cameras, self._store = config, cameras, store
@@ -31,52 +36,63 @@ class RecipesInUse:
         self._changing = threading.Lock()
         self._stopping = False
 
-    def first(self, camera: str) -> tuple[Recipe, InspectionThread]:
+    def first(self, camera: str) -> Serving:
         """What a camera begins with: the recipe that a person chose last, else that of the file."""
-        configured = self._config.cameras[camera].recipe
-        return self._load(self._kept.recipe(camera, configured, self._config.recipes))
+        name = self._kept.recipe(camera, self._config.cameras[camera].recipe, self._config.recipes)
+        loaded = [each.serving for each in self._cameras.values() if each.recipe.name == name]
+        return loaded[0] if loaded else self._load(name)
 
-    def set_thresholds(self, camera: StationCamera, review: float, reject: float, who: str) -> None:
-        """Changes the thresholds of the camera's recipe, for all cameras that use it, and keeps them."""
+    def set_thresholds(
+        self, camera: StationCamera, review: float, reject: float, who: str, bundle: str | None = None
+    ) -> None:
+        """Changes the thresholds of the camera's recipe, for all cameras that use it, and keeps them.
+
+        Raises DskdError where they are meant for another ``bundle`` (its id) than the one that the camera runs.
+        """
         with self._changing:
             self._refuse_when_stopping()
             before = camera.recipe
+            if bundle not in (None, before.bundle.id):
+                raise DskdError(
+                    f"camera {camera.name} runs bundle {before.bundle.id} now, and these thresholds are for {bundle}; "
+                    "look at its scores and set them again"
+                )
             recipe = before.with_thresholds(review, reject)
+            alike = [each for each in self._cameras_of(recipe.name) if each.recipe.model == recipe.model]
             self._kept.keep_thresholds(recipe, self._config.recipes[recipe.name])
-            for each in self._cameras.values():
-                if each.recipe.name == recipe.name:
-                    each.recipe = recipe
+            for each in alike:
+                each.serve(replace(each.serving, recipe=each.recipe.with_thresholds(review, reject)))
             old = before.settings
             detail = f"{recipe.name}: review {old.review:g} to {review:g}, reject {old.reject:g} to {reject:g}"
-            self._audit(who, "thresholds", detail)
+            names = ", ".join(each.name for each in alike)
+            self._audit(who, "thresholds", f"{detail}; bundle {recipe.bundle.id}, camera {names}")
 
     def set_recipe(self, camera: StationCamera, recipe: str, who: str) -> None:
         """Loads and proves a recipe while the present one serves, then switches between two frames.
 
-        Where it raises, the present one goes on.
+        The recipe's other cameras take what was loaded too: its folder may hold another bundle than they run. Where it
+        raises, all of them go on as before.
         """
         with self._changing:
             self._refuse_when_stopping()
             if recipe not in self._config.recipes:
                 raise CallError(f"no recipe {recipe!r}; one of: {', '.join(self._config.recipes)}")
-            before = camera.recipe.name
-            loaded, thread = self._load(recipe)
+            loaded = self._load(recipe)
             try:
                 self._refuse_when_stopping()  # loading may take minutes
                 self._kept.keep_recipe(camera.name, recipe, self._config.cameras[camera.name].recipe)
             except BaseException:
                 self._drop_unused()
                 raise
-            old = camera.inspects
-            if old is not thread:
-                if old is not None:
-                    old.detach(camera)
-                camera.recipe, camera.inspects = loaded, thread
-                thread.attach(camera)
-            else:
-                camera.recipe = loaded
+            others = [each for each in self._cameras_of(recipe) if each is not camera]
+            detail = f"camera {camera.name}: {camera.recipe.name} to {recipe}, bundle {loaded.recipe.bundle.id}"
+            for each in others:
+                if each.recipe.model != loaded.recipe.model:
+                    detail += f"; camera {each.name}: {recipe}, from bundle {each.recipe.bundle.id} to the same"
+            self._switch([camera, *others], loaded)
             self._drop_unused()
-            self._audit(who, "recipe", f"camera {camera.name}: {before} to {recipe}")
+            self._audit(who, "recipe", detail)
+            self._tell_of_others(loaded)
 
     def set_job(self, camera: StationCamera, job: int, who: str) -> None:
         """Like ``set_recipe``, by the recipe's number. Raises CallError where none has it."""
@@ -87,7 +103,8 @@ class RecipesInUse:
 
     def hanging(self) -> list[str]:
         """Inspection threads that died or give no sign of life."""
-        threads, now = list(self._threads.values()), time.monotonic()
+        used = [camera.inspects for camera in list(self._cameras.values())]
+        threads, now = dict.fromkeys([*self._threads.values(), *used]), time.monotonic()
         lost = (thread for thread in threads if not thread.alive or now - thread.beat > HANGS)
         return [f"inspection of {thread.bundle.manifest.name}" for thread in lost]
 
@@ -106,7 +123,31 @@ class RecipesInUse:
         if self._stopping:
             raise DskdError("the station stops")
 
-    def _load(self, name: str) -> tuple[Recipe, InspectionThread]:
+    def _cameras_of(self, recipe: str) -> list[StationCamera]:
+        return [camera for camera in self._cameras.values() if camera.recipe.name == recipe]
+
+    def _switch(self, cameras: Sequence[StationCamera], to: Serving) -> None:
+        """All at once: none takes a frame by the new recipe while another still does by the old one."""
+        moved = [camera for camera in cameras if camera.inspects is not to.thread]
+        for camera in moved:
+            camera.inspects.detach(camera)
+        for camera in cameras:
+            camera.serve(to)
+        for camera in moved:
+            to.thread.attach(camera)
+
+    def _tell_of_others(self, loaded: Serving) -> None:
+        """Recipes of the same folder that still run what it held before."""
+        bundle = loaded.recipe.bundle
+        for other in sorted({camera.recipe.name for camera in self._cameras.values()}):
+            running = self._cameras_of(other)[0].recipe.bundle
+            if running.path == bundle.path and running.id != bundle.id:
+                log.warning(
+                    "recipe %s goes on with bundle %s; %s holds %s now: load the recipe again to use it",
+                    other, running.id, bundle.path, bundle.id,
+                )  # fmt: skip
+
+    def _load(self, name: str) -> Serving:
         """A recipe and the thread that runs its bundle, started where no camera uses it yet."""
         wanted, backend = self._config.recipes[name], self._config.backend
         bundle = load_bundle(wanted.bundle)
@@ -121,13 +162,13 @@ class RecipesInUse:
             )
         opened = thread.opened.result() if thread.opened.done() else thread.start()
         try:
-            recipe = make_recipe(name, wanted, bundle, opened, self._kept)
+            serving = Serving(make_recipe(name, wanted, bundle, opened, self._kept), thread)
         except BaseException:
-            if key not in self._threads:
+            if self._threads.get(key) is not thread:
                 thread.stop()
             raise
         self._threads[key] = thread
-        return recipe, thread
+        return serving
 
     def _drop_unused(self) -> None:
         used = {id(camera.inspects) for camera in self._cameras.values()}

@@ -154,9 +154,9 @@ class Station:
         """Announces a part."""
         return self._camera(camera).trigger(part)
 
-    def set_thresholds(self, camera: str, review: float, reject: float, who: str) -> None:
+    def set_thresholds(self, camera: str, review: float, reject: float, who: str, bundle: str | None = None) -> None:
         """Changes the thresholds of the camera's recipe, for all cameras that use it, and keeps them."""
-        self.recipes.set_thresholds(self._camera(camera), review, reject, who)
+        self.recipes.set_thresholds(self._camera(camera), review, reject, who, bundle)
 
     def set_recipe(self, camera: str, recipe: str, who: str) -> None:
         """Loads and proves a recipe while the present one serves, then switches between two frames."""
@@ -164,11 +164,9 @@ class Station:
 
     def rejudge(self, image: Image, camera: str) -> Inspection:
         """Inspects a picture with the camera's recipe; nothing is stored or told."""
-        target = self._camera(camera)
-        if target.inspects is None:
-            raise DskdError(f"camera {camera}: has no backend yet; try again")
+        serving = self._camera(camera).serving
         frame = Frame(camera, "rejudged", time.time(), image)
-        return target.inspects.judge(frame, target.recipe.settings)
+        return serving.thread.judge(frame, serving.recipe.settings)
 
     # ------------------------------------------------------------------------------------------------------ liveness
 
@@ -189,12 +187,11 @@ class Station:
 
     def _add_camera(self, name: str) -> None:
         config = self.config.cameras[name]
-        recipe, thread = self.recipes.first(name)
+        serving = self.recipes.first(name)
         uri = reveal(config.source, quoted=True)
         trigger: Trigger = "software" if config.trigger.kind == "gpio" else config.trigger.kind
-        added = StationCamera(name, config, lambda: open_source(uri, trigger), self.recorder, recipe)
-        added.inspects = thread
-        thread.attach(added)
+        added = StationCamera(name, config, lambda: open_source(uri, trigger), self.recorder, serving)
+        serving.thread.attach(added)
         self.cameras[name] = added
         if config.trigger.kind == "gpio":
             self._triggers.append(EdgeTrigger(name, config.trigger, added.trigger))
@@ -241,12 +238,13 @@ class Station:
 
     def _look_at(self, inspection: Inspection, frame: Frame) -> None:
         camera = self.cameras[inspection.source]
+        recipe = camera.recipe_of(inspection)
         camera.show(frame, inspection)
         if self.sinks is not None:
-            self.sinks.offer(frame, inspection, camera.recipe.bundle.manifest.input.crop)
+            self.sinks.offer(frame, inspection, recipe.bundle.manifest.input.crop)
         if self._metrics is not None:
             self._metrics.inspected(inspection, time.time() - inspection.captured)
-        self.drift.feed(inspection, camera.recipe)
+        self.drift.feed(inspection, recipe)
 
     def _numbers(self) -> Snapshot:
         """For Prometheus, at each scrape."""

@@ -30,6 +30,7 @@ class Label(str, Enum):
 
 
 GOOD_LABELS = (Label.GOOD, Label.FALSE_ALARM)
+DEFECT_LABELS = (Label.DEFECT, Label.MISSED)
 
 
 @dataclass(frozen=True)
@@ -139,22 +140,25 @@ class StoreReader:
         self,
         source: str,
         limit: int,
-        of: Literal["all", "passes", "confirmed good"] = "all",
+        of: Literal["all", "passes", "confirmed good", "known defects"] = "all",
         oldest: bool = False,
     ) -> list[Scored]:
         """Scores of the last (or first) ``limit`` inspections of a camera, newest (oldest) first.
 
-        ``confirmed good`` are those that a person labelled so, or called a false alarm.
+        ``confirmed good`` are those that a person labelled so, or called a false alarm; ``known defects`` those that a
+        person called a defect, told or missed.
         """
         order = "ASC" if oldest else "DESC"
-        by = "record" if of == "confirmed good" else "id"
+        labelled = of in ("confirmed good", "known defects")
+        by = "record" if labelled else "id"
         kind = "+kind" if of == "all" else "kind"  # the plus keeps SQLite from an index by which it would have to sort
         # labels are few: a cross join makes SQLite begin with them
-        table = "labels CROSS JOIN records ON id = record" if of == "confirmed good" else _WITH_LABELS
+        table = "labels CROSS JOIN records ON id = record" if labelled else _WITH_LABELS
         which = {
             "all": "",
             "passes": "AND verdict = 'PASS'",
             "confirmed good": f"AND label IN ({', '.join(repr(label.value) for label in GOOD_LABELS)})",
+            "known defects": f"AND label IN ({', '.join(repr(label.value) for label in DEFECT_LABELS)})",
         }[of]
         question = (
             "SELECT id, captured, score, threshold, verdict, bundle, backend, label "  # noqa: S608 (our own text)

@@ -96,11 +96,19 @@ async def _body(request: Request, model: type[BaseModel]) -> BaseModel:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refused(415, "the body must be application/json")
     try:
-        return model.model_validate(json.loads(await request.body() or b"{}"))
+        return model.model_validate(json.loads(await request.body() or b"{}", object_pairs_hook=_once))
     except ValidationError as error:
         raise Refused(400, first_fault(error)) from error
     except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5000 digits, nested too deep
         raise Refused(400, "the body is no JSON") from error
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object; which of two values was meant is not guessed."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise Refused(400, "the body names a field twice")
+    return fields
 
 
 async def _http_problem(_: Request, error: Exception) -> Response:

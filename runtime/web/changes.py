@@ -8,11 +8,13 @@ from pydantic import Field
 from starlette.responses import Response
 
 from dskd.runtime.result import Verdict
+from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.store import Label, Record
 from dskd.runtime.strict_yaml import Strict
 from dskd.runtime.web.answers import as_json
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
 from dskd.runtime.web.screen import Screen
+from dskd.runtime.web.threshold_check import Limits, basis, doubts
 
 Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 PartName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
@@ -23,6 +25,10 @@ class Thresholds(Strict):
 
     review: Score
     reject: Score
+    bundle: Annotated[str, Field(max_length=300)] | None = Field(
+        None, description="id of the bundle that they are meant for; refused where the camera runs another one by now"
+    )
+    confirm: bool = Field(False, description="use them although the last parts speak against them")
 
 
 class Recipe(Strict):
@@ -58,8 +64,8 @@ class Changes:
         camera, one = "/api/cameras/{camera}", "/api/inspections/{id}"
         return [
             Endpoint(
-                "POST", f"{camera}/thresholds", "thresholds from the next part on", self.thresholds, True,
-                body=Thresholds,
+                "POST", f"{camera}/thresholds", "thresholds from the next part on; 422 where the last parts or known "
+                "defects speak against them and 'confirm' is not true", self.thresholds, True, body=Thresholds,
             ),
             Endpoint("POST", f"{camera}/recipe", "another recipe from the next part on", self.recipe, True, body=Recipe),
             Endpoint("POST", f"{camera}/trigger", "inspects one part now", self.trigger, True, body=Trigger),
@@ -72,11 +78,14 @@ class Changes:
 
     async def thresholds(self, call: Call) -> Response:
         """Changes both at once."""
-        camera, wish, control = call.path("camera"), call.body, self._screen.control
+        name, wish, control = call.path("camera"), call.body, self._screen.control
 
         def work() -> None:
-            self._screen.camera(camera)
-            control.set_thresholds(camera, wish.review, wish.reject, call.who)
+            camera = self._screen.camera(name)
+            wanted = wish.bundle or camera.bundle
+            if not wish.confirm and wanted == camera.bundle and wish.review <= wish.reject:
+                self._ask(camera, Limits(wish.review, wish.reject))
+            control.set_thresholds(name, wish.review, wish.reject, call.who, wanted)
 
         await self._screen.change(work)
         return as_json({"review": wish.review, "reject": wish.reject})
@@ -129,6 +138,11 @@ class Changes:
             return kept.judged_again(record, self._screen.control)
 
         return as_json(await self._screen.change(work))
+
+    def _ask(self, camera: CameraStatus, then: Limits) -> None:
+        told = doubts(basis(self._screen.store, camera), Limits(camera.review, camera.reject), then)
+        if told:
+            raise Refused(422, f"With these thresholds {'; '.join(told)}. Confirm to use them all the same.")
 
     def _inspection(self, number: int) -> Record:
         record = self._screen.store.record(number)

@@ -9,11 +9,12 @@ from dataclasses import asdict
 from starlette.responses import Response
 
 from dskd.runtime.result import Verdict
-from dskd.runtime.store import Record
+from dskd.runtime.store import Record, Scored
 from dskd.runtime.web.answers import Blob, as_json
 from dskd.runtime.web.archive import Archive
 from dskd.runtime.web.endpoint import MOST_ID, Call, Endpoint, Handler, Refused
 from dskd.runtime.web.screen import Screen
+from dskd.runtime.web.threshold_check import basis
 
 MOST_ROWS = 200
 MOST_SCORES = 5000
@@ -42,7 +43,8 @@ class Past:
                 query={"since": "seconds since the epoch", "camera": "one camera's only"},
             ),
             Endpoint(
-                "GET", "/api/cameras/{camera}/scores", "scores of the last parts, newest first, with labels",
+                "GET", "/api/cameras/{camera}/scores", "scores of the last parts by the present bundle and backend, "
+                "newest first, with labels; 'defects' are all known ones, 'others' counts last parts left out",
                 self.scores, query={"last": f"1 to {MOST_SCORES}"},
             ),
             Endpoint("GET", "/api/audit", "who changed what, newest first", self.audit, query=PAGING),
@@ -90,14 +92,14 @@ class Past:
         return as_json({"since": since, "counts": totals})
 
     async def scores(self, call: Call) -> Response:
-        """What the preview of a threshold rests on: one judged value per part."""
+        """What the preview of a threshold rests on: one judged value per part, of one bundle."""
         camera, last = call.path("camera"), call.whole("last", 500, 1, MOST_SCORES) or 500
 
-        def look() -> list[dict[str, object]]:
-            self._screen.camera(camera)
-            return [{**asdict(row), "verdict": row.verdict.value} for row in self._store.scores(camera, last)]
+        def look() -> dict[str, object]:
+            found = basis(self._store, self._screen.camera(camera), last)
+            return {"scores": _scored(found.recent), "defects": _scored(found.defects), "others": found.others}
 
-        return as_json({"scores": await self._screen.view(look)})
+        return as_json(await self._screen.view(look))
 
     async def audit(self, call: Call) -> Response:
         """A page of the audit log."""
@@ -110,6 +112,10 @@ class Past:
         if record is None or record.kind != "inspection":
             raise Refused(404, "there is no such inspection; it may have been deleted to make room")
         return record
+
+
+def _scored(rows: list[Scored]) -> list[dict[str, object]]:
+    return [{**asdict(row), "verdict": row.verdict.value} for row in rows]
 
 
 def _row(record: Record) -> dict[str, object]:

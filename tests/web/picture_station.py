@@ -37,7 +37,7 @@ class PictureStation:
         self.inspectors = {
             name: Inspector(bundle, backend, Settings.of(graph.thresholds), keep_maps=True) for name in cameras
         }
-        self.recipes = dict.fromkeys(cameras, "standard")
+        self.bundle, self.recipes = bundle.id, dict.fromkeys(cameras, "standard")
         self.started, self.numbers = time.time(), itertools.count(1)
         self.last: dict[str, Live] = {}
         self.verdicts: dict[str, Counter[str]] = {name: Counter() for name in cameras}
@@ -111,8 +111,8 @@ class PictureStation:
         inspected, dropped = sum(counts.values()), self.dropped[name]
         latency = {"p50": 38.0, "p99": 61.0, "max": 84.0} if inspected else {}
         return CameraStatus(
-            status, self.recipes[name], settings.review, settings.reject, not detail, inspected + dropped, inspected,
-            dropped, 0, 0, 0, counts, latency,
+            status, self.recipes[name], self.bundle, self.inspectors[name].backend.name, settings.review,
+            settings.reject, not detail, inspected + dropped, inspected, dropped, 0, 0, 0, counts, latency,
         )  # fmt: skip
 
     def live(self, camera: str) -> Live | None:
@@ -126,7 +126,9 @@ class PictureStation:
         self.step(camera, path, name)
         return name
 
-    def set_thresholds(self, camera: str, review: float, reject: float, who: str) -> None:
+    def set_thresholds(self, camera: str, review: float, reject: float, who: str, bundle: str | None = None) -> None:
+        if bundle not in (None, self.bundle):
+            raise DskdError(f"camera {camera} runs bundle {self.bundle} now")
         old = self.inspectors[camera].settings
         new = Settings(review, reject, old.min_area, old.roi)
         change = f"camera {camera}: review {old.review:.4g} -> {review:.4g}, reject {old.reject:.4g} -> {reject:.4g}"

@@ -158,6 +158,24 @@ def verdict(browser: Any) -> tuple[str, str]:
     return text(browser, ".verdict-word"), find(browser, "#verdict").get_attribute("data-look")
 
 
+def value(browser: Any, selector: str) -> str:
+    return str(find(browser, selector).get_attribute("value"))
+
+
+def has_class(browser: Any, selector: str, name: str) -> bool:
+    return name in str(find(browser, selector).get_attribute("class")).split()
+
+
+def retype(browser: Any, selector: str, keys: str) -> None:
+    """Selects what stands there and types over it."""
+    find(browser, selector).send_keys("\ue009a\ue000", keys or "\ue017")
+
+
+def reject_in_use(browser: Any) -> float:
+    script = "return fetch('/api/state').then((a) => a.json()).then((s) => s.cameras[0].reject)"
+    return float(browser.execute_script(script))
+
+
 def sign_in(browser: Any, token: str) -> None:
     wait(lambda: find(browser, "#sign-in").is_displayed())
     for selector, value in (("#sign-in-name", "Ada Lovelace"), ("#sign-in-token", token)):
@@ -183,6 +201,24 @@ def test_the_verdict_is_seen_from_afar(page: Any, line: Line) -> None:
     find(page, "#show-regions").click()
     assert not find(page, "#picture .layer-regions").is_displayed()
     find(page, "#show-regions").click()
+
+
+def test_picture_and_caption_name_the_same_part(page: Any, line: Line) -> None:
+    """In every frame that is painted, whichever part the state tells of meanwhile."""
+    page.execute_script(
+        "window.seen = []; const picture = document.querySelector('#picture .layer-picture');"
+        "const look = () => { seen.push([picture.getAttribute('href') ?? '', document.querySelector('#picture-caption')"
+        ".textContent.match(/part-[0-9]+/)?.[0] ?? '']); requestAnimationFrame(look); }; look();"
+    )
+    for picture in sorted(line.good.parents[1].rglob("*.png"))[:4]:  # no two alike
+        line.inspect(picture)
+        wait(lambda: f"part-{line.parts:03}" in text(page, "#picture-caption"))
+    seen = page.execute_script("return window.seen")
+    captions: dict[str, set[str]] = {}
+    for shown, caption in seen:
+        captions.setdefault(shown, set()).add(caption)
+    assert len(captions) >= 4
+    assert all(len(names) == 1 for names in captions.values()), list(captions.values())
 
 
 def test_counters_and_last_rejects(page: Any, line: Line) -> None:
@@ -236,23 +272,70 @@ def test_a_threshold_is_previewed_changed_and_logged(page: Any, line: Line) -> N
     assert text(page, "#preview") != before
     assert float(find(page, "#reject").get_attribute("value")) <= 1e-3
     assert find(page, ".changed .tile").is_displayed()
+    changes = page.execute_script(
+        "return [...document.querySelectorAll('.changed .tile-part')].map((e) => e.textContent)"
+    )
+    assert all(change.split(" → ")[0] != change.split(" → ")[1] for change in changes), changes
     find(page, "#reset").click()
-    find(page, "#reject").clear()
-    find(page, "#reject").send_keys("77.5")
+    assert "known defect, 0 would pass (now 0)" in text(page, "#preview-labels")  # labelled by the test before
+    retype(page, "#reject", "77.5")
+    assert not has_class(page, "#preview-labels", "warns")  # review looks at it still
+    retype(page, "#review", "77.5")
+    assert has_class(page, "#preview-labels", "warns")
+    assert "1 would pass (now 0)" in text(page, "#preview-labels")
     find(page, "#apply").click()
+    wait(lambda: find(page, "#doubted").is_displayed())
+    assert "1 of 1 known defect would pass" in text(page, "#doubts")
+    find(page, "#doubted-cancel").click()
+    assert reject_in_use(page) < 77
+    find(page, "#apply").click()
+    wait(lambda: find(page, "#doubted").is_displayed())
+    find(page, "#confirm").click()
     wait(lambda: "written to the log" in text(page, "#applied"))
+    wait(lambda: reject_in_use(page) == 77.5)  # viewers share a look at the station for a moment
+    retype(page, "#reject", "78")
+    assert text(page, "#applied") == ""  # what stands there is not in use
     open_view(page, line, "log")
     wait(lambda: "77.5" in text(page, "tbody tr"))
     assert "Ada Lovelace" in text(page, "tbody tr")
 
 
+def test_typing_one_threshold_leaves_the_other_alone(page: Any, line: Line) -> None:
+    """Key by key, as people type: 14 is 1 for a moment."""
+    open_view(page, line, "settings")
+    wait(lambda: "would reject" in text(page, "#preview"))
+    retype(page, "#review", "9")
+    for keys in ("1", "14"):
+        retype(page, "#reject", keys)
+        assert value(page, "#review") == "9"
+    assert find(page, "#apply").is_enabled()
+    retype(page, "#review", "105")  # the point missed
+    assert (value(page, "#review"), value(page, "#reject")) == ("105", "14")
+    assert text(page, "#review-fault") == "Higher than reject"
+    assert not find(page, "#apply").is_enabled()
+    retype(page, "#review", "10.5")
+    assert (value(page, "#review"), value(page, "#reject"), text(page, "#review-fault")) == ("10.5", "14", "")
+    retype(page, "#review", "")
+    assert text(page, "#review-fault") == "Needs a number"
+    assert not find(page, "#apply").is_enabled()
+    find(page, "#reset").click()
+    assert text(page, "#review-fault") == ""
+
+
 def test_dragging_a_line_moves_it(page: Any, line: Line) -> None:
     open_view(page, line, "settings")
     wait(lambda: "would reject" in text(page, "#preview"))
-    value = float(find(page, "#review").get_attribute("value"))
-    handle = find(page, ".line-review .line-head")
-    webdriver.ActionChains(page).click_and_hold(handle).move_by_offset(-60, 0).release().perform()
-    assert float(find(page, "#review").get_attribute("value")) < value
+    review, reject = float(value(page, "#review")), float(value(page, "#reject"))
+    far = 40 + find(page, ".line-reject").location["x"] - find(page, ".line-review").location["x"]
+    page.execute_script(
+        "window.told = []; const line = document.querySelector('.line-reject'); new MutationObserver(() => "
+        "told.push(Number(line.getAttribute('aria-valuenow')))).observe(line, { attributeFilter: ['aria-valuenow'] })"
+    )
+    held = webdriver.ActionChains(page).click_and_hold(find(page, ".line-review .line-head"))
+    held.move_by_offset(int(far), 0).move_by_offset(-60 - int(far), 0).release().perform()
+    assert max(page.execute_script("return window.told")) > reject * 1.01  # pushed
+    assert float(value(page, "#review")) < review
+    assert float(value(page, "#reject")) == pytest.approx(reject)  # given back
 
 
 def test_another_recipe_and_health(page: Any, line: Line) -> None:

@@ -10,6 +10,7 @@ const MOST_BINS = 60;
 
 export class Histogram {
   constructor(holder) {
+    this.onstart = () => {}; // a handle is taken: by pointer, or by keyboard focus
     this.onmove = () => {};
     this.most = 1;
     this.bars = s("g", { class: "bars" });
@@ -42,7 +43,9 @@ export class Histogram {
       group.setPointerCapture(event.pointerId);
       group.focus();
       event.preventDefault();
+      this.onstart(name);
     });
+    group.addEventListener("focus", () => this.onstart(name));
     group.addEventListener("pointermove", (event) => group.hasPointerCapture(event.pointerId) && this.onmove(name, this.value(event.clientX)));
     group.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 }[event.key];
@@ -68,7 +71,7 @@ export class Histogram {
     this.limits = limits;
     const scores = rows.map((row) => row.score).sort((a, b) => a - b);
     const high = scores.length ? scores[Math.floor(0.995 * (scores.length - 1))] : 0;
-    if (!this.svg.querySelector(":active")) this.most = Math.max(1.35 * present.reject, 1.1 * high, 1.1 * limits.reject) || 1;
+    if (!this.svg.querySelector(":active")) this.most = Math.max(1.35 * present.reject, 1.1 * high, 1.1 * limits.reject, 1.1 * limits.review) || 1;
     const bins = Math.round(Math.min(MOST_BINS, Math.max(24, (this.units ?? WIDTH) / 20)));
     const counts = new Array(bins).fill(0);
     for (const value of scores) counts[Math.min(bins - 1, Math.max(0, Math.floor((value / this.most) * bins)))] += 1;
@@ -97,7 +100,7 @@ export class Histogram {
     }
     // The two heads stand side by side where their lines are close.
     const apart = this.x(limits.reject) - this.x(limits.review);
-    const aside = Math.max(0, (108 - apart) / 2);
+    const aside = Math.max(0, (108 - Math.abs(apart)) / 2) * (apart < 0 ? -1 : 1);
     for (const [name, sign] of [["review", -1], ["reject", 1]]) {
       this.lines[name].querySelector(".line-head").setAttribute("x", String(-50 + sign * aside));
       this.lines[name].querySelector("text").setAttribute("x", String(sign * aside));

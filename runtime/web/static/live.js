@@ -18,6 +18,12 @@ export function startLive(page) {
   byId("trigger").onclick = () => trigger(page);
   byId("period").onchange = () => (live.counted = 0);
 
+  // Picture and caption change in the same moment: a caption of the part before names the wrong part.
+  function caption() {
+    const camera = page.chosen();
+    if (camera) showPictureState(page, camera, judge(page, camera), live);
+  }
+
   async function picture(camera) {
     if (live.busy || page.lost || !camera.last || (live.camera === camera.name && live.key === camera.last.key)) return;
     live.busy = true;
@@ -30,6 +36,7 @@ export function startLive(page) {
       await drawing.show({ ...fields, regions: found.regions, threshold: found.threshold }, label);
       Object.assign(live, { camera: camera.name, key: fields.key, size: fields.size, found });
       layers();
+      caption();
     } catch { /* the state says what is wrong; the picture stays marked as old */ }
     live.busy = false;
   }

@@ -8,77 +8,105 @@ import { preview, verdictOf } from "./preview.js";
 
 const COUNTS = [100, 500, 2000];
 const MOST_TILES = 8;
+const NAMES = ["review", "reject"];
+const IN_USE = "In use from the next part on, and written to the log.";
+const DOUBTED = 422; // the station's answer to thresholds that it asks about
+
+// `start`: both thresholds when a handle was taken; `blank`: fields that hold no number; `wrong`: why the station took
+// nothing; `inUse`: what was applied here last; `edited`: the field that was typed into last.
+const fresh = () => ({ touched: false, start: null, blank: {}, edited: "", wrong: "", inUse: null });
+const nothing = { rows: [], defects: [], others: 0 };
 
 export function startSettings(page) {
   const view = byId("view-settings");
-  const set = { camera: null, last: 500, rows: [], review: 0, reject: 0, touched: false, loaded: "" };
-  const parts = build(view, set, { choose: (name) => page.choose(name), reload: () => load(), apply, reset, recipe });
+  const set = { camera: null, bundle: "", backend: "", last: 500, basis: nothing, review: 0, reject: 0, loaded: "", ...fresh() };
+  const parts = build(view, set, { choose: (name) => page.choose(name), reload: () => load(), apply: () => apply(), reset: () => reset(), recipe });
 
   function show() {
     const camera = page.chosen();
     const now = { review: camera.review, reject: camera.reject };
     const then = { review: set.review, reject: set.reject };
-    parts.histogram.show(set.rows, then, now);
-    for (const name of ["review", "reject"]) {
-      if (document.activeElement !== parts[name]) parts[name].value = tidy(set[name]);
+    parts.histogram.show(set.basis.rows, then, now);
+    const fault = faultOf(set);
+    for (const name of NAMES) {
+      if (document.activeElement !== parts[name] && !set.blank[name]) parts[name].value = tidy(set[name]);
+      parts[name].setAttribute("aria-invalid", String(Boolean(fault[name])));
+      text(parts.faults[name], fault[name] ?? "");
     }
-    const told = preview(set.rows, now, then);
-    text(parts.told, told.main);
-    text(parts.labels, told.labels);
-    const same = tidy(set.review) === tidy(now.review) && tidy(set.reject) === tidy(now.reject);
-    parts.apply.disabled = same || page.lost;
-    parts.reset.disabled = same;
-    changed(set.rows, now, then);
+    const valid = !Object.keys(fault).length;
+    const told = preview(set.basis, now, then);
+    text(parts.told, valid ? told.main : "No preview: these thresholds cannot be used.");
+    text(parts.labels, valid ? told.labels : "");
+    const warns = valid && told.missed > 0;
+    parts.labels.classList.toggle("warns", warns);
+    parts.apply.classList.toggle("danger", warns);
+    const same = alike(then, now);
+    parts.apply.disabled = same || !valid || page.lost;
+    parts.reset.disabled = same && valid;
+    parts.applied.classList.toggle("wrong", Boolean(set.wrong));
+    text(parts.applied, set.wrong || (set.inUse && alike(set.inUse, now) && same && valid ? IN_USE : ""));
+    changed(valid ? set.basis.rows : [], now, then);
   }
 
-  // The parts that would be judged otherwise, so that somebody can look before deciding.
+  // The parts that would be judged otherwise, so that somebody can look before deciding. Both verdicts are computed from
+  // the score: the one that was stored may be by thresholds of that day.
   function changed(rows, now, then) {
     const others = rows.filter((row) => verdictOf(row, now) !== verdictOf(row, then));
-    const shown = others.slice(0, MOST_TILES);
-    const key = shown.map((row) => `${row.id}${verdictOf(row, then)}`).join();
+    const shown = others.slice(0, MOST_TILES).map((row) => ({ ...row, verdict: verdictOf(row, now), part: `${verdictOf(row, now)} → ${verdictOf(row, then)}`, label: null }));
+    const key = shown.map((row) => `${row.id}${row.part}`).join();
     parts.changed.hidden = !others.length;
     text(parts.changedHead, `${others.length} of these parts would be judged otherwise${others.length > MOST_TILES ? ", the newest:" : ":"}`);
     if (parts.tiles.dataset.key === key) return;
     parts.tiles.dataset.key = key;
-    parts.tiles.replaceChildren(...shown.map((row) => {
-      const made = tile({ ...row, part: `${row.verdict} → ${verdictOf(row, then)}`, label: null });
-      return made;
-    }));
+    parts.tiles.replaceChildren(...shown.map(tile));
   }
 
   async function load() {
-    const camera = page.chosen();
-    set.camera = camera.name;
-    set.loaded = performance.now();
+    const { name, bundle, backend } = page.chosen();
+    Object.assign(set, { camera: name, bundle, backend, loaded: performance.now() });
     try {
-      const { scores } = await get(`/api/cameras/${encodeURIComponent(camera.name)}/scores?last=${set.last}`);
-      set.rows = scores;
-      if (!set.touched) reset();
+      const { scores, defects, others } = await get(`/api/cameras/${encodeURIComponent(name)}/scores?last=${set.last}`);
+      if (!of(set, page.chosen())) return; // of a camera or bundle that is not shown any more
+      set.basis = { rows: scores, defects, others };
+      if (!set.touched) present();
       else show();
     } catch (error) {
       text(parts.told, error.message);
     }
   }
 
-  function reset() {
-    const camera = page.chosen();
-    Object.assign(set, { review: camera.review, reject: camera.reject, touched: false });
+  function present() {
+    const { review, reject } = page.chosen();
+    Object.assign(set, { review, reject, touched: false, start: null, blank: {} });
     show();
   }
 
-  async function apply() {
-    text(parts.applied, "");
+  function reset() {
+    set.wrong = "";
+    present();
+  }
+
+  // The station looks at the last parts and known defects, and asks once where they speak against the thresholds.
+  async function apply(confirmed = null) {
+    const wish = confirmed ?? { review: Number(tidy(set.review)), reject: Number(tidy(set.reject)), bundle: set.bundle };
+    const { review, reject } = wish;
+    set.wrong = "";
     try {
-      const wish = { review: Number(tidy(set.review)), reject: Number(tidy(set.reject)) };
       await page.change(`/api/cameras/${encodeURIComponent(set.camera)}/thresholds`, wish);
-      text(parts.applied, `In use from the next part on, and written to the log.`);
-      set.touched = false;
-      const camera = page.chosen();
-      Object.assign(camera, wish);
+      set.inUse = { review, reject };
+      Object.assign(page.chosen(), set.inUse);
       reset();
     } catch (error) {
-      text(parts.applied, error.message);
+      if (error.status === DOUBTED) return ask(error.message, { ...wish, confirm: true });
+      set.wrong = error.message;
+      show();
     }
+  }
+
+  function ask(doubts, wish) {
+    text(parts.doubts, doubts);
+    parts.confirm.onclick = () => apply(wish);
+    parts.dialog.showModal();
   }
 
   async function recipe() {
@@ -92,19 +120,28 @@ export function startSettings(page) {
     }
   }
 
+  // A handle pushes the other threshold before it, and gives it back when it is moved back.
+  parts.histogram.onstart = () => (set.start = null);
   parts.histogram.onmove = (name, value) => {
-    set.touched = true;
-    set[name] = value;
-    if (set.review > set.reject) set[name === "review" ? "reject" : "review"] = value;
+    set.start ??= { review: set.review, reject: set.reject };
+    const other = name === "review" ? { reject: Math.max(set.start.reject, value) } : { review: Math.min(set.start.review, value) };
+    Object.assign(set, other, { [name]: value, touched: true, blank: {}, wrong: "" });
     show();
   };
-  for (const name of ["review", "reject"]) {
-    parts[name].oninput = () => Number.isFinite(parts[name].valueAsNumber) && parts.histogram.onmove(name, parts[name].valueAsNumber);
+  // Typing changes one field alone: a number on its way to 14 is 1 for a moment.
+  for (const name of NAMES) {
+    parts[name].oninput = () => {
+      const value = parts[name].valueAsNumber;
+      set.blank[name] = !Number.isFinite(value);
+      if (!set.blank[name]) set[name] = value;
+      Object.assign(set, { touched: true, edited: name, start: null, wrong: "" });
+      show();
+    };
   }
 
   return {
     open() {
-      text(parts.applied, "");
+      Object.assign(set, { wrong: "", inUse: null });
       text(parts.recipeTold, "");
       if (page.state) load();
     },
@@ -113,13 +150,26 @@ export function startSettings(page) {
       const camera = page.chosen();
       if (!camera) return;
       chooser(parts, page, camera);
-      if (set.camera !== camera.name) {
-        set.touched = false;
+      if (!of(set, camera)) {
+        const moved = set.camera === camera.name && set.touched;
+        Object.assign(set, fresh(), { basis: nothing, wrong: moved ? "Another bundle runs by now: look at its scores and set the thresholds again." : "" });
         load();
-      } else if (!set.touched && (set.review !== camera.review || set.reject !== camera.reject)) reset();
+      } else if (!set.touched && (set.review !== camera.review || set.reject !== camera.reject)) present();
       else if (!set.touched && performance.now() - set.loaded > 10000 && !page.lost) load();
     },
   };
+}
+
+// Whether what is shown belongs to this camera with the bundle that it runs.
+function of(set, camera) {
+  return set.camera === camera.name && set.bundle === camera.bundle && set.backend === camera.backend;
+}
+
+// What keeps thresholds from use, by the field that says it.
+function faultOf(set) {
+  const blank = NAMES.filter((name) => set.blank[name]).map((name) => [name, "Needs a number"]);
+  if (blank.length || set.review <= set.reject) return Object.fromEntries(blank);
+  return set.edited === "reject" ? { reject: "Lower than review" } : { review: "Higher than reject" };
 }
 
 function chooser(parts, page, camera) {
@@ -130,19 +180,22 @@ function chooser(parts, page, camera) {
     parts.recipe.replaceChildren(...page.state.recipes.map((name) => h("option", { value: name }, name)));
     parts.recipe.value = camera.recipe;
   }
-  text(parts.recipeNow, `Camera ${camera.name} uses ${camera.recipe}.`);
+  text(parts.recipeNow, `Camera ${camera.name} uses ${camera.recipe}, bundle ${camera.bundle}. All cameras of a recipe run the same bundle.`);
   parts.useRecipe.disabled = parts.recipe.value === camera.recipe || page.lost;
 }
 
 function build(view, set, on) {
   const parts = {
     camera: h("select", { id: "settings-camera", onchange: (event) => on.choose(event.target.value) }),
-    review: h("input", { id: "review", type: "number", step: "any", inputmode: "decimal" }),
-    reject: h("input", { id: "reject", type: "number", step: "any", inputmode: "decimal" }),
+    review: h("input", { id: "review", type: "number", step: "any", inputmode: "decimal", "aria-describedby": "review-fault" }),
+    reject: h("input", { id: "reject", type: "number", step: "any", inputmode: "decimal", "aria-describedby": "reject-fault" }),
     told: h("p", { class: "preview", id: "preview", role: "status" }),
-    labels: h("p", { class: "preview-labels" }),
+    labels: h("p", { class: "preview-labels", id: "preview-labels", role: "status" }),
     apply: h("button", { id: "apply", type: "button", onclick: on.apply }, "Use these thresholds"),
     reset: h("button", { id: "reset", type: "button", class: "quiet", onclick: on.reset }, "Back to the present ones"),
+    faults: Object.fromEntries(NAMES.map((name) => [name, h("span", { class: "field-fault", id: `${name}-fault`, role: "alert" })])),
+    doubts: h("p", { id: "doubts" }),
+    confirm: h("button", { id: "confirm", type: "submit", class: "danger" }, "Use them all the same"),
     applied: h("span", { class: "told", role: "status", id: "applied" }),
     recipe: h("select", { id: "recipe" }),
     recipeNow: h("p", { class: "hint" }),
@@ -155,6 +208,9 @@ function build(view, set, on) {
     ...COUNTS.map((count) => h("option", { value: count, selected: count === set.last }, `last ${count} parts`)));
   const plot = h("div", { class: "histogram" });
   parts.histogram = new Histogram(plot);
+  parts.dialog = h("dialog", { id: "doubted", class: "sign-in", "aria-labelledby": "doubted-title" }, h("form", { method: "dialog" },
+    h("h2", { id: "doubted-title" }, "Use these thresholds?"), parts.doubts,
+    h("div", { class: "actions" }, h("button", { id: "doubted-cancel", type: "submit", class: "quiet", autofocus: true }, "Cancel"), parts.confirm)));
   parts.changed = h("section", { class: "changed", hidden: true }, parts.changedHead, parts.tiles);
   view.replaceChildren(
     h("div", { class: "card settings-card" },
@@ -164,15 +220,17 @@ function build(view, set, on) {
       plot,
       h("div", { class: "preview-box" }, parts.told, parts.labels),
       h("div", { class: "threshold-fields" },
-        h("label", { class: "field key-review" }, h("span", {}, "Review over"), parts.review),
-        h("label", { class: "field key-reject" }, h("span", {}, "Reject over"), parts.reject),
+        h("label", { class: "field key-review" }, h("span", {}, "Review over"), parts.review, parts.faults.review),
+        h("label", { class: "field key-reject" }, h("span", {}, "Reject over"), parts.reject, parts.faults.reject),
         h("div", { class: "actions" }, parts.apply, parts.reset), parts.applied),
       parts.changed),
     h("div", { class: "card settings-card" },
       h("h2", {}, "Recipe"), parts.recipeNow,
-      h("div", { class: "actions" }, h("label", { class: "field-inline" }, "Recipe ", parts.recipe), parts.useRecipe, parts.recipeTold)));
+      h("div", { class: "actions" }, h("label", { class: "field-inline" }, "Recipe ", parts.recipe), parts.useRecipe, parts.recipeTold)),
+    parts.dialog);
   return parts;
 }
 
+const alike = (one, other) => NAMES.every((name) => tidy(one[name]) === tidy(other[name]));
 const tidy = (value) => String(Number(value.toPrecision(6)));
 
