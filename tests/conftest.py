@@ -56,12 +56,11 @@ settings.register_profile("quick", deadline=None, max_examples=25)
 settings.load_profile("thorough")
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Properties try as many cases as there are to spend. Files with long tests come first: the last file alone would
     keep the other workers idle."""
     for item in items:
-        if item.get_closest_marker("hypothesis"):
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             item.add_marker("budget")
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
