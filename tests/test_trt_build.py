@@ -245,19 +245,24 @@ def test_ctrl_c_stops_a_build(graphs: dict[str, Path], before: str) -> None:
 def test_ctrl_c_reaches_a_build_that_reports_from_another_thread() -> None:
     """Python runs its handlers in the main thread only, and that is inside TensorRT."""
     answers = []
-    with pytest.raises(KeyboardInterrupt), _interrupts() as interrupted:
 
-        def report() -> None:
-            answers.append(interrupted())
-            os.kill(os.getpid(), signal.SIGINT)
-            end = time.monotonic() + 10
-            while not interrupted() and time.monotonic() < end:
-                time.sleep(0.001)
-            answers.append(interrupted())
+    def build() -> None:
+        with _interrupts() as interrupted:
 
-        thread = threading.Thread(target=report)
-        thread.start()
-        thread.join()
+            def report() -> None:
+                answers.append(interrupted())
+                os.kill(os.getpid(), signal.SIGINT)
+                end = time.monotonic() + 10
+                while not interrupted() and time.monotonic() < end:
+                    time.sleep(0.001)
+                answers.append(interrupted())
+
+            thread = threading.Thread(target=report)
+            thread.start()
+            thread.join()
+
+    with pytest.raises(KeyboardInterrupt):
+        build()
     assert answers == [False, True]
 
 
