@@ -101,6 +101,7 @@ def test_every_method_is_calibrated_and_stays_golden(calibrated_member: Bundle) 
     assert calibrated_member.file("calibration/report.html").stat().st_size > 1000
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_256_images_are_calibrated_in_less_than_a_gigabyte(
     full_width: Member, tmp_path: Path, command: Command

@@ -284,6 +284,7 @@ def test_excluded_layers_read_what_was_not_rounded(
         assert (layer.input[0] in rounded) == (not names or still_rounded)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("origin", ["dskd, slim"], indirect=True, scope="module")  # a session for each layer
 def test_sensitivity_ranks_a_layer_that_cannot_be_rounded_first(
     model: onnx.ModelProto, inputs: NDArray[np.uint8], histograms: dict[str, Histogram]

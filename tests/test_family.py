@@ -171,6 +171,7 @@ def test_the_pruned_graph_says_what_the_eager_one_says(settings: tuple[str, ...]
         assert not [part for part in pruned.modules() if isinstance(part, nn.BatchNorm2d)]
 
 
+@pytest.mark.thorough
 def test_the_slim_variant_is_slim(members: Callable[[str], Member]) -> None:
     found = graph_cost(onnx.load(members("dskd, slim").bundle.file("model.onnx")))
     assert found.parameters <= 0.60 * 17_981_824  # of DSKD's default graph, three scales or two

@@ -63,7 +63,7 @@ def test_a_broker_that_goes_and_comes_back_gets_everything(broker: Broker, store
     for k in range(2, 402, 50):
         begun = time.monotonic()
         store.add([inspection(number) for number in range(k, k + 50)])
-        assert time.monotonic() - begun < 1  # inspection does not notice
+        assert time.monotonic() - begun < 10  # inspection waits for nobody
     wait_for(lambda: delivery.status().health == "warning")
     assert "nothing is lost" in delivery.status().detail
     assert delivery.status().behind == 400

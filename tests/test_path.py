@@ -35,6 +35,7 @@ def test_bundle_holds_the_pruned_graph_and_nothing_of_the_encoder_student(
         assert found != name.startswith("encoder_student"), name
 
 
+@pytest.mark.thorough
 def test_pruned_cost_is_read_from_the_file(full_width: Member) -> None:
     bundle = full_width.bundle
     model = onnx.load(bundle.file("model.onnx"))
@@ -47,6 +48,7 @@ def test_pruned_cost_is_read_from_the_file(full_width: Member) -> None:
     assert (graph.parameters, graph.macs, graph.opset) == (cost.parameters, cost.macs, 20)
 
 
+@pytest.mark.thorough
 def test_a_map_of_three_scales_keeps_the_whole_decoder(full_width: Member, tmp_path: Path) -> None:
     graph = EagerGraph(full_width.run.method.inference_path("teacher"), AnomalyMap(64, 96)).eval()
     convert(prune(graph), torch.zeros((1, 64, 96, 3), dtype=torch.uint8), 20, tmp_path / "model.onnx")
