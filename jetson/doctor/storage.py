@@ -68,14 +68,14 @@ def engine(context: Context) -> Finding:
     if not present:
         if context.libraries["tensorrt"].error:
             return ok("no engine, and no TensorRT to build one")
-        return warn("TensorRT is here, but the bundle has no engine", f"dskd {build_command('fp16')[10:]}")
+        return warn("TensorRT is here, but the bundle has no engine", build_command("fp16"))
     for precision in present:
         try:
             reason = _why_stale(context, read_facts(engine_paths(loaded, precision)[1]), precision)
         except DskdError as error:
             reason = str(error).partition(";")[0]
         if reason:
-            return fail(f"the {precision} engine is stale: {reason}", f"dskd {build_command(precision)[10:]}")
+            return fail(f"the {precision} engine is stale: {reason}", build_command(precision))
     return ok(f"engines {', '.join(present)} fit")
 
 
