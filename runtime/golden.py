@@ -149,7 +149,7 @@ def disagreement(scores: Floats, maps: Floats, expected_scores: Floats, expected
 def _scales(maps: Floats) -> Floats:
     """[N]: what a difference in each map is measured by: its spread, and at least a part of its values."""
     scale: Floats = np.hypot(maps.std((1, 2)), np.sqrt(np.square(maps).mean((1, 2))) / FLAT)
-    return np.maximum(scale, np.float32(1e-30))
+    return scale + np.float32(1e-30)
 
 
 def _gain(maps: Floats, expected: Floats) -> float:
