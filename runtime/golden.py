@@ -148,8 +148,9 @@ def disagreement(scores: Floats, maps: Floats, expected_scores: Floats, expected
 
 def _scales(maps: Floats) -> Floats:
     """[N]: what a difference in each map is measured by: its spread, and at least a part of its values."""
-    scale: Floats = np.hypot(maps.std((1, 2)), np.sqrt(np.square(maps).mean((1, 2))) / FLAT)
-    return scale + np.float32(1e-30)
+    values = np.sqrt(np.square(maps).mean((1, 2))) / FLAT
+    scale: Floats = np.hypot(maps.std((1, 2)), values) + np.float32(1e-30)
+    return scale
 
 
 def _gain(maps: Floats, expected: Floats) -> float:
