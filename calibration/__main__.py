@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from dskd.calibration.add_graphs import FLOAT, add_graphs, float_answers
+from dskd.calibration.add_graphs import add_graphs, float_answers
 from dskd.calibration.compare import HeldOut, Row, verdicts
+from dskd.calibration.flips import require_few_flips
 from dskd.calibration.graph_parts import convolution_macs
 from dskd.calibration.images import usable
 from dskd.calibration.judged import Judged, judge_all
@@ -28,10 +29,11 @@ from dskd.calibration.report import Report
 from dskd.calibration.sensitivity import sensitivity, too_sensitive
 from dskd.calibration.within_tolerance import Limit, Recipe, graph_within, relative_shift
 from dskd.runtime import atomic
-from dskd.runtime.bundle import Bundle, default_bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle import FLOAT, Bundle, default_bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
 
 FOLDER = "calibration"
+NEW, MOVED = "taken as new, changed or missing since training", "thresholds that moved"  # facts of the report
 LOOKED_AT = 8  # images by which layers are compared
 
 EXAMPLES = """examples:
@@ -69,6 +71,16 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--keep-map", action="store_true", help="keep the float model's local distances instead of learning them anew"
     )
+    options.add_argument(
+        "--new-pictures",
+        action="store_true",
+        help="take the run's pictures as they are now, although some were changed or are gone since training",
+    )
+    options.add_argument(
+        "--accept-flips",
+        action="store_true",
+        help="write the bundle although a graph judges more good pictures otherwise than the false-reject rates explain",
+    )
     options.add_argument("--json", action="store_true", help="print the report as one JSON object")
     return options
 
@@ -95,10 +107,13 @@ def calibrate(
     exclude: str | Sequence[str] = (),
     tolerance: float | None = None,
     keep_map: bool = False,
+    new_pictures: bool = False,
+    accept_flips: bool = False,
 ) -> Path:
     """Calibrates as ``dskd calibration`` does, with its words, and returns the bundle's folder. Raises DskdError."""
     words = as_words(bundle=bundle, images=images, held_out=held_out, labelled=labelled, method=method, count=count)
     words += as_words(target=target, exclude=exclude, tolerance=tolerance, keep_map=keep_map)
+    words += as_words(new_pictures=new_pictures, accept_flips=accept_flips)
     return carry_out(parser().parse_args(words))[0].path
 
 
@@ -107,7 +122,7 @@ def carry_out(options: argparse.Namespace) -> tuple[Bundle, Report]:
     if options.count < 1 or (options.tolerance is not None and not options.tolerance > 0):
         raise CallError("--count must be at least 1 and --tolerance over 0")
     bundle = load_bundle(options.bundle or default_bundle())
-    pictures = gather(bundle, options.images, options.held_out, options.labelled)
+    pictures = gather(bundle, options.images, options.held_out, options.labelled, options.new_pictures)
     with atomic.replacing_directory(bundle.path) as folder:  # a killed calibration leaves the bundle as it was
         shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
         report = add_int8(bundle, folder, pictures, options)
@@ -119,6 +134,7 @@ def add_int8(bundle: Bundle, folder: Path, pictures: Pictures, options: argparse
     kept = folder / FOLDER
     kept.mkdir(exist_ok=True)
     reference = float_answers(bundle, pictures.held_out)
+    pictures.require_same(reference.scores)
     with TemporaryDirectory() as scratch:
         prepared = Path(scratch) / "prepared.onnx"  # read where it is needed: protobuf frees a graph as a whole or not
         chosen, histograms = observe_once(bundle.file(FLOAT), pictures.inputs, options.count, kept, prepared)
@@ -136,14 +152,20 @@ def add_int8(bundle: Bundle, folder: Path, pictures: Pictures, options: argparse
             del graph
         macs = convolution_macs(onnx.load(prepared))
     made, held_out = add_graphs(folder, bundle.manifest, dict.fromkeys(excluded, "int8"), pictures.held_out, reference)
+    if not options.accept_flips:
+        require_few_flips(made, held_out, excluded)
     judged = judge_all(made, pictures.labelled, kept) if pictures.labelled else {}
     shifts = {name: relative_shift(reference.scores, held_out[name].scores) for name in excluded}
-    facts = {
+    facts: dict[str, object] = {
         "method": options.method,
         "images": f"{len(chosen)} of {len(pictures.inputs)}",
         "held-out good images": len(pictures.held_out),
         "largest score shift, in spreads of good images": round(max(shifts.values()), 4),
     }
+    if pictures.new:
+        facts[NEW] = " and ".join(pictures.new)
+    if changed := moved(bundle, made):
+        facts[MOVED] = "; ".join(changed)
     report = Report(facts, compare(made, held_out, judged, macs), layers, excluded)
     report.write(kept)
     write_manifest(folder, made.manifest.model_copy(update={"files": hash_files(folder)}))
@@ -205,12 +227,26 @@ def peak_memory() -> int:
     return round(kilobytes * 1024 / 1e6)
 
 
+def moved(before: Bundle, after: Bundle) -> list[str]:
+    """What is said of each graph that stood in the bundle before and has another reject threshold now."""
+    known = before.manifest.graphs
+    limits = {
+        name: (known[name].thresholds.reject.score, graph.thresholds.reject.score)
+        for name, graph in after.manifest.graphs.items()
+        if name in known
+    }
+    return [
+        f"{name} rejects over {new:.4f}, before over {old:.4f}" for name, (old, new) in limits.items() if old != new
+    ]
+
+
 def summary(bundle: Bundle, report: Report, peak: int) -> str:
     """The calibration for a terminal."""
     head, cells = report.table()
     widths = [max(len(row[k]) for row in [head, *cells]) for k in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *cells]]
     lines += report.left_in_float()
+    lines += [f"{key}: {value}" for key, value in report.facts.items() if key in (NEW, MOVED)]
     lines.append(f"most memory held at once: {peak} MB")
     return "\n".join([*lines, f"bundle {bundle.id}: report in {bundle.path / FOLDER / 'report.html'}"])
 

@@ -1,31 +1,36 @@
-"""Further graphs of a bundle, each with thresholds and tolerance of its own, found by running it."""
+"""Further graphs of a bundle, each with thresholds and golden answers of its own, found by running it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from dskd.calibration.bfloat import ROUNDED, UNIT
+import numpy as np
+
+from dskd.calibration.bfloat import ROUNDED
 from dskd.calibration.compare import (
     Answers,
     HeldOut,
     answer,
     answer_files,
     held_out_answers,
+    parity,
     thresholds_like,
-    tolerance_of,
 )
 from dskd.runtime import atomic
-from dskd.runtime.bundle import HELD_OUT, Bundle, hash_files, load_bundle, write_manifest
-from dskd.runtime.manifest import Graph, Manifest, Precision
-
-FLOAT = "model.onnx"
-
-
-def short_name(graph: str) -> str:
-    """``int8.cpu`` for ``model.int8.cpu.onnx``, ``bf16`` for ``model.onnx@bf16``."""
-    return graph.partition("@")[2] or graph.removeprefix("model.").removesuffix(".onnx")
+from dskd.runtime.bundle import (
+    FLOAT,
+    HELD_OUT,
+    Bundle,
+    Golden,
+    golden_file,
+    hash_files,
+    load_bundle,
+    short_name,
+    write_manifest,
+)
+from dskd.runtime.manifest import Graph, Manifest, Parity, Precision
 
 
 def provisional(base: Graph, precision: Precision) -> Graph:
@@ -38,53 +43,61 @@ def float_answers(bundle: Bundle, held_out: Sequence[Path]) -> Answers:
     return answer_files(bundle, FLOAT, held_out, f"held-out images, {FLOAT}")
 
 
-def measured(
-    bundle: Bundle, held_out: Sequence[Path], reference: Answers
-) -> tuple[dict[str, Graph], dict[str, HeldOut]]:
-    """All graphs of ``bundle`` with thresholds and tolerance of their own, and what they say of the held-out images.
-
-    ``held_out`` are good images that were never trained on: they keep the meaning of a false-reject rate;
-    ``reference`` is what the float graph says of them. It keeps what training found.
-    """
-    golden = bundle.golden()
-    expected, graphs = Answers(golden.scores, golden.maps), dict(bundle.manifest.graphs)
-    judged = {FLOAT: HeldOut(reference.scores, 1.0, 0.0)}
-    for name, graph in bundle.manifest.graphs.items():
-        if name == FLOAT:
-            continue
-        judged[name] = held_out_answers(bundle, name, held_out, reference)
-        thresholds = thresholds_like(graph.thresholds, judged[name])
-        found = answer(bundle, name, golden.inputs, f"golden frames, {name}")
-        unit = UNIT if name == ROUNDED else 0.0  # no CPU rounds exactly where the stand-in does
-        tolerance = tolerance_of(found, expected, judged[name], judged[FLOAT], unit)
-        graphs[name] = graph.model_copy(update={"thresholds": thresholds, "tolerance": tolerance})
-    return graphs, judged
-
-
 def add_graphs(
     folder: Path, manifest: Manifest, added: Mapping[str, Precision], held_out: Sequence[Path], reference: Answers
 ) -> tuple[Bundle, dict[str, HeldOut]]:
-    """Takes graphs whose files are in ``folder`` into the bundle that is being made there; older ones are replaced."""
+    """Takes graphs whose files are in ``folder`` into the bundle that is being made there; older ones are replaced.
+
+    Thresholds of graphs that stand there already and are not named stay as they are.
+    """
+    new = dict(added) if ROUNDED in manifest.graphs else {ROUNDED: "bf16", **added}
     graphs = {FLOAT: manifest.graphs[FLOAT], ROUNDED: provisional(manifest.graphs[FLOAT], "bf16"), **manifest.graphs}
     for name, precision in added.items():
         graphs[name] = provisional(manifest.graphs[FLOAT], precision)
     replaced = {short_name(name) for name in added}  # export.verify compared what stood there before
-    parity = [pair for pair in manifest.parity if pair.target not in replaced]
-    manifest = manifest.model_copy(update={"graphs": graphs, "parity": parity, "files": hash_files(folder)})
+    kept = [pair for pair in manifest.parity if pair.target not in replaced]
+    manifest = manifest.model_copy(update={"graphs": graphs, "parity": kept, "files": hash_files(folder)})
     write_manifest(folder, manifest)
-    return finish(folder, manifest, held_out, reference)
+    return finish(folder, manifest, held_out, new, reference)
 
 
 def finish(
-    folder: Path, manifest: Manifest, held_out: Sequence[Path], reference: Answers | None = None
+    folder: Path,
+    manifest: Manifest,
+    held_out: Sequence[Path],
+    new: Collection[str],
+    reference: Answers | None = None,
 ) -> tuple[Bundle, dict[str, HeldOut]]:
-    """Runs all graphs of the bundle that is being made; writes what is found: thresholds, tolerances, held-out scores.
+    """Runs all graphs of the bundle that is being made there on good images that were never trained on.
 
-    ``reference`` is what the float graph says of the held-out images, where that is known already.
+    Those in ``new`` are given thresholds for the same false-reject rates, and every graph that lacks them golden answers
+    and its distance from the float graph. ``reference`` is what that says of the held-out images, if known already.
     """
     bundle = load_bundle(folder)
-    graphs, judged = measured(bundle, held_out, reference or float_answers(bundle, held_out))
-    scores = {name: sorted(map(float, found.scores)) for name, found in judged.items()}
+    reference = reference or float_answers(bundle, held_out)
+    golden, graphs, pairs = bundle.golden(), dict(manifest.graphs), list(manifest.parity)
+    judged = {FLOAT: HeldOut(reference.scores, 1.0)}
+    scores = {name: bundle.held_out_scores(name) for name in graphs}
+    for name, graph in manifest.graphs.items():
+        if name != FLOAT:
+            judged[name] = held_out_answers(bundle, name, held_out, reference)
+            if name in new or not bundle.golden(name).own:
+                pairs += _golden_answers(bundle, name, golden, known={pair.target for pair in pairs})
+        if name in new:
+            graphs[name] = graph.model_copy(
+                update={"thresholds": thresholds_like(graph.thresholds, judged[name]), "tolerance": None}
+            )
+        if name in new or not scores[name]:
+            scores[name] = sorted(map(float, judged[name].scores))
     atomic.write_text(folder / HELD_OUT, json.dumps(scores, allow_nan=False))
-    write_manifest(folder, manifest.model_copy(update={"graphs": graphs, "files": hash_files(folder)}))
+    write_manifest(folder, manifest.model_copy(update={"graphs": graphs, "parity": pairs, "files": hash_files(folder)}))
     return load_bundle(folder), judged
+
+
+def _golden_answers(bundle: Bundle, graph: str, golden: Golden, known: Collection[str]) -> list[Parity]:
+    """Writes what ``graph`` says of the golden frames; returns its distance from the float graph where not ``known``."""
+    found = answer(bundle, graph, golden.inputs, f"golden frames, {graph}", literally=True)
+    np.save(bundle.path / golden_file(graph, "scores"), found.scores)
+    np.save(bundle.path / golden_file(graph, "maps"), found.maps)
+    pair = parity("onnx", short_name(graph), Answers(golden.scores, golden.maps), found)
+    return [] if pair.target in known else [pair]

@@ -16,7 +16,6 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from dskd.calibration.graph_parts import HEAD, TRUNK, constants_of
 
 ROUNDED = "model.onnx@bf16"  # the manifest's key
-UNIT = 2.0**-8  # largest share of a value that one rounding changes
 MULTIPLIES = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # their weights are rounded too
 
 

@@ -17,15 +17,14 @@ from dskd.calibration.images import Inputs
 from dskd.calibration.session import return_freed_memory
 from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.runtime.bundle import Bundle
+from dskd.runtime.errors import DskdError
 from dskd.runtime.images import read_image
-from dskd.runtime.manifest import Thresholds, Tolerance
+from dskd.runtime.manifest import Parity, Thresholds
 from dskd.runtime.preprocess import Image
 from dskd.runtime.threshold import conformal_thresholds
 from dskd.runtime.tiling import coarse, infer_tiles
 
-SLACK = 2.0  # an engine may be as far from the trained model again as its graph is
 TILES = 1  # at a time, as ``answer`` runs its inputs
-FLOOR = 1e-3  # another device's rounding
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class HeldOut:
 
     scores: NDArray[np.float32]
     map_correlation: float
-    largest_map_difference: float
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,19 @@ class Row:
 Answer = tuple[np.float32, NDArray[np.float32]]  # score and map [H, W]
 
 
-def answers(bundle: Bundle, graph: str, inputs: Iterable[Image], label: str) -> Iterator[Answer]:
+def answers(
+    bundle: Bundle, graph: str, inputs: Iterable[Image], label: str, literally: bool = False
+) -> Iterator[Answer]:
     """What one graph says of inputs [H, W, 3], one after the other, by onnxruntime."""
-    with _backend(bundle, graph) as backend:
+    with _backend(bundle, graph, literally) as backend:
         for image in tqdm(inputs, desc=label, unit="image", leave=False, disable=None):
             output = backend.infer(image[None])
             yield output.scores[0], output.maps()[0]
 
 
-def answer(bundle: Bundle, graph: str, inputs: Iterable[Image], label: str) -> Answers:
+def answer(bundle: Bundle, graph: str, inputs: Iterable[Image], label: str, literally: bool = False) -> Answers:
     """Runs inputs [N, H, W, 3] through one graph by onnxruntime."""
-    return _together(answers(bundle, graph, inputs, label))
+    return _together(answers(bundle, graph, inputs, label, literally))
 
 
 def answers_of_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: str) -> Iterator[Answer]:
@@ -112,20 +112,19 @@ def _together(found: Iterable[Answer]) -> Answers:
 
 def held_out_answers(bundle: Bundle, graph: str, paths: Sequence[Path], reference: Answers) -> HeldOut:
     """Runs held-out images through one graph; ``reference`` is what the float graph says of them."""
-    scores, correlations, worst = [], [], 0.0
+    scores, correlations = [], []
     found = answers_of_files(bundle, graph, paths, f"held-out images, {graph}")
     for expected, (score, anomaly_map) in zip(reference.maps, found, strict=True):
         scores.append(score)
         correlations.append(np.corrcoef(expected.ravel(), anomaly_map.ravel())[0, 1])
-        worst = max(worst, float(np.abs(expected - anomaly_map).max()))
-    return HeldOut(np.array(scores, np.float32), float(np.mean(correlations)), worst)
+    return HeldOut(np.array(scores, np.float32), float(np.mean(correlations)))
 
 
 @contextmanager
-def _backend(bundle: Bundle, graph: str) -> Iterator[OnnxRuntimeBackend]:
+def _backend(bundle: Bundle, graph: str, literally: bool = False) -> Iterator[OnnxRuntimeBackend]:
     """onnxruntime; it has no bfloat16, which is made for it as ``dskd.calibration.bfloat`` says."""
     rounded = rounded_to_bfloat16(onnx.load(bundle.graph_file(graph))) if graph == ROUNDED else None
-    backend = OnnxRuntimeBackend(bundle, graph, model=rounded and rounded.SerializeToString())
+    backend = OnnxRuntimeBackend(bundle, graph, model=rounded and rounded.SerializeToString(), literally=literally)
     del rounded
     try:
         yield backend
@@ -139,18 +138,18 @@ def thresholds_like(old: Thresholds, held_out: HeldOut) -> Thresholds:
     return conformal_thresholds(held_out.scores, old.review.false_reject_rate, old.reject.false_reject_rate)
 
 
-def tolerance_of(
-    golden: Answers, expected: Answers, held_out: HeldOut, reference: HeldOut, unit: float = 0.0
-) -> Tolerance:
-    """How far an engine of this graph may be from the trained model on the golden frames.
-
-    Judged by held-out pictures too: another engine's rounding meets its worst case in another one. ``unit`` is the share
-    of a value that it may round by once more than this machine did.
-    """
-    score = max(np.abs(golden.scores - expected.scores).max(), np.abs(held_out.scores - reference.scores).max())
-    map_ = max(np.abs(golden.maps - expected.maps).max(), held_out.largest_map_difference)
-    more = [FLOOR + unit * float(np.abs(values).max()) for values in (expected.scores, expected.maps)]
-    return Tolerance(score=SLACK * float(score) + more[0], map=SLACK * float(map_) + more[1])
+def parity(source: str, target: str, a: Answers, b: Answers) -> Parity:
+    """How far two forms of a model are from each other. Raises DskdError where one gives no finite numbers."""
+    for form, found in ((source, a), (target, b)):
+        if not (np.isfinite(found.scores).all() and np.isfinite(found.maps).all()):
+            raise DskdError(f"{form}: gives values that are no finite numbers; train again with another seed or rate")
+    return Parity(
+        source=source,
+        target=target,
+        images=len(a.scores),
+        max_abs_diff_score=float(np.abs(a.scores - b.scores).max()),
+        max_abs_diff_map=float(np.abs(a.maps - b.maps).max()),
+    )
 
 
 def verdicts(scores: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.int_]:

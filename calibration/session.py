@@ -13,6 +13,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
+from dskd.runtime.backends.onnx_runtime import INEXACT
+
 LARGE = 1024  # bytes of a constant that is handed over beside the graph
 
 
@@ -33,7 +35,9 @@ def open_session(model: onnx.ModelProto, asked: Sequence[str] = (), fused: bool 
     if not fused:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_mem_pattern = False
-    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        written, options, providers=["CPUExecutionProvider"], disabled_optimizers=INEXACT
+    )
     session.constants = constants  # held as long as the session, which may read them where they lie
     return session
 

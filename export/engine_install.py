@@ -13,7 +13,7 @@ from dskd.runtime.bundle import Bundle
 from dskd.runtime.cuda import Device
 from dskd.runtime.engine import EngineFacts, engine_paths, read_facts, why_unfit, write_facts
 from dskd.runtime.errors import DskdError, MissingPart
-from dskd.runtime.inspector import GoldenCheck, golden_check
+from dskd.runtime.golden import GoldenCheck, golden_check
 from dskd.runtime.manifest import Precision
 
 

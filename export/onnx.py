@@ -24,15 +24,15 @@ from dskd.export.golden import PARITY_IMAGES, held_out_images, parity_inputs, wr
 from dskd.export.graph_cost import GraphCost, graph_cost
 from dskd.export.prune import Cost, PrunedGraph, cost, prune
 from dskd.runtime import atomic
-from dskd.runtime.bundle import Bundle, default_bundle, hash_files, is_bundle, load_bundle, write_manifest
+from dskd.runtime.bundle import FLOAT, Bundle, default_bundle, hash_files, is_bundle, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, DskdError, Parser, as_words, exit_with_code
-from dskd.runtime.manifest import Graph, InputSpec, Manifest, Provenance, Tolerance
+from dskd.runtime.manifest import Graph, InputSpec, Manifest, Provenance
+from dskd.train.data import combined_sha256
 from dskd.train.run import versions
 from dskd.train.trained_run import TrainedRun, load_run
 
 OPSETS = (20, 17)  # 17 for the TensorRT 8.5 and 8.6 of JetPack 5 and 6.0
-TOLERANCE = Tolerance(score=1e-3, map=1e-3)  # another CPU's rounding, not another model
-MODEL, HALF = "model.onnx", "model.fp16.onnx"
+MODEL, HALF = FLOAT, "model.fp16.onnx"
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,6 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             parameters=found.parameters,
             macs=found.macs,
             thresholds=run.thresholds,
-            tolerance=TOLERANCE,
         )
         manifest = Manifest(
             name=str(run.record["name"]),
@@ -141,9 +140,9 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             files=hash_files(folder),
         )
         write_manifest(folder, manifest)
-        made, _ = finish(folder, manifest, held_out_images(run))
-        pairs = verify.compare(run, made, parity_inputs(run, PARITY_IMAGES))
-        verify.require(pairs)
+        made, _ = finish(folder, manifest, held_out_images(run), new=(ROUNDED, HALF))
+        pairs, faults = verify.compare(run, made, parity_inputs(run, PARITY_IMAGES))
+        verify.require(faults)
         write_manifest(folder, made.manifest.model_copy(update={"parity": pairs}))
     before = cost(run.method, TrainingForward(run), torch.zeros((1, height, width, 3), dtype=torch.uint8))
     size = os.path.getsize(out / MODEL) / 1e6
@@ -203,12 +202,13 @@ def training_only(run: TrainedRun, reading: str) -> list[str]:
 
 def provenance(run: TrainedRun, licence: str) -> Provenance:
     """Where the model comes from."""
-    record = run.record
+    record, held_out = run.record, run.record.get("held_out_sha256")  # older runs have none
     return Provenance(
         licence=licence,
         training_data_sha256=str(record["training_data_sha256"]),
         training_images=int(str(record["training_images"])),
         held_out_images=len(record["held_out"]),  # type: ignore[arg-type]
+        held_out_data_sha256=combined_sha256(held_out) if isinstance(held_out, list) else None,
         teacher_weights=str(record["teacher_weights"]),
         teacher_weights_sha256=str(record["teacher_weights_sha256"]),
         checkpoint_sha256=str(record["model_sha256"]),

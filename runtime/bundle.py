@@ -27,6 +27,7 @@ from dskd.runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 MANIFEST = "manifest.yaml"
 HELD_OUT = "held_out.json"  # scores of the held-out good images by graph; older bundles have none
 LARGEST_HELD_OUT = 64 << 20  # bytes
+FLOAT = "model.onnx"  # the graph that every bundle has
 IGNORED = ("engines/", f".{MANIFEST}.")  # engines have facts of their own; a killed writer leaves a temporary file
 _SEAL = "# seal sha256:"
 _SCORES: TypeAdapter[dict[str, list[Finite]]] = TypeAdapter(dict[str, list[Finite]])
@@ -34,12 +35,16 @@ _SCORES: TypeAdapter[dict[str, list[Finite]]] = TypeAdapter(dict[str, list[Finit
 
 @dataclass(frozen=True)
 class Golden:
-    """Frames with what the trained model said of them: inputs [N, H, W, 3], scores [N], maps [N, H, W]."""
+    """Frames with what a graph must say of them: inputs [N, H, W, 3], scores [N], maps [N, H, W].
+
+    ``own``: these are that graph's answers. In older bundles every graph has the trained model's.
+    """
 
     frames: list[Path]
     inputs: NDArray[np.uint8]
     scores: NDArray[np.float32]
     maps: NDArray[np.float32]
+    own: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,13 +75,20 @@ class Bundle:
         """The ONNX file behind a key of the manifest's ``graphs``."""
         return self.file(graph.partition("@")[0])
 
-    def golden(self) -> Golden:
-        """Golden frames and the trained model's answers."""
+    def golden(self, graph: str = FLOAT) -> Golden:
+        """Golden frames and the answers of ``graph``; the float graph's are the trained model's."""
         frames = [self.file(f"golden/frame_{k}.png") for k in range(self.manifest.golden)]
         spec = self.manifest.input
+        own = graph == FLOAT or golden_file(graph, "scores") in self.manifest.files
+        scores, maps = (golden_file(graph if own else FLOAT, kind) for kind in ("scores", "maps"))
         side = (len(frames), spec.height, spec.width)
-        shapes = {"inputs": (*side, 3), "scores": side[:1], "maps": side}
-        return Golden(frames, *(_read_array(self.file(f"golden/{name}.npy"), shapes[name]) for name in shapes))
+        return Golden(
+            frames,
+            _read_array(self.file("golden/inputs.npy"), (*side, 3)),
+            _read_array(self.file(scores), side[:1]),
+            _read_array(self.file(maps), side),
+            own,
+        )
 
     def held_out_scores(self, graph: str) -> list[float]:
         """What ``graph`` gave the good images behind its thresholds; none in a bundle that was made before they were kept.
@@ -102,6 +114,16 @@ def _read_array(path: Path, shape: tuple[int, ...]) -> NDArray[Any]:
     except (OSError, ValueError, EOFError, OverflowError, TypeError, RecursionError, MemoryError) as error:
         raise DskdError(f"{path}: cannot be read ({error}); export the bundle again") from error
     raise DskdError(f"{path}: does not fit the manifest; export the bundle again")
+
+
+def short_name(graph: str) -> str:
+    """``int8.cpu`` for ``model.int8.cpu.onnx``, ``bf16`` for ``model.onnx@bf16``."""
+    return graph.partition("@")[2] or graph.removeprefix("model.").removesuffix(".onnx")
+
+
+def golden_file(graph: str, kind: str) -> str:
+    """The bundle's file of golden ``scores`` or ``maps`` of one graph."""
+    return f"golden/{kind}.npy" if graph == FLOAT else f"golden/{short_name(graph)}.{kind}.npy"
 
 
 def default_bundle() -> Path:
@@ -131,18 +153,20 @@ def file_sha256(path: Path) -> str:
 def load_bundle(path: Path, later: bool = False) -> Bundle:
     """Reads a manifest and checks every file. Raises DskdError that names the first wrong file.
 
-    ``later`` leaves the graphs, which are large, until they are asked for: most are not used.
+    ``later`` leaves the graphs and their golden answers, which are large, until they are asked for: most are not used.
     """
     manifest = _read_manifest(path)
     present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_symlink() or not file.is_dir()}
     foreign = {name for name in present - set(manifest.files) - {MANIFEST} if not name.startswith(IGNORED)}
     if foreign:
         raise DskdError(f"{path / min(foreign)}: is not in the manifest; remove it or export the bundle again")
-    graphs = {name for name in manifest.files if name.endswith(".onnx")} if later else set()
+    graphs = {name for name in manifest.files if name.endswith(".onnx")}
+    graphs |= {golden_file(graph, kind) for graph in manifest.graphs if graph != FLOAT for kind in ("scores", "maps")}
+    unchecked = graphs.intersection(manifest.files) if later else set()
     for name, expected in sorted(manifest.files.items()):
-        if name not in graphs:
+        if name not in unchecked:
             _check_file(path, name, expected)
-    return Bundle(path, manifest, graphs)
+    return Bundle(path, manifest, unchecked)
 
 
 def _check_file(path: Path, name: str, expected: str) -> None:

@@ -99,10 +99,11 @@ def why_unfit(facts: EngineFacts, plan: Path, bundle: Bundle, device: Device, te
     for what, (built, found) in here.items():
         if built != found:
             return f"it was built for {what} {built}, here is {found}"
-    if facts.score_difference > graph.tolerance.score or facts.map_difference > graph.tolerance.map:
+    limit = graph.tolerance  # of older bundles; else the engine was proved by what its graph says
+    if limit and (facts.score_difference > limit.score or facts.map_difference > limit.map):
         return (
             f"it differs from the trained model by {facts.score_difference:.1e} in score and {facts.map_difference:.1e} "
-            f"in map (allowed {graph.tolerance.score:.0e} and {graph.tolerance.map:.0e})"
+            f"in map (allowed {limit.score:.1e} and {limit.map:.1e})"
         )
     try:
         found = file_sha256(plan)

@@ -23,6 +23,14 @@ class CallError(DskdError):
     exit_code = 2
 
 
+class NotExact(DskdError):
+    """A backend computes, and not exactly enough for this bundle. ``told`` says whether a person was told before."""
+
+    def __init__(self, message: str, told: bool = False) -> None:
+        super().__init__(message)
+        self.told = told
+
+
 class MissingPart(DskdError):
     """A needed part is absent: GPU, library, camera, weights (exit code 3)."""
 

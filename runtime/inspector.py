@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from typing import TypeVar
@@ -17,8 +16,8 @@ from dskd.runtime.backends import Backend, Output, candidates, first_that
 from dskd.runtime.backends.base import Overlapping, cpu_words
 from dskd.runtime.bundle import Bundle
 from dskd.runtime.decision import Map, Settings, decide
-from dskd.runtime.errors import DskdError
-from dskd.runtime.images import read_image
+from dskd.runtime.errors import DskdError, NotExact
+from dskd.runtime.golden import GoldenCheck, golden_check
 from dskd.runtime.manifest import InputSpec, Precision
 from dskd.runtime.preprocess import Image, preprocess
 from dskd.runtime.result import Frame, Inspection
@@ -32,52 +31,14 @@ Answer = TypeVar("Answer")
 Judged = list[Inspection | DskdError]
 
 
-@dataclass(frozen=True)
-class GoldenCheck:
-    """Worst differences between this device and the trained model on the golden frames."""
-
-    images: int
-    input_levels: int
-    score: float
-    map: float
-
-
-def golden_check(bundle: Bundle, backend: Backend, frames: int | None = None) -> GoldenCheck:
-    """Runs the golden frames, or the first ``frames`` of them.
-
-    Raises DskdError where preprocessing or backend is outside the bundle's tolerance.
-    """
-    golden, spec = bundle.golden(), bundle.manifest.input
-    tolerance = bundle.manifest.graphs[backend.graph].tolerance
-    levels = score = map_ = 0.0
-    asked = golden.frames[:frames]
-    for k, path in enumerate(asked):
-        made = preprocess(read_image(path), spec.height, spec.width, spec.crop)
-        levels = max(levels, float(np.abs(made.astype(int) - golden.inputs[k]).max()))
-        output = backend.infer(golden.inputs[k : k + 1])
-        score = _worse(score, output.scores - golden.scores[k])
-        map_ = _worse(map_, output.maps() - golden.maps[k])
-    check = GoldenCheck(len(asked), int(levels), score, map_)
-    if levels > 1:
-        raise DskdError(
-            f"preprocessing differs by {check.input_levels} levels on golden frames; install another OpenCV"
-        )
-    if not (score <= tolerance.score and map_ <= tolerance.map):
-        raise DskdError(
-            f"backend {backend.name} disagrees with bundle {bundle.id} on golden frames: "
-            f"score by {score:.2e} (allowed {tolerance.score:.0e}), map by {map_:.2e} (allowed {tolerance.map:.0e}); "
-            "use another backend or export again on this device"
-        )
-    return check
-
-
 def open_proved(
     bundle: Bundle, name: str = "auto", threads: int = 0, precision: Precision | None = None, quick: bool = False
 ) -> tuple[Backend, GoldenCheck]:
     """The first of ``dskd.runtime.backends.candidates`` that opens and passes its golden check.
 
-    What is passed over is said on stderr with the reason. Raises DskdError where none is left. With ``quick`` one
-    frame is enough where the same bundle passed with all of them before, on the same backend, libraries and CPU.
+    What is passed over is said on stderr with the reason. Raises DskdError where none is left. With ``quick``, where the
+    same bundle was tried before on the same backend, libraries and CPU, one frame is enough if it passed, and none is
+    run and nothing said again if it did not.
     """
     prove = _quick_check if quick else golden_check
     return first_that(partial(prove, bundle), candidates(bundle, name, threads, precision))
@@ -85,9 +46,17 @@ def open_proved(
 
 def _quick_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
     key = key_of(bundle.id, backend.name, backend.graph, _libraries(), *sorted(cpu_words()))
-    if not backend.name.startswith("tensorrt") and recall("proved", key) is not None:
+    if backend.name.startswith("tensorrt"):
+        return golden_check(bundle, backend)
+    if (before := recall("inexact", key)) is not None:
+        raise NotExact(before.tobytes().decode(errors="replace"), told=True)
+    if recall("proved", key) is not None:
         return golden_check(bundle, backend, 1)
-    check = golden_check(bundle, backend)
+    try:
+        check = golden_check(bundle, backend)
+    except NotExact as error:
+        remember("inexact", key, str(error).encode(), keep=64)
+        raise
     remember("proved", key, b"proved", keep=64)
     return check
 
@@ -95,12 +64,6 @@ def _quick_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
 def _libraries() -> str:
     """What computes, with versions."""
     return " ".join(sorted(f"{name} {getattr(sys.modules.get(name), '__version__', '')}" for name in COMPUTE))
-
-
-def _worse(worst: float, difference: np.ndarray) -> float:
-    """The larger absolute value; NaN is infinitely bad."""
-    found = float(np.abs(difference).max())
-    return max(worst, found if np.isfinite(found) else float("inf"))
 
 
 class BackendFailed(DskdError):

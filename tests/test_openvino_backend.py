@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tiny_bundle import tiny_bundle
 
 import dskd.runtime.backends
+from dskd.calibration.add_graphs import provisional
 from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16, to_bfloat16
 from dskd.calibration.quantise import observed_tensors, quantise, without_transposed
 from dskd.calibration.ranges import observe
@@ -27,10 +28,10 @@ from dskd.runtime.backends import open_backend
 from dskd.runtime.backends.base import allowed_cores
 from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.runtime.backends.openvino import OpenVinoBackend
-from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from dskd.runtime.errors import CallError, DskdError, MissingPart
-from dskd.runtime.inspector import golden_check, open_proved
-from dskd.runtime.manifest import Tolerance
+from dskd.runtime.bundle import Bundle, golden_file, hash_files, load_bundle, write_manifest
+from dskd.runtime.errors import CallError, DskdError, MissingPart, NotExact
+from dskd.runtime.golden import golden_check
+from dskd.runtime.inspector import open_proved
 from dskd.runtime.sources.gstreamer import has_elements
 
 HAS_BF16 = dskd.runtime.backends._cpu_has_bf16()
@@ -191,32 +192,35 @@ def test_one_that_fails_its_golden_check_is_passed_over_with_one_line(
     assert (backend.name, check.images) == ("onnxruntime-cpu", 2)
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
-    assert told[0].startswith("passed over: backend openvino-fp32 disagrees with bundle")
-    with pytest.raises(DskdError, match="openvino-fp32 disagrees"):
+    assert told[0].startswith("openvino-fp32 is not exact enough here for bundle tiny-")
+    assert told[0].endswith("; using onnxruntime-cpu instead")
+    with pytest.raises(NotExact, match="openvino-fp32 is not exact enough here"):
         open_proved(tiny, "openvino")
 
 
-def with_tolerance(bundle: Bundle, folder: Path, graph: str, tolerance: float) -> Bundle:
+def with_golden_maps(bundle: Bundle, folder: Path, graph: str, factor: float) -> Bundle:
+    """Answers of ``graph`` that are another's."""
     shutil.copytree(bundle.path, folder)
-    limits = {"tolerance": Tolerance(score=tolerance, map=tolerance)}
-    graphs = bundle.manifest.graphs | {graph: bundle.manifest.graphs[graph].model_copy(update=limits)}
-    write_manifest(folder, bundle.manifest.model_copy(update={"graphs": graphs}))
+    for kind in ("scores", "maps"):
+        file = folder / golden_file(graph, kind)
+        np.save(file, np.load(file) * np.float32(factor))
+    write_manifest(folder, bundle.manifest.model_copy(update={"files": hash_files(folder)}))
     return load_bundle(folder)
 
 
 @needs_bf16
-@pytest.mark.parametrize(("tolerance", "name"), [(1.0, "openvino-bf16"), (1e-6, "openvino-fp32")])
-def test_bf16_is_used_only_within_what_the_bundle_allows(
-    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], tolerance: float, name: str
+@pytest.mark.parametrize(("factor", "name"), [(1.0, "openvino-bf16"), (1.1, "openvino-fp32")])
+def test_bf16_is_used_only_where_it_says_what_its_graph_says(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float, name: str
 ) -> None:
-    recorded = with_tolerance(bundle, tmp_path / "bundle", ROUNDED, tolerance)
+    recorded = with_golden_maps(bundle, tmp_path / "bundle", ROUNDED, factor)
     backend, check = open_proved(recorded, "openvino")
     assert backend.name == name
     assert (check.map > 1e-4) == (name == "openvino-bf16")  # it did compute in what it says
     told = capsys.readouterr().err.splitlines()
-    assert [line.startswith("passed over: backend openvino-bf16 disagrees") for line in told] == [True] * (name[-4:] == "fp32")  # fmt: skip
-    if tolerance < 1:
-        with pytest.raises(DskdError, match="openvino-bf16 disagrees"):
+    assert [line.endswith("; using openvino-fp32 instead") for line in told] == [True] * (name[-4:] == "fp32")
+    if factor > 1:
+        with pytest.raises(NotExact, match="openvino-bf16 is not exact enough here"):
             open_proved(recorded, "openvino", precision="bf16")
 
 
@@ -228,8 +232,7 @@ def eight_bits(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bund
     model = without_transposed(onnx.load(folder / "model.onnx"))
     histograms = observe(model, observed_tensors(model), bundle.golden().inputs)
     onnx.save(quantise(model, histograms, "minmax", "cpu"), folder / "model.int8.cpu.onnx")
-    loose = {"precision": "int8", "tolerance": Tolerance(score=100, map=100)}
-    graphs = bundle.manifest.graphs | {"model.int8.cpu.onnx": bundle.manifest.graphs["model.onnx"].model_copy(update=loose)}  # fmt: skip
+    graphs = bundle.manifest.graphs | {"model.int8.cpu.onnx": provisional(bundle.manifest.graphs["model.onnx"], "int8")}
     write_manifest(folder, bundle.manifest.model_copy(update={"graphs": graphs, "files": hash_files(folder)}))
     return load_bundle(folder)
 

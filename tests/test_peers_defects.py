@@ -29,7 +29,8 @@ from dskd.runtime.backends import NAMES, open_backend
 from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.decision import Settings
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspector import Inspector, golden_check
+from dskd.runtime.golden import golden_check
+from dskd.runtime.inspector import Inspector
 from dskd.runtime.manifest import Precision
 from dskd.runtime.result import Frame, Verdict
 from dskd.train.config import load_config

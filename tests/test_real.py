@@ -11,7 +11,8 @@ import torch
 from dskd.export.onnx import export
 from dskd.runtime.backends import open_backend
 from dskd.runtime.decision import Settings
-from dskd.runtime.inspector import Inspector, golden_check
+from dskd.runtime.golden import golden_check
+from dskd.runtime.inspector import Inspector
 from dskd.runtime.pipeline import Tally
 from dskd.runtime.pipeline import run as run_pipeline
 from dskd.runtime.result import Verdict

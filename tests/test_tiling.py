@@ -18,7 +18,8 @@ from dskd.runtime.backends import Output, open_backend
 from dskd.runtime.bundle import Bundle
 from dskd.runtime.decision import Settings
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspector import BackendFailed, Inspector, golden_check
+from dskd.runtime.golden import golden_check
+from dskd.runtime.inspector import BackendFailed, Inspector
 from dskd.runtime.manifest import InputSpec, Tiling
 from dskd.runtime.result import Frame, Verdict
 from dskd.runtime.tiling import Grid, MergedMap, coarse, infer_tiles

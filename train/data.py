@@ -163,7 +163,12 @@ def usable(paths: list[Path], spec: InputSpec, strict: bool) -> list[Path]:
 
 def data_sha256(paths: list[Path]) -> str:
     """One hash over the contents of all files, independent of their order and names."""
-    return hashlib.sha256("".join(sorted(file_sha256(p) for p in paths)).encode()).hexdigest()
+    return combined_sha256([file_sha256(path) for path in paths])
+
+
+def combined_sha256(digests: list[str]) -> str:
+    """The same of files whose sha256 are known."""
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
 
 
 def load_inputs(paths: list[Path], spec: InputSpec) -> Image:

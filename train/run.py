@@ -81,9 +81,10 @@ def _run(
     method = build(config, teacher)
     splits = split_products(images, config, strict)
     training = [path for part, _ in splits for path in part]
+    digests = [file_sha256(path) for path in training]
     belongs = {
         "configuration": hashlib.sha256(config.model_dump_json(exclude=AFTER_TRAINING).encode()).hexdigest(),
-        "images": data.data_sha256(training),
+        "images": data.combined_sha256(digests),
         "teacher": weights_sha256,
         "number of processes": str(process.world),
     }
@@ -111,6 +112,7 @@ def _run(
     prepared.with_suffix(".json").unlink()
     record: dict[str, object] = {}
     if process.first:
+        held_out = [path for _, part in splits for path in part]
         record = {
             "name": images.name,
             "minutes": round(float(loop.read_curve(folder / "log.csv")[-1]["seconds"]) / 60, 1),
@@ -119,8 +121,10 @@ def _run(
             else str(images.folder.resolve()),
             "training_images": len(training),
             "training": [str(path.resolve()) for path in training],
+            "training_sha256": digests,
             "training_data_sha256": belongs["images"],
-            "held_out": [str(path.resolve()) for _, part in splits for path in part],
+            "held_out": [str(path.resolve()) for path in held_out],
+            "held_out_sha256": [file_sha256(path) for path in held_out],
             "teacher_weights": weights_name,
             "teacher_weights_sha256": weights_sha256,
             "versions": versions(),

@@ -13,7 +13,7 @@ from typing import TypeVar
 from dskd.runtime.backends.base import Backend, Output, cpu_words
 from dskd.runtime.bundle import Bundle
 from dskd.runtime.engine import engine_paths
-from dskd.runtime.errors import CallError, DskdError, MissingPart, one_line
+from dskd.runtime.errors import CallError, DskdError, MissingPart, NotExact, one_line
 from dskd.runtime.manifest import Precision
 
 NAMES = ("auto", "onnxruntime", "openvino", "tensorrt")
@@ -65,12 +65,13 @@ def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate]) -> tup
 
     Where a library or its device is missing, the rest of what needs it is not tried. Raises the last DskdError.
     """
+    inexact = list[NotExact]()
     while True:
         candidate, *tried = tried
         try:
             backend = candidate.open()
             try:
-                return backend, prove(backend)
+                proof = prove(backend)
             except BaseException:
                 backend.close()
                 raise
@@ -79,7 +80,15 @@ def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate]) -> tup
                 tried = [other for other in tried if other.library != candidate.library]
             if not tried:
                 raise
-            print(f"passed over: {one_line(str(error))}", file=sys.stderr)
+            if isinstance(error, NotExact):
+                inexact.append(error)
+            else:
+                print(f"passed over: {one_line(str(error))}", file=sys.stderr)
+        else:
+            for passed in inexact:
+                if not passed.told:
+                    print(f"{one_line(str(passed))}; using {backend.name} instead", file=sys.stderr)
+            return backend, proof
 
 
 def _tensorrt(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:

@@ -124,6 +124,11 @@ class TensorRtBackend:
             self.close()
             raise
 
+    @property
+    def largest(self) -> int:
+        """The most images that the engine takes at once."""
+        return int(self._engine.largest)
+
     def infer(self, batch: Image) -> TensorRtOutput:
         """uint8 BGR [N, height, width, 3] -> scores [N] and maps on demand."""
         return self.collect(self.submit(batch))

@@ -23,7 +23,8 @@ from dskd.runtime.backends import Backend, Candidate, first_that
 from dskd.runtime.bundle import Bundle, load_bundle
 from dskd.runtime.decision import Settings
 from dskd.runtime.errors import DskdError, one_line
-from dskd.runtime.inspector import BackendFailed, Inspector, golden_check
+from dskd.runtime.golden import golden_check
+from dskd.runtime.inspector import BackendFailed, Inspector
 from dskd.runtime.result import Frame, Inspection
 from dskd.runtime.station.gathering import Feed, Gathering, Job
 

@@ -19,8 +19,8 @@ from dskd.runtime.bundle import Bundle
 from dskd.runtime.cuda import Device, open_memory
 from dskd.runtime.engine import GRAPHS, engine_paths, read_facts, write_facts
 from dskd.runtime.errors import DskdError
+from dskd.runtime.golden import LIMITS, disagreement, golden_check
 from dskd.runtime.images import list_images, read_image
-from dskd.runtime.inspector import golden_check
 from dskd.runtime.manifest import Precision
 from dskd.runtime.preprocess import preprocess
 from gpu.conftest import Build
@@ -82,12 +82,11 @@ def test_an_engine_says_what_onnxruntime_says_of_the_same_graph(
 ) -> None:
     bundle = build(precision)
     graph = GRAPHS[precision]
-    tolerance = bundle.manifest.graphs[graph].tolerance
     backend, reference = open_engine(bundle, precision), OnnxRuntimeBackend(bundle, graph)
     for batch in batches(pictures, bundle.manifest.max_batch, 3 * bundle.manifest.max_batch):
         found, expected = backend.infer(batch), reference.infer(batch)
-        np.testing.assert_allclose(found.scores, expected.scores, rtol=0, atol=tolerance.score)
-        np.testing.assert_allclose(found.maps(), expected.maps(), rtol=0, atol=tolerance.map)
+        limits = LIMITS[precision]
+        assert disagreement(found.scores, found.maps(), expected.scores, expected.maps(), limits) == ""
         np.testing.assert_allclose(found.maps().max((1, 2)), found.scores, rtol=1e-3)
 
 
