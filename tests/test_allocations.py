@@ -70,6 +70,7 @@ def traced(inspector: Inspector, size: tuple[int, int], warm: int = WARM) -> Tra
     return Traced(peaks, held, verdict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(512, 640), (160, 160), (64, 96)])  # halved first, made smaller, fits already
 def test_no_array_is_made_for_a_frame(bundle: Bundle, opened: Opened, size: tuple[int, int]) -> None:
     spec = bundle.manifest.input

@@ -204,6 +204,7 @@ def test_channels_that_never_speak_are_left_alone(model: onnx.ModelProto, inputs
 # Q/DQ graphs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(
     ("origin", "method"),

@@ -723,6 +723,7 @@ def test_settings_that_are_wrong_are_named(tmp_path: Path, line: str, told: str)
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_commands_from_key_to_roll_back(command: Command, bundles: list[Bundle], tmp_path: Path) -> None:
     def call(*words: object) -> str:
         done = command("jetson", *words)

@@ -76,7 +76,8 @@ def test_bundle_holds_the_scores_behind_its_thresholds(trained_run: TrainedRun, 
     assert bundle.held_out_scores("model.int8.onnx") == []
 
 
-@pytest.mark.parametrize("opset", [17, 20])
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [pytest.param(17, marks=pytest.mark.thorough), 20])
 def test_export_command_and_verify_command(
     trained_run: TrainedRun, command: Command, tmp_path: Path, opset: int
 ) -> None:

@@ -102,6 +102,7 @@ def test_one_product_is_drawn_as_ever() -> None:
     assert list(Schedule(11, 3, 2, 5, products=[11])) == list(Schedule(11, 3, 2, 5))
 
 
+@pytest.mark.slow
 def test_a_common_model_has_thresholds_and_figures_of_each_product(
     products: Path, command: Command, tmp_path: Path
 ) -> None:

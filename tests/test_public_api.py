@@ -120,6 +120,7 @@ def test_the_import_takes_nothing_along() -> None:
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.slow
 def test_train_and_export_from_python(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings: dict[str, object] = {key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in SMALL)}

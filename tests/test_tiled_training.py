@@ -101,6 +101,7 @@ def test_the_bundle_carries_its_tiling_and_proves_itself_bare(
         assert len(found.get("inspections", [found])) == frames
 
 
+@pytest.mark.slow
 def test_calibration_observes_tiles_and_judges_pictures(tiled_bundle: Bundle, command: object) -> None:
     done = command("calibration", "--bundle", tiled_bundle.path, "--count", 16, "--target", "cpu", "--json")  # type: ignore[operator]
     assert done.returncode == 0, done.stderr
