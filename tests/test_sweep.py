@@ -241,6 +241,7 @@ def test_a_tied_command_ends_with_its_parent(tmp_path: Path) -> None:
     (tmp_path / "waiting.py").write_text(
         "import pathlib, sys, time\npathlib.Path(sys.argv[1]).touch()\ntime.sleep(600)\n"
     )
+    (tmp_path / "sitecustomize.py").write_text("import dskd, os\ndskd.__path__.append(os.path.dirname(__file__))\n")
     parent = f"import subprocess; from dskd.train.tied import words; subprocess.run(words('waiting', {str(tmp_path / 'up')!r}))"
     environment = {**ENVIRONMENT, "PYTHONPATH": f"{ROOT}:{tmp_path}"}
     process = subprocess.Popen([sys.executable, "-c", parent], env=environment)
