@@ -84,9 +84,9 @@ def test_that_answer_loads_nothing_heavy(every: Bundle) -> None:
         "print(*sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
-    heavy = set(
-        ["torch", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "tqdm", "scipy", "cv2", "dskd.train"]
-    )
+    heavy = {"torch", "onnx", "onnxruntime", "onnxsim", "tensorrt", "tensorrt_rtx", "tqdm", "scipy", "cv2"} | {
+        "dskd.train"
+    }
     loaded = set(done.stdout.split())
     assert "dskd.export.trt" in loaded
     assert not heavy & loaded
