@@ -85,7 +85,7 @@ def golden_check(bundle: Bundle, backend: Backend, frames: int | None = None) ->
     else:
         raise DskdError(f"{bundle.path}: holds no golden answers of {backend.graph}; make them with dskd calibration")
     if fault:
-        raise NotExact(f"{backend.name} is not exact enough here for bundle {bundle.id} ({fault})")
+        raise NotExact(f"{backend.name} is not exact enough here on the golden frames of bundle {bundle.id} ({fault})")
     return check
 
 

@@ -285,7 +285,7 @@ def test_one_calm_line_says_what_is_used_instead(every: Bundle, capsys: pytest.C
     backend, _ = first_that(partial(golden_check, every), tried)  # type: ignore[arg-type]
     assert backend.name == "second"
     assert capsys.readouterr().err == (
-        f"first is not exact enough here for bundle {every.id} (maps off as a whole by 5 %, at most 0.1 % allowed); "
+        f"first is not exact enough here on the golden frames of bundle {every.id} (maps off as a whole by 5 %, at most 0.1 % allowed); "
         "using second instead\n"
     )
 

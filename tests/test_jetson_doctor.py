@@ -275,7 +275,7 @@ def test_a_damaged_bundle_and_one_that_disagrees(context: Context, tmp_path: Pat
     named(look(context, "bundle"), "FAIL", "sha256", "copy the bundle again")
     context.bundle = tiny_bundle(tmp_path / "wrong", golden_error=1.0).path
     context.__dict__.pop("loaded_bundle", None)
-    named(look(context, "bundle"), "FAIL", "disagrees", "export the bundle again")
+    named(look(context, "bundle"), "FAIL", "not exact enough", "export the bundle again")
 
 
 def test_little_memory_and_free_clocks(context: Context) -> None:

@@ -248,11 +248,11 @@ def test_kills_of_the_station_lose_nothing(broker: Broker, tmp_path: Path) -> No
     for _ in range(10):
         process = run_station(broker.port, path, "inspect")
         assert process.stdout
-        for _ in range(rng.randrange(6, 200)):  # records, and not seconds: how many a disk takes in one is not known
-            process.stdout.readline()
+        # records, and not seconds: how many a disk takes in one is not known
+        lines = [process.stdout.readline() for _ in range(rng.randrange(6, 200))]
         process.kill()
-        lines = process.communicate()[0].split("\n")
-        reported = max([reported, *(int(line) for line in lines[:-1])])
+        lines += process.communicate()[0].splitlines(keepends=True)
+        reported = max([reported, *(int(line) for line in lines if line.endswith("\n"))])
     store = Store(path)
     newest = store.newest()
     assert newest >= reported > 50

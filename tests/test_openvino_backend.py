@@ -192,7 +192,7 @@ def test_one_that_fails_its_golden_check_is_passed_over_with_one_line(
     assert (backend.name, check.images) == ("onnxruntime-cpu", 2)
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1
-    assert told[0].startswith("openvino-fp32 is not exact enough here for bundle tiny-")
+    assert told[0].startswith("openvino-fp32 is not exact enough here on the golden frames of bundle tiny-")
     assert told[0].endswith("; using onnxruntime-cpu instead")
     with pytest.raises(NotExact, match="openvino-fp32 is not exact enough here"):
         open_proved(tiny, "openvino")

@@ -456,7 +456,7 @@ def test_facts_come_back_as_they_were_written(bundle_folder: Bundle) -> None:
         ({"gpu": "Orin"}, "it was built for GPU Orin, here is Card"),
         ({"compute_capability": "8.7"}, "it was built for compute capability 8.7, here is 9.0"),
         ({"plan_sha256": "2" * 64}, "its plan's sha256 is .*, its facts say 222222222222"),
-        ({"score_difference": 0.5}, r"it differs from the trained model by 5.0e-01 in score .*allowed 1e-02"),
+        ({"score_difference": 0.5}, r"it differs from the trained model by 5.0e-01 in score .*allowed 1.0e-02"),
         ({"map_difference": 0.5}, "and 5.0e-01 in map"),
         ({"batch": [1, 1, 1], "dla_core": 1, "build_seconds": 900, "created": "earlier"}, None),
     ],
