@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.manifest import Threshold, Thresholds
 
+MOST = 1 - 1e-9  # a rate lies under 1
 ROUNDING = 1e-9  # (n + 1)(1 - rate) is often a whole number that floating point misses by a hair
 
 
@@ -38,7 +39,18 @@ def conformal_thresholds(scores: NDArray[np.floating], review_rate: float, rejec
     """The review and the reject threshold. Raises CallError where review is asked to be rarer than reject."""
     if review_rate < reject_rate:
         raise CallError(f"review rate {review_rate} must not be under the reject rate {reject_rate}")
-    return Thresholds(review=conformal_threshold(scores, review_rate), reject=conformal_threshold(scores, reject_rate))
+    reject, review = conformal_threshold(scores, reject_rate), conformal_threshold(scores, review_rate)
+    if review.score >= reject.score:
+        review = _below(scores, reject, review_rate)
+    return Thresholds(review=review, reject=reject)
+
+
+def _below(scores: NDArray[np.floating], reject: Threshold, rate: float) -> Threshold:
+    """A review threshold under ``reject``, where so few scores are known that both would be the largest of them."""
+    lower = scores[scores < reject.score]
+    score = float(lower.max()) if len(lower) else math.nextafter(reject.score, -math.inf)
+    supported = (len(scores) + 1 - len(lower)) / (len(scores) + 1)
+    return Threshold(score=score, false_reject_rate=rate, supported_rate=min(supported, MOST), images=len(scores))
 
 
 def describe(threshold: Threshold) -> str:
@@ -46,5 +58,12 @@ def describe(threshold: Threshold) -> str:
     sentence = f"{threshold.score:.4f} (at most {threshold.supported_rate:.2%} of good parts, from {threshold.images})"
     if threshold.supported_rate > threshold.false_reject_rate + ROUNDING:
         needed = math.ceil(1 / threshold.false_reject_rate - ROUNDING) - 1
-        sentence += f"; {threshold.false_reject_rate:.2%} was asked for, which needs {needed} held-out good images"
+        if needed > threshold.images:
+            sentence += (
+                f"; {threshold.false_reject_rate:.2%} was asked for, which needs {needed} held-out good images, "
+                f"{needed - threshold.images} more than there are: take more good pictures or hold out more of them "
+                f"(data.held_out), or ask for {threshold.supported_rate:.2%}"
+            )
+        else:
+            sentence += f"; {threshold.false_reject_rate:.2%} was asked for, but it lies under the reject threshold"
     return sentence

@@ -102,7 +102,8 @@ def test_a_supported_rate_is_said_in_one_sentence() -> None:
 def test_a_rate_that_the_images_do_not_support_is_said_with_what_would() -> None:
     sentence = describe(conformal_threshold(np.arange(9), 0.01))
     assert sentence == (
-        "8.0000 (at most 10.00% of good parts, from 9); 1.00% was asked for, which needs 99 held-out good images"
+        "8.0000 (at most 10.00% of good parts, from 9); 1.00% was asked for, which needs 99 held-out good images, "
+        "90 more than there are: take more good pictures or hold out more of them (data.held_out), or ask for 10.00%"
     )
 
 
@@ -135,3 +136,11 @@ def test_review_must_not_be_rarer_than_reject() -> None:
         conformal_thresholds(scores, 0.01, 0.05)
     found = conformal_thresholds(scores, 0.05, 0.01)
     assert (found.review.score, found.reject.score) == (190, 198)
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30))
+def test_review_lies_below_reject_however_few_the_images_are(scores: list[int]) -> None:
+    found = conformal_thresholds(np.array(scores, np.float32), 0.05, 0.01)
+    assert found.review.score < found.reject.score
+    exceeded = sum(score > found.review.score for score in scores)
+    assert found.review.supported_rate == pytest.approx((exceeded + 1) / (len(scores) + 1), abs=1e-8)
