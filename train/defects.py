@@ -41,6 +41,11 @@ def _line(image: Image, points: NDArray[np.int32], thickness: int) -> NDArray[np
     return canvas.astype(np.float32) / np.float32(255)
 
 
+def _pen(image: Image, rng: np.random.Generator) -> int:
+    """Width of a thin line: about one to three pixels once the picture has the network's size."""
+    return max(1, round(np.sqrt(image.shape[0] * image.shape[1]) / 256 * rng.uniform(1, 3)))
+
+
 def _lump(image: Image, rng: np.random.Generator, low: float, high: float) -> NDArray[np.float32]:
     """A soft-edged, irregular disc; its radius is a share of the shorter side."""
     height, width = image.shape[:2]
@@ -57,13 +62,13 @@ def _lump(image: Image, rng: np.random.Generator, low: float, high: float) -> ND
 
 def scratch(image: Image, rng: np.random.Generator, contrast: float = 1.0) -> tuple[Image, Mask]:
     """A thin bright line, nearly straight."""
-    alpha = _line(image, _walk(image.shape, rng, int(rng.integers(12, 40)), 0.05), int(rng.integers(1, 3)))
+    alpha = _line(image, _walk(image.shape, rng, int(rng.integers(12, 40)), 0.05), _pen(image, rng))
     return _blend(image, contrast * alpha, image + np.float32(90))
 
 
 def crack(image: Image, rng: np.random.Generator, contrast: float = 1.0) -> tuple[Image, Mask]:
     """A thin dark line that wanders."""
-    alpha = _line(image, _walk(image.shape, rng, int(rng.integers(8, 36)), 0.45), int(rng.integers(1, 3)))
+    alpha = _line(image, _walk(image.shape, rng, int(rng.integers(8, 36)), 0.45), _pen(image, rng))
     return _blend(image, contrast * alpha, image * np.float32(0.35))
 
 
@@ -96,6 +101,28 @@ def colour_shift(image: Image, rng: np.random.Generator, contrast: float = 1.0) 
     return _blend(image, contrast * _lump(image, rng, 0.1, 0.25), image + shift.astype(np.float32))
 
 
+def dent(image: Image, rng: np.random.Generator, contrast: float = 1.0) -> tuple[Image, Mask]:
+    """A shallow hollow: one side of it catches the light, the other lies in shadow."""
+    alpha = cv2.GaussianBlur(_lump(image, rng, 0.03, 0.1), (0, 0), 0.01 * min(image.shape[:2]) + 1)
+    down, across = np.gradient(alpha)
+    angle = rng.uniform(0, 2 * np.pi)
+    slope = np.cos(angle) * across + np.sin(angle) * down
+    shade = np.float32(80 / max(float(np.abs(slope).max()), 1e-6)) * slope.astype(np.float32)
+    return _blend(image, np.full(image.shape[:2], contrast, np.float32), image + shade[..., None])
+
+
+def unevenness(image: Image, rng: np.random.Generator, contrast: float = 1.0) -> tuple[Image, Mask]:
+    """A broad band or corner that is ground or coated otherwise: lighter or darker, and smoother or rougher."""
+    height, width = image.shape[:2]
+    cells = rng.standard_normal((3, 3), np.float32)
+    field = cv2.resize(cells, (width, height), interpolation=cv2.INTER_CUBIC)
+    low, high = np.quantile(field, (0.6, 0.85))
+    alpha = np.clip((field - low) / (high - low), 0, 1).astype(np.float32)
+    smooth = cv2.GaussianBlur(image, (0, 0), 0.01 * min(height, width) + 1).astype(np.float32)
+    other = smooth + np.float32(rng.uniform(0, 1.8)) * (image - smooth)
+    return _blend(image, contrast * alpha, other + np.float32(rng.choice([-1, 1]) * rng.uniform(15, 45)))
+
+
 PAINTERS: dict[str, Painter] = {
     "scratch": scratch,
     "crack": crack,
@@ -103,3 +130,5 @@ PAINTERS: dict[str, Painter] = {
     "missing_piece": missing_piece,
     "colour_shift": colour_shift,
 }
+# The generated sets hold the kinds above; what chooses a map sees these as well.
+ALL_PAINTERS: dict[str, Painter] = PAINTERS | {"dent": dent, "unevenness": unevenness}
