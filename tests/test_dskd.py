@@ -271,3 +271,12 @@ def test_folding_a_batch_norm_is_exact(convolution: nn.Module) -> None:
 def test_a_batch_norm_without_a_convolution_is_not_folded_in_silence() -> None:
     with pytest.raises(ValueError, match="follows no convolution"):
         fold_batch_norms(nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.BatchNorm2d(5)))
+
+
+def test_an_encoder_student_may_start_as_the_teacher() -> None:
+    method = method_of("dskd.encoder_start=teacher")
+    clean, _ = image_pair()
+    method.encoder_student.eval()
+    for taught, own in zip(method.teacher(clean), method.encoder_student(clean), strict=True):
+        torch.testing.assert_close(own, taught)
+    assert all(parameter.requires_grad for parameter in method.encoder_student.parameters())

@@ -40,6 +40,11 @@ class DskdConfig(Strict):
     mixed: float = Field(
         0.25, gt=0, le=1, description="share of the batch whose encoder student's features the embedding is fed as well"
     )
+    encoder_start: Literal["fresh", "teacher"] = Field(
+        "fresh",
+        description="weights the encoder student starts from; teacher: it knows good parts from the first step on and "
+        "has only to learn to undo",
+    )
     encoder_rate: float = Field(1.0, gt=0, description="factor on the learning rate for the encoder student")
 
 
@@ -65,6 +70,8 @@ class DualStudent(ReverseDistillation):
         own = own_settings(config, DskdConfig)
         encoder_student = Encoder(backbone)  # first: a seed keeps its weights
         super().__init__(config, backbone, teacher, own.fusion)
+        if own.encoder_start == "teacher":
+            encoder_student.load_state_dict(teacher.state_dict())
         self.own, self.encoder_student = own, encoder_student
 
     @classmethod
