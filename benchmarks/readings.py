@@ -25,20 +25,23 @@ from dskd.runtime.preprocess import Image, preprocess
 from dskd.train import metrics
 from dskd.train.data import at_network_size, find_images, load_inputs
 from dskd.train.evaluate import Scored
+from dskd.train.networks.cosine_distance import cosine_distance
 from dskd.train.networks.image_input import ImageInput
-from dskd.train.networks.local_distance import LocalDistance
-from dskd.train.networks.maps import bilinear_matrix, cosine_distance, gaussian_matrix
+from dskd.train.networks.joined_distance import JoinedDistances
+from dskd.train.networks.maps import bilinear_matrix, gaussian_matrix
+from dskd.train.networks.usual_features import UsualFeatures
 from dskd.train.selection import painted
 from dskd.train.trained_run import TrainedRun, load_run
 
 USUAL = 128  # training pictures that say how far the finer scales usually are
 BATCH = 16
+ONLY_LOCAL = (1.0, 0.0, 0.0, 0.0)  # factors of the local distance and of the three scales
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Distances:
-    """Of N pictures: the local distance [N, h, w], and the cosine distance of each scale, fine to coarse."""
+    """Of N pictures: the distance to the usual [N, h, w], and the cosine distance of each scale, fine to coarse."""
 
     local: Floats
     cosine: tuple[Floats, ...]
@@ -65,9 +68,13 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     done = load_run(options.run)
-    distance = done.maps[next(iter(done.method.readings()))].distances
-    if not isinstance(distance, LocalDistance) or done.config.input.tiling:
-        raise CallError(f"--run {options.run}: has no local distance over whole pictures; nothing to compare")
+    distance = done.graph(next(iter(done.method.readings()))).anomaly_map.distances
+    factors: Sequence[float] = ONLY_LOCAL
+    if isinstance(distance, JoinedDistances):
+        factors = distance.factors.tolist()
+        distance = distance.to_usual
+    if not isinstance(distance, UsualFeatures) or done.config.input.tiling:
+        raise CallError(f"--run {options.run}: has no distance to the usual over whole pictures; nothing to compare")
     look = _Looking(done, distance)
     labelled = read_labelled(find_images(options.data), done.config.input)
     defective = np.array([defect != "good" for defect in labelled.defects])
@@ -79,7 +86,7 @@ def main(arguments: list[str]) -> int:
     size = done.config.input.height, done.config.input.width
     rows = [
         {"rule": name} | {f"{part}_{k}": v for part, judged in sets.items() for k, v in _figures(judged, rule).items()}
-        for name, rule in tqdm(rules(size, done.config.map.sigma, usual).items(), desc="rules", leave=False)
+        for name, rule in tqdm(rules(size, done.config.map.sigma, usual, factors).items(), desc="rules", leave=False)
     ]
     print(json.dumps({"model_sha256": done.record["model_sha256"], "rows": rows}) if options.json else table(rows))
     return 0
@@ -108,7 +115,7 @@ def _painted(done: TrainedRun, look: _Looking) -> Judged:
 class _Looking:
     """Pictures through a run's networks."""
 
-    def __init__(self, done: TrainedRun, distance: LocalDistance) -> None:
+    def __init__(self, done: TrainedRun, distance: UsualFeatures) -> None:
         self._path, self._distance = done.method.inference_path(next(iter(done.method.readings()))), distance
         self._to_input = ImageInput()
 
@@ -124,11 +131,15 @@ class _Looking:
         return Distances(local, tuple(cosine))
 
 
-def rules(size: tuple[int, int], sigma: float, usual: Distances) -> Mapping[str, Rule]:
-    """By name; the first is what is exported."""
+def rules(
+    size: tuple[int, int], sigma: float, usual: Distances, factors: Sequence[float] = ONLY_LOCAL
+) -> Mapping[str, Rule]:
+    """By name; the first is what is exported, the others change it. ``factors``: of the distances, the local one first."""
 
-    def exported(found: Distances) -> Floats:
-        return enlarged(found.local, size, sigma)
+    def exported(found: Distances, width: float = sigma) -> Floats:
+        parts = zip(factors, (found.local, *found.cosine), strict=True)
+        maps = [np.float32(factor) * enlarged(part, size, width) for factor, part in parts if factor]
+        return np.asarray(np.sum(maps, 0), np.float32)
 
     def top(share: float) -> Rule:
         def rule(found: Distances) -> Scored:
@@ -140,7 +151,7 @@ def rules(size: tuple[int, int], sigma: float, usual: Distances) -> Mapping[str,
         return rule
 
     def smoothed(width: float) -> Rule:
-        return lambda found: _by_maximum(enlarged(found.local, size, width))
+        return lambda found: _by_maximum(exported(found, width))
 
     def closed(side: int) -> Rule:
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))

@@ -131,7 +131,7 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
             method=run.config.method,
             backbone=run.config.backbone,
             bottleneck_source=reading,
-            input=InputSpec.model_validate(run.config.input.model_dump()),
+            input=InputSpec.model_validate(run.config.input.model_dump(exclude={"shape"})),
             max_batch=batch,
             graphs={MODEL: full, ROUNDED: provisional(full, "bf16"), HALF: provisional(full, "fp16")},
             golden=golden,
@@ -214,6 +214,7 @@ def provenance(run: TrainedRun, licence: str) -> Provenance:
         checkpoint_sha256=str(record["model_sha256"]),
         versions=versions(),
         config=run.config.model_dump(mode="json"),
+        choices=record.get("choices", {}),  # type: ignore[arg-type]
     )
 
 

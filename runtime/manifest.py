@@ -108,6 +108,15 @@ class Provenance(Strict):
     checkpoint_sha256: Sha256
     versions: dict[str, str]
     config: dict[str, object]
+    choices: dict[str, str] = Field({}, description="what training chose from good pictures, and why")
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, fields: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Leaves choices out where none were made: older bundles keep their id."""
+        dumped: dict[str, object] = fields(self)
+        if not self.choices:
+            del dumped["choices"]
+        return dumped
 
 
 class Graph(Strict):

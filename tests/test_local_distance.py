@@ -129,9 +129,9 @@ def small_graph(*settings: str) -> tuple[EagerGraph, float]:
 
 def test_a_map_is_fitted_where_it_is_local_and_exact_in_the_pruned_graph() -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 64, 96, 3), np.uint8)
-    graph, ridge = small_graph("map.rank=8")
+    graph, ridge = small_graph("map.distance=local", "map.rank=8")
     assert isinstance(graph.anomaly_map.distances, LocalDistance)
-    fit_map(graph, images, ridge, torch.device("cpu"))
+    fit_map(graph, images, images, ridge, torch.device("cpu"))
     with torch.no_grad():
         score, anomaly_map = graph(torch.from_numpy(images))
         pruned_score, pruned_map = prune(graph)(torch.from_numpy(images))

@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional as F
 
-from dskd.train.networks.maps import AnomalyMap, CosineDistances, cosine_distance
+from dskd.train.networks.cosine_distance import cosine_distance
+from dskd.train.networks.maps import AnomalyMap, CosineDistances
 
 SIZES = [(256, 256), (64, 96), (96, 32), (32, 32)]
 

@@ -14,6 +14,7 @@ from dskd.benchmarks.readings import Distances, main, rules
 from dskd.runtime.errors import CallError
 from dskd.runtime.images import read_image
 from dskd.train.evaluate import score
+from dskd.train.networks.joined_distance import JoinedDistances
 from dskd.train.selection import painted
 from dskd.train.trained_run import TrainedRun, build_maps
 
@@ -74,7 +75,7 @@ def test_a_run_without_a_local_distance_is_refused(
     config = config.model_copy(update={"map": config.map.model_copy(update={"distance": "cosine"})})
     plain = replace(trained_run, config=config, maps=build_maps(config, trained_run.method))
     monkeypatch.setattr("dskd.benchmarks.readings.load_run", lambda folder: plain)
-    with pytest.raises(CallError, match="no local distance"):
+    with pytest.raises(CallError, match="no distance to the usual"):
         main(["--run", str(trained_run.folder), "--data", str(small_set)])
 
 
@@ -84,9 +85,14 @@ def test_the_reference_graph_and_the_rule_agree(trained_run: TrainedRun) -> None
     pictures = np.random.default_rng(0).integers(0, 256, (2, spec.height, spec.width, 3), np.uint8)
     graph = trained_run.graph("teacher")
     wanted = score(graph, pictures, torch.device("cpu"))
+    joined = graph.anomaly_map.distances
+    assert isinstance(joined, JoinedDistances)
     with torch.no_grad():
-        (local,) = graph.anomaly_map.distances(*graph.path(graph.to_input(torch.from_numpy(pictures))))
-    empty = Distances(local.numpy(), tuple(np.ones((2, 1, 1), np.float32) for _ in range(3)))
-    found = rules((spec.height, spec.width), trained_run.config.map.sigma, empty)["as exported"](empty)
+        local, *cosine = (
+            part.numpy() for part, _ in joined.each(*graph.path(graph.to_input(torch.from_numpy(pictures))))
+        )
+    seen, factors = Distances(local, tuple(cosine)), joined.factors.tolist()
+    size = spec.height, spec.width
+    found = rules(size, trained_run.config.map.sigma, seen, factors)["as exported"](seen)
     np.testing.assert_allclose(found.maps, wanted.maps, rtol=1e-4, atol=1e-4 * float(wanted.maps.max()))
     np.testing.assert_allclose(found.scores, wanted.scores, rtol=1e-4)

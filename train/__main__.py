@@ -105,6 +105,9 @@ def summary(record: dict[str, object], folder: Path) -> str:
     """The run for a terminal."""
     thresholds = Thresholds.model_validate(record["thresholds"])
     lines = [f"trained on {record['training_images']} good images in {record['minutes']} minutes"]
+    choices = record["choices"]
+    assert isinstance(choices, dict)
+    lines += [f"{part} {why}" for part, why in choices.items()]
     figures = record["figures"]
     assert isinstance(figures, dict)
     for reading, found in figures.items():

@@ -73,6 +73,10 @@ def load_config(file: Path | None, overrides: list[str]) -> TrainConfig:
         )
     if not any(config.map.scale_weights):
         raise CallError(f"{where}: map.scale_weights are all 0, and then there is no map; give one scale a weight")
+    if config.map.distance == "joined" and config.map.fusion == "product":
+        raise CallError(f"{where}: map.fusion product multiplies scales, and map.distance joined adds them; choose one")
+    if config.map.shares and not any(config.map.shares):
+        raise CallError(f"{where}: map.shares are all 0, and then there is no map; give one distance a share")
     if config.input.tiling and config.map.score != "max":
         raise CallError(f"{where}: map.score {config.map.score} has no meaning over tiles; a tiled picture's is max")
     for side in ("height", "width"):

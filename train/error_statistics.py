@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+GATHERED = 12_000  # features, from all pictures alike, of which a subset is chosen
 SMALLEST_VARIANCE = 1e-8  # where good images are all alike, any error is unusual, but not infinitely so
 
 
@@ -78,3 +79,37 @@ class ErrorStatistics:
             share = np.maximum(1 - rest / variances[-rank:], 0)
             usual[position], scale[position] = directions[:, -rank:] * np.sqrt(share), 1 / (rest * channels)
         return UsualErrors(mean[:, None].astype(np.float32), usual, scale)
+
+
+class SeenFeatures:
+    """A subset of features of good pictures that leaves none of the others far away, gathered batch by batch."""
+
+    def __init__(self, images: int, seed: int = 0) -> None:
+        self._of_each, self._rng = -(-GATHERED // images), np.random.default_rng(seed)
+        self._gathered: list[Floats] = []
+
+    def add(self, features: Floats) -> None:
+        """Features [HW, B, C] of a batch of good images; some positions of each are kept."""
+        for image in features.transpose(1, 0, 2):
+            self._gathered.append(image[self._rng.permutation(len(image))[: self._of_each]])
+
+    def remembered(self, count: int) -> dict[str, Floats]:
+        """``count`` of them for a nearest distance: their ``mean`` [C], ``seen`` [C, count] less it, and its ``lengths``.
+
+        Each is the one that was farthest from those before (k-centre greedy); where there are fewer, some come twice.
+        """
+        features = np.concatenate(self._gathered).astype(np.float32)
+        chosen = _spread(features, min(count, len(features)))
+        mean = features[chosen].mean(0)
+        seen = np.ascontiguousarray((features[np.resize(chosen, count)] - mean).T)
+        return {"mean": mean, "seen": seen, "lengths": np.square(seen).sum(0)}
+
+
+def _spread(features: Floats, count: int) -> list[int]:
+    lengths = np.square(features).sum(1)
+    nearest, chosen = np.full(len(features), np.inf, np.float32), [0]
+    while len(chosen) < count:
+        last = chosen[-1]
+        nearest = np.minimum(nearest, lengths - 2 * (features @ features[last]) + lengths[last])
+        chosen.append(int(nearest.argmax()))
+    return chosen

@@ -7,8 +7,10 @@ from pathlib import Path
 from dskd.runtime.errors import CallError
 from dskd.train.config import TrainConfig
 from dskd.train.data import InspectionSet, data_sha256
+from dskd.train.map_choice import as_decided
 from dskd.train.networks.resnet import BACKBONES
 from dskd.train.products import split_products
+from dskd.train.shape import settle_input
 from dskd.train.trained_run import TrainedRun, load_run
 from dskd.train.weights import load_teacher
 
@@ -21,7 +23,9 @@ def finished(
         done = load_run(folder)
     except CallError:
         return None
+    config, _ = settle_input(config, images)
     training = [path for part, _ in split_products(images, config, strict) for path in part]
     _, _, teacher = load_teacher(BACKBONES[config.backbone], teacher_weights)
+    config = as_decided(config, done.config)
     found = (done.config, done.record["training_data_sha256"], done.record["teacher_weights_sha256"])
     return done if found == (config, data_sha256(training), teacher) else None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dskd.train.networks.maps import cosine_distance
+from dskd.train.networks.cosine_distance import cosine_distance
 
 LARGEST_AFFINITY = 16  # positions on a side: 256 x 256 pairs per image and scale
 

@@ -23,6 +23,7 @@ from dskd.runtime.bundle import file_sha256
 from dskd.runtime.errors import CallError, one_line
 from dskd.runtime.images import BadImage, read_image
 from dskd.runtime.manifest import InputSpec
+from dskd.runtime.preprocess import Image
 from dskd.runtime.threshold import conformal_thresholds
 from dskd.train import data, loop
 from dskd.train.checkpoint import load_model
@@ -30,6 +31,7 @@ from dskd.train.config import TrainConfig
 from dskd.train.evaluate import Figures, Scored, figures, score, score_frames
 from dskd.train.group import Process, join_processes
 from dskd.train.local_statistics import fit_map
+from dskd.train.map_choice import settle_map
 from dskd.train.methods import Method, build
 from dskd.train.networks.resnet import BACKBONES
 from dskd.train.networks.rounding import rounding
@@ -37,11 +39,13 @@ from dskd.train.products import figures_by_product, held_out_by_product, split_p
 from dskd.train.rehearsal import rehearse
 from dskd.train.report import Labelled, write_report
 from dskd.train.selection import painted_auroc
+from dskd.train.shape import settle_input
 from dskd.train.trained_run import CONFIG, MAPS, MODEL, RECORD, build_maps, graph_of, load_run
 from dskd.train.weights import load_teacher
 
 log = logging.getLogger(__name__)
 AFTER_TRAINING = {"map", "thresholds"}  # settings that can change without training again
+FOR_UNITS = 8  # frames whose tiles say how far the distances of good ones spread
 PACKAGES = ("dskd-edge", "torch", "numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "onnxsim")
 
 
@@ -76,6 +80,8 @@ def _run(
     process: Process,
     strict: bool,
 ) -> dict[str, object]:
+    config, shape = settle_input(config, images)
+    log.info("input %s", shape)
     torch.manual_seed(config.recipe.seed)
     teacher, weights_name, weights_sha256 = load_teacher(BACKBONES[config.backbone], teacher_weights)
     method = build(config, teacher)
@@ -103,10 +109,11 @@ def _run(
         loop.train(method, inputs, config, belongs, folder, process, shares)
     if process.world > 1:
         dist.destroy_process_group()
-    maps = build_maps(config, method)
+    held_out = [path for _, part in splits for path in part]
+    maps, reason = build_maps(config, method), ""
     if process.first:
-        for reading in method.readings():
-            fit_map(graph_of(method, maps, reading), inputs, config.map.ridge, process.device)
+        config, maps, reason = _learn_maps(config, method, inputs, held_out, process.device)
+        log.info("map %s", reason)
     del inputs
     prepared.unlink()
     prepared.with_suffix(".json").unlink()
@@ -125,12 +132,28 @@ def _run(
             "training_data_sha256": belongs["images"],
             "held_out": [str(path.resolve()) for path in held_out],
             "held_out_sha256": [file_sha256(path) for path in held_out],
+            "choices": {"input": shape, "map": reason},
             "teacher_weights": weights_name,
             "teacher_weights_sha256": weights_sha256,
             "versions": versions(),
         }
         _finish(config, method, maps, images, [part for _, part in splits], folder, process.device, record)
     return record
+
+
+def _learn_maps(
+    config: TrainConfig, method: Method, inputs: Image, held_out: list[Path], device: torch.device
+) -> tuple[TrainConfig, nn.ModuleDict, str]:
+    """The configuration with its map decided, the maps with what they learn from good pictures, and why this map."""
+    default, *others = method.readings()
+    settled = settle_map(config, graph_of(method, build_maps(config, method), default), inputs, held_out, device)
+    config, maps = settled.config, build_maps(settled.config, method)
+    tiles = [data.read_tiles(path, config.input) for path in held_out[: FOR_UNITS if config.input.tiling else None]]
+    seen = np.concatenate(tiles)
+    fit_map(graph_of(method, maps, default), inputs, seen, config.map.ridge, device, settled.learnt)
+    for reading in others:
+        fit_map(graph_of(method, maps, reading), inputs, seen, config.map.ridge, device)
+    return config, maps, settled.reason
 
 
 def _start_from(folder: Path, method: Method) -> str:
@@ -178,6 +201,7 @@ def _finish(
         "good images": f"{record['training_images']} trained on, {len(held_out)} held out",
         "training": f"{config.recipe.epochs} epochs, {record['minutes']} minutes, seed {config.recipe.seed}",
         "teacher weights": str(record["teacher_weights"]),
+        **{f"{part}, and why": why for part, why in record["choices"].items()},  # type: ignore[attr-defined]
     }
     report = folder / "report.html"
     write_report(

@@ -6,9 +6,9 @@ A method's own section stands in its file below ``train/methods``, its recipe to
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from dskd.runtime.manifest import InputSpec, Rate, Side
 from dskd.runtime.strict_yaml import Strict
@@ -21,6 +21,19 @@ class TrainInput(InputSpec):
 
     height: Side = Field(256, description="pixels")
     width: Side = Field(256, description="pixels")
+    shape: Literal["pictures", "given"] = Field(
+        "pictures",
+        description="pictures: height and width follow the good pictures' shape; given: they stand as they are, which "
+        "is so as soon as one of them is set",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sides_given(cls, fields: Any) -> Any:
+        """Sides that were set are not chosen."""
+        if isinstance(fields, dict) and "shape" not in fields and {"height", "width"} & set(fields):
+            return {**fields, "shape": "given"}
+        return fields
 
 
 class LossConfig(Strict):
@@ -106,19 +119,29 @@ class DataConfig(Strict):
 class MapConfig(Strict):
     """The anomaly map. It can be changed after training: the same command with the new setting takes seconds."""
 
-    distance: Literal["local", "cosine", "l2"] = Field(
-        "local",
-        description="local: measured in what is usual at each position of the picture, or, in tiles, at all positions "
-        "together; cosine: the same everywhere; "
-        "l2: mean squared difference of raw features",
+    distance: Literal["joined", "local", "cosine", "l2"] = Field(
+        "joined",
+        description="local: distance to what is usual, of the teacher's features and the students' errors; cosine: the "
+        "students' errors alone; l2: mean squared difference of raw features; joined: local and cosine, as shares says",
+    )
+    usual: Literal["here", "anywhere"] | None = Field(
+        None,
+        description="here: what is usual is known of each position; anywhere: of the part as a whole, for parts that "
+        "lie anywhere; default: chosen by good pictures and painted defects (where distance is not joined: here)",
+    )
+    shares: tuple[Weight, Weight, Weight, Weight] | None = Field(
+        None,
+        description="joined: weights of the distance to the usual and of the students' errors at three scales, fine to "
+        "coarse, each in units of its spread on good pictures; default: chosen by painted defects",
     )
     components: int = Field(384, gt=1, le=4096, description="principal components that a local distance looks at")
     rank: int = Field(96, gt=0, le=1024, description="directions of usual error that it knows by name at each position")
+    remembered: int = Field(1024, gt=1, le=16384, description="features of good pictures that usual=anywhere keeps")
     ridge: float = Field(0.1, gt=0, le=1000, description="share of the mean variance added to all directions")
     sigma: float = Field(4.0, ge=0, le=1000, description="Gaussian smoothing in network pixels")
     scale_weights: tuple[Weight, Weight, Weight] = Field(
         (0.0, 1.0, 1.0),
-        description="weights of the three scales' distances in the fused map, fine to coarse; 0 leaves a scale out",
+        description="weights of the three scales in the distance, fine to coarse; 0 leaves a scale out",
     )
     fusion: Literal["sum", "product"] = Field("sum", description="how the scales become one map; product is STFPM's")
     score: Literal["max", "mean"] = Field("max", description="of the fused map")

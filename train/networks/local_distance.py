@@ -15,22 +15,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from dskd.train.error_statistics import Floats, UsualErrors
-from dskd.train.networks.scales import NORM_FLOOR, STRIDES
+from dskd.train.error_statistics import UsualErrors
+from dskd.train.networks.usual_features import UsualFeatures
 
 
-class LocalDistance(nn.Module):
+class LocalDistance(UsualFeatures):
     """Features of three scales -> [B, H, W] at the coarsest, about 1 on good images. Void until ``learn`` is called.
 
-    ``channels`` of the three scales, ``height`` and ``width`` of the input, ``weights`` of the scales (0 leaves one
-    out), number of principal ``components``. ``shared``: what is usual is the same at all positions.
+    ``rank`` directions are known by name. ``shared``: what is usual is the same at all positions.
     """
 
-    strides = STRIDES[-1:]
-    project: Tensor
     mean: Tensor
     usual: Tensor
     scale: Tensor
@@ -45,33 +41,11 @@ class LocalDistance(nn.Module):
         rank: int,
         shared: bool = False,
     ) -> None:
-        super().__init__()
-        self.weights = weights
-        self.rows, self.columns = height // STRIDES[-1], width // STRIDES[-1]
-        size = 2 * sum(count for count, weight in zip(channels, weights, strict=True) if weight)
-        kept, positions = min(components, size), 1 if shared else self.rows * self.columns
-        self.register_buffer("project", torch.zeros(size, kept))
+        super().__init__(channels, height, width, weights, components)
+        kept, positions = self.project.shape[1], 1 if shared else self.rows * self.columns
         self.register_buffer("mean", torch.zeros(positions, 1, kept))
         self.register_buffer("usual", torch.zeros(positions, kept, min(rank, kept - 1)))
         self.register_buffer("scale", torch.zeros(positions, 1))
-
-    def vectors(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-        """[HW, B, C]: the student's errors and the teacher's directions, float32."""
-        errors, directions = [], []
-        for weight, stride, t, s in zip(self.weights, STRIDES, teacher, student, strict=True):
-            if weight:
-                own = weight * _direction(t)
-                errors.append(F.avg_pool2d(own - weight * _direction(s), STRIDES[-1] // stride))
-                directions.append(F.avg_pool2d(own, STRIDES[-1] // stride))
-        return torch.cat((*errors, *directions), 1).flatten(2).permute(2, 0, 1)
-
-    def components(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
-        """[HW, B, components]: ``vectors`` in their principal components."""
-        return self.vectors(teacher, student) @ self.project
-
-    def learn_components(self, project: Floats) -> None:
-        """Takes over the principal components."""
-        self.project.copy_(torch.from_numpy(project))
 
     def learn(self, errors: UsualErrors) -> None:
         """Takes over what is usual."""
@@ -83,8 +57,3 @@ class LocalDistance(nn.Module):
         unusual = self.components(teacher, student) - self.mean
         rest = unusual.square().sum(2) - (unusual @ self.usual).square().sum(2)
         return ((rest * self.scale).transpose(0, 1).reshape(-1, self.rows, self.columns),)
-
-
-def _direction(features: Tensor) -> Tensor:
-    x = features.float()
-    return x / x.square().sum(1, keepdim=True).clamp_min(NORM_FLOOR**2).sqrt()

@@ -15,19 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dskd.train.networks.local_distance import LocalDistance
-from dskd.train.networks.scales import NORM_FLOOR, STRIDES
-
-
-def cosine_distance(teacher: Tensor, student: Tensor) -> Tensor:
-    """Per-position cosine distance in float32: two [B, C, H, W] -> [B, H, W] in [0, 1] for post-ReLU features."""
-    t, s = teacher.float(), student.float()
-    return 1.0 - (t * s).sum(1) / (_norm(t) * _norm(s))
-
-
-def _norm(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, H, W]. The floor stands before the root, whose gradient at zero is infinite."""
-    return x.square().sum(1).clamp_min(NORM_FLOOR**2).sqrt()
+from dskd.train.networks.cosine_distance import cosine_distance
+from dskd.train.networks.joined_distance import JoinedDistances
+from dskd.train.networks.scales import STRIDES
+from dskd.train.networks.usual_features import UsualFeatures
 
 
 def bilinear_matrix(size: int, source: int, align_corners: bool = True) -> NDArray[np.float64]:
@@ -87,6 +78,9 @@ class SquaredDistances(CosineDistances):
         return (teacher.float() - student.float()).square().mean(1)
 
 
+Distances = CosineDistances | UsualFeatures | JoinedDistances
+
+
 class AnomalyMap(nn.Module):
     """Distances, fused and smoothed to one map, and its maximum (or mean) as score.
 
@@ -100,7 +94,7 @@ class AnomalyMap(nn.Module):
         height: int,
         width: int,
         sigma: float = 4.0,
-        distances: CosineDistances | LocalDistance | None = None,
+        distances: Distances | None = None,
         fusion: Literal["sum", "product"] = "sum",
         score: Literal["max", "mean"] = "max",
     ) -> None:
@@ -125,10 +119,14 @@ class AnomalyMap(nn.Module):
         """Whether the features of the finest scale are looked at."""
         return bool(self.distances.weights[0])
 
+    def enlarged(self, distance: Tensor, stride: int) -> Tensor:
+        """A distance [B, h, w] of a scale at the size of the picture, smoothed: [B, H, W]."""
+        return self.get_buffer(f"rows{stride}") @ distance @ self.get_buffer(f"columns{stride}")
+
     def forward(self, teacher: tuple[Tensor, ...], student: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Features of three scales -> (score [B], anomaly map [B, H, W]), both float32."""
         parts = [
-            self.get_buffer(f"rows{stride}") @ distance @ self.get_buffer(f"columns{stride}")
+            self.enlarged(distance, stride)
             for stride, distance in zip(self.distances.strides, self.distances(teacher, student), strict=True)
         ]
         fused = parts[0]

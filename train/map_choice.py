@@ -1,0 +1,167 @@
+"""Which map a part gets: where what is usual is known, and how much the students' errors count.
+
+Held-out good pictures and the same with painted defects decide; no test picture is looked at, nothing is trained anew.
+Every candidate is a weighted sum of the same few maps, so one look at each picture judges them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dskd.runtime.images import read_image
+from dskd.runtime.preprocess import Image, preprocess
+from dskd.train.config import TrainConfig
+from dskd.train.evaluate import EagerGraph
+from dskd.train.local_statistics import fit_usual, plain_or_usual, unit_of
+from dskd.train.networks.joined_distance import EQUAL, JoinedDistances, Shares
+from dskd.train.networks.local_distance import LocalDistance
+from dskd.train.networks.maps import AnomalyMap
+from dskd.train.networks.nearest_distance import NearestDistance
+from dskd.train.networks.usual_features import UsualFeatures
+from dskd.train.selection import auroc, painted
+
+Usual = Literal["here", "anywhere"]
+Floats = NDArray[np.float32]
+USUAL: tuple[Usual, ...] = ("here", "anywhere")
+STUDENTS = ((1 / 3, 1 / 3, 1 / 3), (0.0, 0.5, 0.5))  # of the three scales, fine to coarse
+AMOUNTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the distance to the usual
+FEWEST_HELD_OUT = 8  # pictures that can tell candidates apart
+CLEAR = 0.005  # of image AUROC by which another candidate must be ahead of the first
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A map that a part may get."""
+
+    usual: Usual
+    shares: Shares
+
+    def __str__(self) -> str:
+        where = "of each position" if self.usual == "here" else "of the part as a whole"
+        named = zip((f"what is usual {where}", "fine", "middle", "coarse"), self.shares, strict=True)
+        return ", ".join(f"{name} {share:.2f}" for name, share in named if share)
+
+
+def candidates(config: TrainConfig) -> list[Candidate]:
+    """What the settings leave open, the plain sum first."""
+    chosen = config.map
+    kinds = [chosen.usual] if chosen.usual else USUAL
+    if chosen.shares:
+        return [Candidate(kind, chosen.shares) for kind in kinds]
+    amounts = sorted(AMOUNTS, key=lambda amount: abs(amount - EQUAL[0]))
+    found = [
+        Candidate(kind, (amount, *((1 - amount) * part for part in scales)))  # type: ignore[arg-type]
+        for amount in amounts
+        for scales in STUDENTS
+        for kind in kinds
+    ]
+    return list(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The configuration with everything about its map decided, why, and what is usual where it was learnt on the way."""
+
+    config: TrainConfig
+    reason: str
+    learnt: UsualFeatures | None = None
+
+
+def settle_map(
+    config: TrainConfig, graph: EagerGraph, images: Image, held_out: Sequence[Path], device: torch.device
+) -> Settled:
+    """Decides what ``config`` leaves open. ``graph`` gives the features that ship, ``images`` were trained on."""
+    if config.map.distance != "joined":
+        return Settled(config, f"{config.map.distance}: as asked for")
+    open_to = candidates(config)
+    first = open_to[0]
+    if len(open_to) == 1:
+        return Settled(_with(config, first), f"{first}: as asked for")
+    if config.input.tiling:
+        return Settled(_with(config, first), f"{first}: for tiles nothing else is tried")
+    if len(held_out) < FEWEST_HELD_OUT:
+        return Settled(_with(config, first), f"{first}: {len(held_out)} held-out pictures are too few to choose by")
+    looking = Looking(config, graph, images, sorted({c.usual for c in open_to}), device)
+    found = judge(looking, held_out, open_to)
+    best = choose(found)
+    reason = f"{best}: image AUROC {found[best]:.3f} against painted defects on held-out good pictures"
+    if best != first:
+        reason += f", {found[first]:.3f} with {first}"
+    return Settled(_with(config, best), reason, looking.distances[best.usual])
+
+
+def choose(found: dict[Candidate, float]) -> Candidate:
+    """The candidate with the highest figure, or the first one where none is clearly ahead of it."""
+    first, best = next(iter(found)), max(found, key=lambda candidate: found[candidate])
+    return best if found[best] > found[first] + CLEAR else first
+
+
+def _with(config: TrainConfig, chosen: Candidate) -> TrainConfig:
+    decided = config.map.model_copy(update={"usual": chosen.usual, "shares": chosen.shares})
+    return config.model_copy(update={"map": decided})
+
+
+@torch.no_grad()
+def judge(looking: Looking, held_out: Sequence[Path], open_to: Sequence[Candidate]) -> dict[Candidate, float]:
+    """Image AUROC of each candidate on painted defects."""
+    bar = tqdm(held_out, desc="good pictures", leave=False, disable=None)
+    good = np.stack([looking(read_image(path)) for path in bar])
+    units = [unit_of(good[:, k, ::2, ::2]) for k in range(good.shape[1])]
+    weights = np.stack([looking.weights(candidate, units) for candidate in open_to])
+    calm = np.stack([_scores(maps, weights) for maps in good])
+    drawn = tqdm(painted(list(held_out)), desc="painted defects", leave=False, disable=None)
+    marked = np.stack([_scores(looking(picture), weights) for _, picture, _ in drawn])
+    return {candidate: auroc(calm[:, k], marked[:, k]) for k, candidate in enumerate(open_to)}
+
+
+def _scores(maps: Floats, weights: Floats) -> Floats:
+    """Of each candidate [C]: the highest value of its sum of ``maps`` [M, H, W]."""
+    return np.asarray((weights @ maps.reshape(len(maps), -1)).max(1), np.float32)
+
+
+class Looking:
+    """Pictures through the networks to the plain maps: one for each way to know what is usual, one for each scale."""
+
+    def __init__(
+        self, config: TrainConfig, graph: EagerGraph, images: Image, kinds: Sequence[Usual], device: torch.device
+    ) -> None:
+        self._spec, self._graph, self._device = config.input, graph.to(device).eval(), device
+        self.distances: dict[Usual, LocalDistance | NearestDistance] = {}
+        for kind in kinds:
+            wanted = config.map.model_copy(update={"usual": kind})
+            distance = plain_or_usual(config.model_copy(update={"map": wanted}))
+            assert isinstance(distance, LocalDistance | NearestDistance)
+            self.distances[kind] = distance.to(device)
+        fit_usual(graph, list(self.distances.values()), images, config.map.ridge, device)
+        self._joined = JoinedDistances(self.distances[kinds[0]], EQUAL)
+        self._map = AnomalyMap(config.input.height, config.input.width, config.map.sigma, self._joined).to(device)
+
+    def __call__(self, picture: Image) -> Floats:
+        """The maps [M, H, W] of one picture of any size."""
+        spec = self._spec
+        inputs = preprocess(picture, spec.height, spec.width, spec.crop)[None]
+        features = self._graph.path(self._graph.to_input(torch.from_numpy(inputs).to(self._device)))
+        first, *scales = self._joined.each(*features)
+        usual = [(distance(*features)[0], first[1]) for distance in self.distances.values()]
+        return torch.cat([self._map.enlarged(*part) for part in (*usual, *scales)]).cpu().numpy()
+
+    def weights(self, candidate: Candidate, units: Sequence[float]) -> Floats:
+        """What each map counts in ``candidate``, [M]."""
+        own = [candidate.shares[0] if kind == candidate.usual else 0.0 for kind in self.distances]
+        return np.array(
+            [share / unit for share, unit in zip((*own, *candidate.shares[1:]), units, strict=True)], np.float32
+        )
+
+
+def as_decided(asked: TrainConfig, done: TrainConfig) -> TrainConfig:
+    """``asked`` with what it leaves open about its map as ``done`` has it."""
+    taken = {name: getattr(done.map, name) for name in ("usual", "shares") if getattr(asked.map, name) is None}
+    return asked.model_copy(update={"map": asked.map.model_copy(update=taken)})
