@@ -16,11 +16,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from dskd.benchmarks.comparison import overlays, table
+from dskd.benchmarks.comparison import overlays, set_table, table
 from dskd.benchmarks.labelled import Labelled, read_labelled, sha256_of
 from dskd.benchmarks.product_probes import probed
 from dskd.benchmarks.trained import trained
@@ -73,9 +74,11 @@ EXAMPLES = """examples:
   python -m benchmarks.accuracy --data tiles --methods dskd,rd --seeds 3 --precisions fp32,int8 --images 7680
   python -m benchmarks.accuracy --data tiles --methods dskd:3,rd:3,urd,snl    three seeds of two, one of the others
   python -m benchmarks.accuracy --data tiles --data cloth --data label --methods snl,rd    one model for three products
+  python -m benchmarks.accuracy --each --data tiles --data castings --methods dskd,rd    a model for each set, and the mean
   python -m benchmarks.accuracy --data tiles --variant wide method=rd backbone=wide_resnet50_2"""
 
 Row = dict[str, object]
+Report = dict[str, Any]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -86,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = options.add_argument
     add("--data", type=Path, action="append", required=True, help="MVTec layout; once for each product of one model")
+    add("--each", action="store_true", help="a model for each --data instead of one for all, and their mean")
     add("--category", action="append", default=[], help="which product of --data; may be repeated, all takes all")
     add(
         "--methods",
@@ -114,8 +118,23 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not options.each:
+        report = compared(options, find_products(options.data, options.category), options.out)
+        print(json.dumps(report) if options.json else table(report["rows"]))
+        return 0
+    sets = [find_products([root], options.category) for root in options.data]
+    reports = {images.name: compared(options, images, options.out / images.name) for images in sets}
+    if len(reports) < len(sets):
+        raise CallError("--each: two sets have one name, and their runs would lie in one folder; rename one")
+    found = set_table({name: report["rows"] for name, report in reports.items()})
+    atomic.write_text(options.out / "accuracy.md", found + "\n")
+    print(json.dumps(reports) if options.json else found)
+    return 0
+
+
+def compared(options: argparse.Namespace, images: InspectionSet, out: Path) -> Report:
+    """Every row on one set, or on the products of one model; what ``accuracy.json`` in ``out`` holds."""
     contestants, seeds, precisions = asked(options)
-    images = find_products(options.data, options.category)
     labels = {item.defect for item in images.test}
     if "good" not in labels or len(labels) < 2:
         raise CallError(f"--data {images.folder}: needs good and defective test images, and has not both")
@@ -125,19 +144,17 @@ def main(arguments: list[str]) -> int:
         for seed in range(seeds[name]):
             config = load_config(options.config, [*options.set, *settings, f"recipe.seed={seed}"])
             config = within_budget(config, images, options.images)
-            folder = options.out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") / f"seed-{seed}"
+            folder = out / re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") / f"seed-{seed}"
             done = trained(folder, config, images, options.teacher_weights, options.device)
             bundle = bundled(done, precisions)
             rows += judged(name, done, bundle, images, precisions)
             shown.setdefault(name, bundle)
-            write(options.out, images, rows, precisions)  # what is known so far
+            write(out, images, rows, precisions)  # what is known so far
     spec = next(iter(shown.values())).manifest.input
     if all(bundle.manifest.input == spec for bundle in shown.values()):
         time_side_by_side(shown, rows, precisions)
-        overlays(shown, GRAPHS[precisions[0]], first_of_each(images), spec, options.out / "overlays")
-    report = write(options.out, images, rows, precisions)
-    print(json.dumps(report) if options.json else table(rows))
-    return 0
+        overlays(shown, GRAPHS[precisions[0]], first_of_each(images), spec, out / "overlays")
+    return write(out, images, rows, precisions)
 
 
 def asked(options: argparse.Namespace) -> tuple[dict[str, tuple[str, ...]], dict[str, int], list[str]]:
@@ -276,9 +293,9 @@ def first_of_each(images: InspectionSet) -> list[data.TestImage]:
     return list(firsts.values())
 
 
-def write(out: Path, images: InspectionSet, rows: list[Row], precisions: Sequence[str]) -> Mapping[str, object]:
+def write(out: Path, images: InspectionSet, rows: list[Row], precisions: Sequence[str]) -> Report:
     """Writes ``accuracy.json`` and ``accuracy.md``; returns what the first holds."""
-    report = {"environment": versions(), "data": images.name, "precisions": list(precisions), "rows": rows}
+    report: Report = {"environment": versions(), "data": images.name, "precisions": list(precisions), "rows": rows}
     out.mkdir(parents=True, exist_ok=True)
     atomic.write_text(out / "accuracy.json", json.dumps(report, indent=1))
     atomic.write_text(out / "accuracy.md", table(rows) + "\n")

@@ -40,6 +40,25 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def set_table(sets: Mapping[str, Sequence[Mapping[str, object]]]) -> str:
+    """Markdown: image AUROC and PRO of each method and precision on each set, over seeds, and the mean over the sets."""
+    found: dict[tuple[str, str], dict[str, list[Mapping[str, object]]]] = {}
+    for name, rows in sets.items():
+        for row in rows:
+            found.setdefault((str(row["method"]), str(row["precision"])), {}).setdefault(name, []).append(row)
+    head = ["method", "precision", "seeds", *(f"{name}: image AUROC / PRO" for name in sets), "mean image AUROC"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for (method, precision), own in found.items():
+        cells = [method, precision, str(min(len(rows) for rows in own.values()))]
+        for name in sets:
+            columns = ([row.get(column) for row in own.get(name, [])] for column in ("image_auroc", "pro"))
+            cells.append(" / ".join(_spread(column, 3) for column in columns).removesuffix(" / "))
+        means = [np.mean([_number(row["image_auroc"]) for row in rows]) for rows in own.values()]
+        cells.append(f"{np.mean(means):.3f}" if len(means) == len(sets) else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _number(value: object) -> float:
     return float(value) if isinstance(value, (int, float)) else float("nan")
 

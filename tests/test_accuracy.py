@@ -11,7 +11,7 @@ import pytest
 from conftest import SMALL
 
 from dskd.benchmarks.accuracy import CONTESTANTS, first_of_each, main, within_budget
-from dskd.benchmarks.comparison import COLUMNS, table
+from dskd.benchmarks.comparison import COLUMNS, set_table, table
 from dskd.runtime.errors import CallError
 from dskd.train.config import load_config
 from dskd.train.methods import METHODS
@@ -129,3 +129,16 @@ def test_a_wrong_call_is_refused(plates: Path, tmp_path: Path, more: list[str], 
 def test_a_set_without_labels_is_refused(plates: Path, tmp_path: Path) -> None:
     with pytest.raises(CallError, match="needs good and defective test images"):
         main(words(plates / "train" / "good", tmp_path))
+
+
+def test_sets_stand_side_by_side_with_their_mean() -> None:
+    def row(seed: int, auroc: float, pro: float | None) -> dict[str, object]:
+        return {"method": "dskd", "precision": "fp32", "seed": seed, "image_auroc": auroc, "pro": pro}
+
+    lines = set_table({"tiles": [row(0, 0.9, 0.7), row(1, 0.94, 0.72)], "castings": [row(0, 0.98, None)]}).splitlines()
+    assert lines[0].split(" | ")[3:] == [
+        "tiles: image AUROC / PRO",
+        "castings: image AUROC / PRO",
+        "mean image AUROC |",
+    ]
+    assert lines[2] == "| dskd | fp32 | 1 | 0.920 ± 0.028 / 0.710 ± 0.014 | 0.980 | 0.950 |"

@@ -61,7 +61,7 @@ def test_painted_masks_mark_what_changed(trained_run: TrainedRun) -> None:
     path = Path(trained_run.record["held_out"][0])  # type: ignore[index]
     good = read_image(path)
     found = list(painted([path]))
-    assert len({kind for kind, _, _ in found}) == 2
+    assert len({kind for kind, _, _ in found}) > 1
     for _, picture, mask in found:
         changed = (picture != good).any(2)
         assert changed.any()

@@ -18,7 +18,7 @@ from dskd.runtime.errors import CallError
 from dskd.runtime.images import write_image
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import find_images
-from dskd.train.defects import PAINTERS
+from dskd.train.defects import ALL_PAINTERS
 from dskd.train.run import _evaluate, point_latest, run
 from dskd.train.trained_run import TrainedRun, load_run
 
@@ -54,7 +54,7 @@ def test_pictures_of_one_kind_give_no_figures_and_one_line_says_why(
 
 def test_painted_figure_covers_every_kind(trained_run: TrainedRun) -> None:
     painted = trained_run.record["painted"]
-    assert set(painted) <= {"all", *PAINTERS}
+    assert set(painted) <= {"all", *ALL_PAINTERS}
     assert all(0 <= value <= 1 for value in painted.values())
 
 

@@ -25,7 +25,7 @@ def rehearse(config: TrainConfig, method: Method, inputs: Image, device: torch.d
         for reading in method.readings():
             try:
                 graph = graph_of(method, maps, reading)
-                fit_map(graph, few, config.map.ridge, device)
+                fit_map(graph, few, few, config.map.ridge, device)
                 with torch.no_grad():
                     score, anomaly_map = graph.eval().to(device)(torch.from_numpy(few.copy()).to(device))
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
