@@ -56,7 +56,7 @@ def test_the_map_is_the_weighted_sum_of_its_parts(usual: str, shares: str) -> No
     assert isinstance(joined, JoinedDistances)
     with torch.no_grad():
         teacher, student = features_of(graph, images)
-        whole = small_graph(f"map.usual={usual}").anomaly_map  # with all scales
+        whole = small_graph(f"map.usual={usual}", "map.shares=[1,1,1,1]").anomaly_map  # with all scales
         expected = joined.factors[0] * whole.enlarged(joined.to_usual(teacher, student)[0], 16)
         for k, stride in enumerate((4, 8, 16)):
             distance = cosine_distance(teacher[k], student[k])

@@ -13,7 +13,7 @@ from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import load_inputs
 from dskd.train.evaluate import EagerGraph, score_frames
 from dskd.train.local_statistics import build_map, fit_map
-from dskd.train.map_choice import CLEAR, Candidate, Looking, as_decided, candidates, choose, judge, settle_map
+from dskd.train.map_choice import Candidate, Judged, Looking, as_decided, candidates, judge, settle_map
 from dskd.train.methods import build
 from dskd.train.networks.joined_distance import EQUAL
 from dskd.train.networks.resnet import BACKBONES, Encoder
@@ -44,10 +44,24 @@ def settled(settings: list[str], good: list[Path], held_out: int) -> tuple[Train
     return found.config, found.reason
 
 
-def test_the_first_stands_unless_another_is_clearly_ahead() -> None:
-    other = Candidate("anywhere", (0.0, 0.0, 0.5, 0.5))
-    assert choose({SUM: 0.90, other: 0.90 + 0.9 * CLEAR}) == SUM
-    assert choose({SUM: 0.90, other: 0.90 + 1.1 * CLEAR}) == other
+def judged(lead: float, pictures: int) -> Judged:
+    """Two candidates, the second of which finds more of the defects by ``lead``."""
+    rng = np.random.default_rng(0)
+    good = np.repeat(rng.normal(0, 1, (pictures, 1)), 2, 1)
+    marked = np.repeat(rng.normal(1, 1, (2 * pictures, 1)), 2, 1)
+    marked[:, 1] += lead + rng.normal(0, 0.3, 2 * pictures)
+    return Judged(good.astype(np.float32), marked.astype(np.float32), np.repeat(np.arange(pictures), 2))
+
+
+@pytest.mark.parametrize(("lead", "pictures", "best"), [(0, 200, 0), (0.02, 200, 0), (0.5, 200, 1), (0.15, 8, 0)])
+def test_another_is_taken_only_where_it_is_clearly_and_surely_ahead(lead: float, pictures: int, best: int) -> None:
+    assert judged(lead, pictures).best() == best
+
+
+def test_figures_without_a_picture_leave_out_its_defects_too() -> None:
+    found = judged(0.5, 20)
+    rest = Judged(found.good[1:], found.painted[2:], found.of[2:] - 1)
+    np.testing.assert_allclose(found.figures(without=0), rest.figures())
 
 
 def test_candidates_leave_what_was_set_alone() -> None:
@@ -92,7 +106,7 @@ def test_a_candidate_is_judged_as_the_map_that_it_becomes(good: list[Path]) -> N
     frames = [picture for _, picture, _ in painted(held_out)]
     calm = score_frames(graph, _frames(held_out), len(held_out), config.input, CPU, "good").scores
     marked = score_frames(graph, frames, len(frames), config.input, CPU, "painted").scores
-    assert found[candidate] == pytest.approx(auroc(calm, marked), abs=0.02)
+    assert found.figures()[1] == pytest.approx(auroc(calm, marked), abs=0.02)
 
 
 def _frames(paths: list[Path]) -> list[np.ndarray]:

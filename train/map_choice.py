@@ -26,15 +26,17 @@ from dskd.train.networks.local_distance import LocalDistance
 from dskd.train.networks.maps import AnomalyMap
 from dskd.train.networks.nearest_distance import NearestDistance
 from dskd.train.networks.usual_features import UsualFeatures
-from dskd.train.selection import auroc, painted
+from dskd.train.selection import auroc, painted, painted_on_each
 
 Usual = Literal["here", "anywhere"]
 Floats = NDArray[np.float32]
 USUAL: tuple[Usual, ...] = ("here", "anywhere")
-STUDENTS = ((1 / 3, 1 / 3, 1 / 3), (0.0, 0.5, 0.5))  # of the three scales, fine to coarse
+STUDENTS = ((0.0, 0.5, 0.5), (1 / 3, 1 / 3, 1 / 3))  # of the three scales, fine to coarse; the finest costs time
 AMOUNTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # of the distance to the usual
+ALL: Shares = (0.25, 0.25, 0.25, 0.25)
 FEWEST_HELD_OUT = 8  # pictures that can tell candidates apart
-CLEAR = 0.005  # of image AUROC by which another candidate must be ahead of the first
+CLEAR = 0.005  # of image AUROC by which another candidate must be ahead of the first, and by
+SURE = 2.0  # standard errors of the difference: pictures are few, candidates many
 
 
 @dataclass(frozen=True)
@@ -90,18 +92,40 @@ def settle_map(
     if len(held_out) < FEWEST_HELD_OUT:
         return Settled(_with(config, first), f"{first}: {len(held_out)} held-out pictures are too few to choose by")
     looking = Looking(config, graph, images, sorted({c.usual for c in open_to}), device)
-    found = judge(looking, held_out, open_to)
-    best = choose(found)
-    reason = f"{best}: image AUROC {found[best]:.3f} against painted defects on held-out good pictures"
+    judged = judge(looking, held_out, open_to)
+    best = open_to[judged.best()]
+    told = dict(zip(open_to, judged.figures(), strict=True))
+    reason = f"{best}: image AUROC {told[best]:.3f} against painted defects on held-out good pictures"
     if best != first:
-        reason += f", {found[first]:.3f} with {first}"
+        reason += f", {told[first]:.3f} with {first}"
     return Settled(_with(config, best), reason, looking.distances[best.usual])
 
 
-def choose(found: dict[Candidate, float]) -> Candidate:
-    """The candidate with the highest figure, or the first one where none is clearly ahead of it."""
-    first, best = next(iter(found)), max(found, key=lambda candidate: found[candidate])
-    return best if found[best] > found[first] + CLEAR else first
+@dataclass(frozen=True)
+class Judged:
+    """Scores of C candidates, the first in favour: of N good pictures [N, C], and of defects painted on them [M, C].
+
+    ``of`` says on which picture each defect was painted, [M].
+    """
+
+    good: Floats
+    painted: Floats
+    of: NDArray[np.int64]
+
+    def figures(self, without: int | None = None) -> NDArray[np.float64]:
+        """Image AUROC of each candidate [C], also as it would be ``without`` one of the pictures."""
+        good, marked = np.arange(len(self.good)) != without, self.of != without
+        columns = zip(self.good[good].T, self.painted[marked].T, strict=True)
+        return np.array([auroc(*scores) for scores in columns])
+
+    def best(self) -> int:
+        """The candidate with the highest figure, or the first where none is ahead of it clearly and surely."""
+        figures = self.figures()
+        best, count = int(figures.argmax()), len(self.good)
+        pair = Judged(self.good[:, [0, best]], self.painted[:, [0, best]], self.of)
+        leads = np.array([np.subtract(*pair.figures(k)[::-1]) for k in range(count)])  # jackknife over pictures
+        error = float(np.sqrt((count - 1) * leads.var()))
+        return best if figures[best] - figures[0] > max(CLEAR, SURE * error) else 0
 
 
 def _with(config: TrainConfig, chosen: Candidate) -> TrainConfig:
@@ -110,8 +134,8 @@ def _with(config: TrainConfig, chosen: Candidate) -> TrainConfig:
 
 
 @torch.no_grad()
-def judge(looking: Looking, held_out: Sequence[Path], open_to: Sequence[Candidate]) -> dict[Candidate, float]:
-    """Image AUROC of each candidate on painted defects."""
+def judge(looking: Looking, held_out: Sequence[Path], open_to: Sequence[Candidate]) -> Judged:
+    """Each candidate on the held-out pictures and on painted defects."""
     bar = tqdm(held_out, desc="good pictures", leave=False, disable=None)
     good = np.stack([looking(read_image(path)) for path in bar])
     units = [unit_of(good[:, k, ::2, ::2]) for k in range(good.shape[1])]
@@ -119,7 +143,7 @@ def judge(looking: Looking, held_out: Sequence[Path], open_to: Sequence[Candidat
     calm = np.stack([_scores(maps, weights) for maps in good])
     drawn = tqdm(painted(list(held_out)), desc="painted defects", leave=False, disable=None)
     marked = np.stack([_scores(looking(picture), weights) for _, picture, _ in drawn])
-    return {candidate: auroc(calm[:, k], marked[:, k]) for k, candidate in enumerate(open_to)}
+    return Judged(calm, marked, np.repeat(np.arange(len(held_out)), painted_on_each(len(held_out))))
 
 
 def _scores(maps: Floats, weights: Floats) -> Floats:
@@ -141,7 +165,7 @@ class Looking:
             assert isinstance(distance, LocalDistance | NearestDistance)
             self.distances[kind] = distance.to(device)
         fit_usual(graph, list(self.distances.values()), images, config.map.ridge, device)
-        self._joined = JoinedDistances(self.distances[kinds[0]], EQUAL)
+        self._joined = JoinedDistances(self.distances[kinds[0]], ALL)
         self._map = AnomalyMap(config.input.height, config.input.width, config.map.sigma, self._joined).to(device)
 
     def __call__(self, picture: Image) -> Floats:
