@@ -67,7 +67,7 @@ def test_a_method_brings_its_own_recipe(
     assert (recipe.epochs, recipe.batch, recipe.accumulate, recipe.learning_rate) == (epochs, batch, accumulate, rate)
     assert (config.augment.kind, config.augment.pseudo_anomalies) == (kind, share)
     assert recipe.schedule == ("cosine" if name == "dskd" else "constant")
-    assert config.map.distance == ("local" if name == "dskd" else "cosine")
+    assert config.map.distance == ("joined" if name == "dskd" else "cosine")
     changed = load_config(None, [f"method={name}", "recipe.epochs=3"])
     assert changed.recipe == recipe.model_copy(update={"epochs": 3})  # what is given replaces that alone
     assert TrainConfig.model_validate(config.model_dump()) == config
@@ -264,8 +264,9 @@ def test_every_map_goes_with_every_method(name: str) -> None:
     torch.manual_seed(0)
     method = build(load_config(None, settings), Encoder(BACKBONES["resnet18"]).requires_grad_(False)).eval()
     frames = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
-    for distance in ("local", "cosine", "l2"):
-        chosen = build_map(load_config(None, [*settings, f"map.distance={distance}"]))
+    for distance in ("joined", "local", "cosine", "l2"):
+        summed = ["map.fusion=sum"] if distance == "joined" else []
+        chosen = build_map(load_config(None, [*settings, f"map.distance={distance}", *summed]))
         with torch.no_grad():
             score, anomaly_map = EagerGraph(default_path(method), chosen).eval()(frames)
         assert torch.isfinite(anomaly_map).all(), distance

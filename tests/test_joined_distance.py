@@ -12,7 +12,7 @@ from dskd.runtime.errors import CallError
 from dskd.train.config import load_config
 from dskd.train.error_statistics import SeenFeatures
 from dskd.train.evaluate import EagerGraph, score
-from dskd.train.local_statistics import HIGHER, build_map, fit_map
+from dskd.train.local_statistics import HIGHER, build_map, fit_map, plain_or_usual
 from dskd.train.methods import build
 from dskd.train.networks.cosine_distance import cosine_distance
 from dskd.train.networks.joined_distance import JoinedDistances
@@ -125,6 +125,25 @@ def test_fewer_features_than_are_remembered_come_twice() -> None:
     seen = SeenFeatures(1)
     seen.add(np.arange(6, dtype=np.float32).reshape(3, 1, 2))
     assert seen.remembered(5)["seen"].shape == (2, 5)
+
+
+def test_the_context_is_the_mean_of_the_neighbours_that_there_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scales = tuple(
+        torch.rand(1, c, 48 // s, 32 // s, generator=generator) for c, s in zip((5, 4, 6), (4, 8, 16), strict=True)
+    )
+    plain = NearestDistance((5, 4, 6), 48, 32, (0.0, 0.0, 1.0), 18, 7)
+    wider = NearestDistance((5, 4, 6), 48, 32, (0.0, 0.0, 1.0), 18, 7, context=True)
+    own = plain.vectors(scales, scales)[:, 0, 6:]
+    found = wider.vectors(scales, scales)[:, 0, 12:]
+    torch.testing.assert_close(found[0], own[:4].mean(0))  # a corner of 3 x 2 positions
+    torch.testing.assert_close(found[2], own.mean(0))
+
+
+def test_an_older_run_has_no_context() -> None:
+    older, default = load_config(None, ["map.distance=local"]), load_config(None, [])
+    sizes = [plain_or_usual(config).state_dict()["project"].shape[0] for config in (older, default)]
+    assert sizes == [2 * (128 + 256), 3 * (128 + 256)]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from dskd.benchmarks.readings import Distances, main, rules
 from dskd.runtime.errors import CallError
 from dskd.runtime.images import read_image
 from dskd.train.evaluate import score
+from dskd.train.networks.cosine_distance import cosine_distance
 from dskd.train.networks.joined_distance import JoinedDistances
 from dskd.train.selection import painted
 from dskd.train.trained_run import TrainedRun, build_maps
@@ -88,9 +89,9 @@ def test_the_reference_graph_and_the_rule_agree(trained_run: TrainedRun) -> None
     joined = graph.anomaly_map.distances
     assert isinstance(joined, JoinedDistances)
     with torch.no_grad():
-        local, *cosine = (
-            part.numpy() for part, _ in joined.each(*graph.path(graph.to_input(torch.from_numpy(pictures))))
-        )
+        teacher, student = graph.path(graph.to_input(torch.from_numpy(pictures)))
+        local = joined.to_usual(teacher, student)[0].numpy()
+        cosine = [cosine_distance(t, s).numpy() for t, s in zip(teacher, student, strict=True)]
     seen, factors = Distances(local, tuple(cosine)), joined.factors.tolist()
     size = spec.height, spec.width
     found = rules(size, trained_run.config.map.sigma, seen, factors)["as exported"](seen)

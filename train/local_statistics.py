@@ -41,9 +41,10 @@ def plain_or_usual(config: TrainConfig) -> Distances:
     if chosen.distance in ("cosine", "l2"):
         return (SquaredDistances if chosen.distance == "l2" else CosineDistances)(chosen.scale_weights)
     size = BACKBONES[config.backbone].channels, config.input.height, config.input.width, chosen.scale_weights
+    context = chosen.distance == "joined" if chosen.context is None else chosen.context
     if chosen.usual == "anywhere":
-        return NearestDistance(*size, chosen.components, chosen.remembered)
-    return LocalDistance(*size, chosen.components, chosen.rank, shared=config.input.tiling is not None)
+        return NearestDistance(*size, chosen.components, chosen.remembered, context)
+    return LocalDistance(*size, chosen.components, chosen.rank, config.input.tiling is not None, context)
 
 
 @torch.no_grad()

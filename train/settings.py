@@ -136,6 +136,11 @@ class MapConfig(Strict):
     )
     components: int = Field(384, gt=1, le=4096, description="principal components that a local distance looks at")
     rank: int = Field(96, gt=0, le=1024, description="directions of usual error that it knows by name at each position")
+    context: bool | None = Field(
+        None,
+        description="the distance to the usual looks at the teacher's features averaged over 3 x 3 positions too; "
+        "default: where it is joined",
+    )
     remembered: int = Field(1024, gt=1, le=16384, description="features of good pictures that usual=anywhere keeps")
     ridge: float = Field(0.1, gt=0, le=1000, description="share of the mean variance added to all directions")
     sigma: float = Field(4.0, ge=0, le=1000, description="Gaussian smoothing in network pixels")

@@ -33,7 +33,9 @@ class JoinedDistances(nn.Module):
 
     def __init__(self, to_usual: LocalDistance | NearestDistance, shares: Shares) -> None:
         super().__init__()
-        self.to_usual, self.shares, self.weights = to_usual, shares, shares[1:]
+        self.to_usual, self.shares = to_usual, shares
+        own = to_usual.weights if shares[0] else (0.0, 0.0, 0.0)
+        self.weights = tuple(max(scale) for scale in zip(own, shares[1:], strict=True))  # 0: nobody looks at that scale
         coarsest = shares[0] or shares[-1]
         shown = (*shares[1:-1], coarsest)
         self.strides = tuple(stride for stride, share in zip(STRIDES, shown, strict=True) if share)
@@ -46,12 +48,12 @@ class JoinedDistances(nn.Module):
     def each(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> list[tuple[Tensor, int]]:
         """The plain distances that have a share, the one to the usual first, with their strides."""
         found = [(self.to_usual(teacher, student)[0], STRIDES[-1])] if self.shares[0] else []
-        scales = zip(self.weights, STRIDES, teacher, student, strict=True)
+        scales = zip(self.shares[1:], STRIDES, teacher, student, strict=True)
         return found + [(cosine_distance(t, s), stride) for share, stride, t, s in scales if share]
 
     def forward(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """See the class."""
-        factors = [factor for factor, share in zip(self.factors, self.shares, strict=True) if share]
+        factors = [self.factors[k] for k, share in enumerate(self.shares) if share]
         summed: dict[int, Tensor] = {}
         for factor, (distance, stride) in zip(factors, self.each(teacher, student), strict=True):
             summed[stride] = summed[stride] + factor * distance if stride in summed else factor * distance

@@ -40,8 +40,9 @@ class LocalDistance(UsualFeatures):
         components: int,
         rank: int,
         shared: bool = False,
+        context: bool = False,
     ) -> None:
-        super().__init__(channels, height, width, weights, components)
+        super().__init__(channels, height, width, weights, components, context)
         kept, positions = self.project.shape[1], 1 if shared else self.rows * self.columns
         self.register_buffer("mean", torch.zeros(positions, 1, kept))
         self.register_buffer("usual", torch.zeros(positions, kept, min(rank, kept - 1)))

@@ -29,8 +29,9 @@ class NearestDistance(UsualFeatures):
         weights: tuple[float, float, float],
         components: int,
         count: int,
+        context: bool = False,
     ) -> None:
-        super().__init__(channels, height, width, weights, components)
+        super().__init__(channels, height, width, weights, components, context)
         kept = self.project.shape[1]
         self.register_buffer("mean", torch.zeros(kept))
         self.register_buffer("seen", torch.zeros(kept, count))

@@ -19,19 +19,26 @@ class UsualFeatures(nn.Module):
     """Base of the distances that learn from good pictures what is usual.
 
     ``channels`` of the three scales, ``height`` and ``width`` of the input, ``weights`` of the scales (0 leaves one
-    out), number of principal ``components``.
+    out), number of principal ``components``. ``context``: the directions averaged over 3 x 3 positions are looked at too
+    (PatchCore's neighbourhood), which tells a feature in a wrong place from the same one in its own.
     """
 
     strides = STRIDES[-1:]
     project: Tensor
 
     def __init__(
-        self, channels: Sequence[int], height: int, width: int, weights: tuple[float, float, float], components: int
+        self,
+        channels: Sequence[int],
+        height: int,
+        width: int,
+        weights: tuple[float, float, float],
+        components: int,
+        context: bool = False,
     ) -> None:
         super().__init__()
-        self.weights = weights
+        self.weights, self.context = weights, context
         self.rows, self.columns = height // STRIDES[-1], width // STRIDES[-1]
-        size = 2 * sum(count for count, weight in zip(channels, weights, strict=True) if weight)
+        size = (2 + context) * sum(count for count, weight in zip(channels, weights, strict=True) if weight)
         self.register_buffer("project", torch.zeros(size, min(components, size)))
 
     def vectors(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
@@ -42,7 +49,8 @@ class UsualFeatures(nn.Module):
                 own = weight * _direction(t)
                 errors.append(F.avg_pool2d(own - weight * _direction(s), STRIDES[-1] // stride))
                 directions.append(F.avg_pool2d(own, STRIDES[-1] // stride))
-        return torch.cat((*errors, *directions), 1).flatten(2).permute(2, 0, 1)
+        around = [F.avg_pool2d(d, 3, 1, 1, count_include_pad=False) for d in directions] if self.context else []
+        return torch.cat((*errors, *directions, *around), 1).flatten(2).permute(2, 0, 1)
 
     def components(self, teacher: Sequence[Tensor], student: Sequence[Tensor]) -> Tensor:
         """[HW, B, components]: ``vectors`` in their principal components."""
