@@ -119,7 +119,6 @@ def _run(
     prepared.with_suffix(".json").unlink()
     record: dict[str, object] = {}
     if process.first:
-        held_out = [path for _, part in splits for path in part]
         record = {
             "name": images.name,
             "minutes": round(float(loop.read_curve(folder / "log.csv")[-1]["seconds"]) / 60, 1),
