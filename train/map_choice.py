@@ -63,7 +63,7 @@ def candidates(config: TrainConfig) -> list[Candidate]:
         Candidate(kind, (amount, *((1 - amount) * part for part in scales)))  # type: ignore[arg-type]
         for amount in amounts
         for scales in STUDENTS
-        for kind in kinds
+        for kind in (kinds if amount else kinds[:1])
     ]
     return list(dict.fromkeys(found))
 
