@@ -15,14 +15,14 @@ from dskd.train.evaluate import EagerGraph, score_frames
 from dskd.train.local_statistics import build_map, fit_map
 from dskd.train.map_choice import Candidate, Judged, Looking, as_decided, candidates, judge, settle_map
 from dskd.train.methods import build
-from dskd.train.networks.joined_distance import EQUAL
+from dskd.train.networks.joined_distance import FIRST
 from dskd.train.networks.resnet import BACKBONES, Encoder
 from dskd.train.selection import auroc, painted
 from dskd.train.synthetic import write_set
 
 CPU = torch.device("cpu")
 SMALL = ["input.height=64", "input.width=96", "map.components=24", "map.rank=4", "map.remembered=40"]
-SUM = Candidate("here", EQUAL)
+SUM = Candidate("here", FIRST)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_where_nothing_can_be_chosen_the_reason_is_said(
 ) -> None:
     config, reason = settled(settings, good, held_out)
     assert why in reason
-    assert held_out == 8 or config.map.shares == EQUAL
+    assert held_out == 8 or config.map.shares == FIRST
 
 
 def test_a_candidate_is_judged_as_the_map_that_it_becomes(good: list[Path]) -> None:

@@ -14,7 +14,7 @@ from dskd.train.config import TrainConfig
 from dskd.train.error_statistics import ErrorStatistics, Floats, PrincipalComponents, SeenFeatures
 from dskd.train.evaluate import BATCH, EagerGraph
 from dskd.train.methods.base import Features
-from dskd.train.networks.joined_distance import EQUAL, JoinedDistances
+from dskd.train.networks.joined_distance import FIRST, JoinedDistances
 from dskd.train.networks.local_distance import LocalDistance
 from dskd.train.networks.maps import AnomalyMap, CosineDistances, Distances, SquaredDistances
 from dskd.train.networks.nearest_distance import NearestDistance
@@ -31,7 +31,7 @@ def build_map(config: TrainConfig) -> AnomalyMap:
     chosen, distances = config.map, plain_or_usual(config)
     if chosen.distance == "joined":
         assert isinstance(distances, LocalDistance | NearestDistance)
-        distances = JoinedDistances(distances, chosen.shares or EQUAL)
+        distances = JoinedDistances(distances, chosen.shares or FIRST)
     return AnomalyMap(config.input.height, config.input.width, chosen.sigma, distances, chosen.fusion, chosen.score)
 
 
