@@ -137,7 +137,7 @@ def main(arguments: list[str]) -> int:
             elif options.json:
                 inspections.append(result[1].as_dict())
             elif not quiet:
-                print(line(result[1]), flush=True)
+                print(line(result[1]) + "\n", end="", flush=True)  # at once: Ctrl-C must not part a line from its end
     finally:  # what was inspected is told, also when the source or a sink fails half-way
         signal.signal(signal.SIGTERM, before)
         backend.close()

@@ -96,12 +96,12 @@ def test_every_method_is_calibrated_and_stays_golden(calibrated_member: Bundle) 
     manifest = calibrated_member.manifest
     assert {graph.precision for graph in manifest.graphs.values()} == {"fp32", "bf16", "fp16", "int8"}
     report = json.loads(calibrated_member.file("calibration/report.json").read_text())
-    like_float = {row["graph"] for row in report["rows"] if row["map_correlation"] > 0.95}
     for backend, precisions in (("onnxruntime", ("fp32", "fp16", "int8")), ("openvino", ("fp32", "int8"))):
         for precision in precisions:
             opened = open_backend(calibrated_member, backend, precision=precision)  # type: ignore[arg-type]
-            # A network of a random teacher that eight bits make another one of gives nobody's answers twice.
-            with nullcontext() if opened.graph in like_float else suppress(NotExact):
+            # In eight bits a random teacher's network gives each processor's rounding another answer; that real ones are
+            # taken and wrong ones refused is shown in test_golden.py and test_real.py.
+            with suppress(NotExact) if precision == "int8" else nullcontext():
                 golden_check(calibrated_member, opened)
             opened.close()
     limits = {graph.thresholds.reject.score for graph in manifest.graphs.values()}

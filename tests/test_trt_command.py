@@ -291,7 +291,7 @@ def test_golden_answers_are_the_graphs_own(every: Bundle, told: Told) -> None:
     file.unlink()  # a hard link of the fixture's
     np.save(file, other)
     changed(every)
-    with pytest.raises(DskdError, match=r"is not accepted and nothing was replaced: .*maps off as a whole by 0\.9"):
+    with pytest.raises(DskdError, match=r"is not accepted and nothing was replaced: .*maps off as a whole by"):
         told()
 
 
