@@ -94,7 +94,7 @@ find_wheels() {
 
 write_constraints() {
     "$PYTHON" -I -c 'import sys, zipfile; sys.stdout.buffer.write(zipfile.ZipFile(sys.argv[1]).read(sys.argv[2]))' \
-        "$wheel" "jetson/constraints-$generation.txt" >"$1" || refuse 1 "$wheel: is damaged; copy it again"
+        "$wheel" "dskd/jetson/constraints-$generation.txt" >"$1" || refuse 1 "$wheel: is damaged; copy it again"
     if [ "${opencv##* }" = 1 ]; then printf 'numpy<2\n' >>"$1"; fi
 }
 

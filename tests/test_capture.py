@@ -284,7 +284,8 @@ def test_fifty_reconnects_leak_no_descriptor_and_no_thread(make: Callable[[str],
             seen.append(held())
         assert capture.status().reconnects == 50
         assert balanced(capture.status())
-    # the least of ten: a reconnect that is being closed holds some for a moment, a leak never lets go
-    early, late = np.min(seen[5:15], axis=0), np.min(seen[-10:], axis=0)
+    # the least of ten: a reconnect that is being closed holds some for a moment, a leak never lets go; of the early ones the
+    # middle, since one that is looked at while it opens holds less than it will
+    early, late = np.median(seen[5:15], axis=0), np.min(seen[-10:], axis=0)
     assert (late <= early + 1).all(), seen
     assert not [t for t in threading.enumerate() if t.name == "capture cam"]
