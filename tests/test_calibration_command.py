@@ -99,8 +99,8 @@ def test_every_method_is_calibrated_and_stays_golden(calibrated_member: Bundle) 
     for backend, precisions in (("onnxruntime", ("fp32", "fp16", "int8")), ("openvino", ("fp32", "int8"))):
         for precision in precisions:
             opened = open_backend(calibrated_member, backend, precision=precision)  # type: ignore[arg-type]
-            # In eight bits a random teacher's network gives each processor's rounding another answer; that real ones are
-            # taken and wrong ones refused is shown in test_golden.py and test_real.py.
+            # In eight bits a random teacher's network gives each processor's rounding another answer: a refusal is right too.
+            # What is taken and what is refused in eight bits stands in test_golden.py.
             with suppress(NotExact) if precision == "int8" else nullcontext():
                 golden_check(calibrated_member, opened)
             opened.close()
