@@ -107,7 +107,7 @@ def summary(record: dict[str, object], folder: Path) -> str:
     lines = [f"trained on {record['training_images']} good images in {record['minutes']} minutes"]
     choices = record["choices"]
     assert isinstance(choices, dict)
-    lines += [f"{part} {why}" for part, why in choices.items()]
+    lines.append(f"map {choices['map']}")  # the input was told before training
     figures = record["figures"]
     assert isinstance(figures, dict)
     for reading, found in figures.items():

@@ -113,7 +113,6 @@ def _run(
     maps, reason = build_maps(config, method), ""
     if process.first:
         config, maps, reason = _learn_maps(config, method, inputs, held_out, process.device)
-        log.info("map %s", reason)
     del inputs
     prepared.unlink()
     prepared.with_suffix(".json").unlink()
