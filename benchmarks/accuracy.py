@@ -29,10 +29,10 @@ from dskd.calibration.__main__ import main as calibrate
 from dskd.calibration.compare import answer_files
 from dskd.export.onnx import export
 from dskd.runtime import atomic
-from dskd.runtime.backends.onnx_runtime import GRAPHS as CPU_GRAPHS
-from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from dskd.runtime.bundle import Bundle, is_bundle, load_bundle
+from dskd.runtime.bundle.loading import Bundle, is_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.runtime.inspection.backends.onnx_runtime import GRAPHS as CPU_GRAPHS
+from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.train import data
 from dskd.train.batches import Schedule
 from dskd.train.config import TrainConfig, load_config

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from dskd.calibration.compare import answer_files
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.images import write_image
-from dskd.runtime.manifest import InputSpec
-from dskd.runtime.overlay import heat_map
-from dskd.runtime.preprocess import Image
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import write_image
+from dskd.runtime.inspection.overlay import heat_map
+from dskd.runtime.result import Image
 from dskd.train import data
 
 COLUMNS = {

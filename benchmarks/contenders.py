@@ -21,14 +21,14 @@ from dskd.benchmarks import yardstick
 from dskd.benchmarks.environment import describe
 from dskd.benchmarks.processes import Worker
 from dskd.benchmarks.results import WORK, Results, as_json, table
-from dskd.runtime.backends import NAMES
-from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
+from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
+from dskd.runtime.bundle.manifest import PRECISIONS, Precision
+from dskd.runtime.capture.image_files import read_image
+from dskd.runtime.capture.sources import frames, open_source
+from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser
-from dskd.runtime.images import read_image
-from dskd.runtime.manifest import PRECISIONS, Precision
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Frame
-from dskd.runtime.sources import frames, open_source, without_password
+from dskd.runtime.inspection.backends import NAMES
+from dskd.runtime.result import Frame, Image
 
 Workers = dict[str, Worker]
 WORKER = (sys.executable, "-m", "dskd.benchmarks.worker")

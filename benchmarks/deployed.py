@@ -25,9 +25,9 @@ from dskd.benchmarks.peers import CALM, WORKER, environment, listed, made_by, sa
 from dskd.benchmarks.processes import Worker
 from dskd.benchmarks.results import Results, row
 from dskd.runtime import atomic
-from dskd.runtime.backends import open_backend
+from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
-from dskd.runtime.manifest import InputSpec
+from dskd.runtime.inspection.backends import open_backend
 from dskd.train.data import InspectionSet, data_sha256, find_images, load_inputs
 from dskd.train.metrics import auroc, average_precision
 from dskd.train.networks.resnet import BACKBONES

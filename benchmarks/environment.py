@@ -16,8 +16,8 @@ from dskd.jetson.machine import Machine
 from dskd.jetson.platform import find_platform
 from dskd.jetson.power import read_power
 from dskd.jetson.telemetry import read_telemetry
-from dskd.runtime.cuda import find_device
 from dskd.runtime.errors import DskdError
+from dskd.runtime.inspection.cuda import find_device
 
 PACKAGES = ("numpy", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "cuda-bindings",
             "pycuda")  # fmt: skip

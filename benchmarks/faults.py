@@ -21,7 +21,7 @@ from dskd.benchmarks.broken_network import broker_down, idle_reader
 from dskd.benchmarks.drill import Drill, Fault, scratch, wait_until
 from dskd.benchmarks.kills import kills
 from dskd.benchmarks.rtsp_camera import RtspCamera, picture
-from dskd.runtime.bundle import default_bundle, load_bundle
+from dskd.runtime.bundle.loading import default_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, Parser, one_line
 
 FPS = 5.0  # of the drills' cameras: two free cores must keep up with a real bundle

@@ -7,7 +7,7 @@ import platform
 
 import numpy as np
 
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 
 
 def row(name: str, unit: str, values: list[float]) -> dict[str, object]:

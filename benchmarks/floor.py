@@ -26,9 +26,9 @@ from dskd.jetson.machine import Machine
 from dskd.jetson.platform import bandwidth as memory_bandwidth
 from dskd.jetson.platform import find_platform
 from dskd.jetson.telemetry import read_telemetry
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.cuda import find_device
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import DskdError
+from dskd.runtime.inspection.cuda import find_device
 
 SIZES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # bytes of an activation
 COPIED = 96 << 20  # bytes for each thread: more than caches hold

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dskd.runtime.manifest import InputSpec
-from dskd.runtime.preprocess import Image
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.result import Image
 from dskd.train import data
 
 

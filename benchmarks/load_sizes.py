@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dskd.runtime.delivery import payload
 from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
 from dskd.runtime.result import Answer, Frame, Inspection, Region, Verdict
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.sinks.delivery import payload
 from dskd.runtime.store import Store
 from dskd.train.synthetic import good_part
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from dskd.benchmarks.contenders import add_options, blank, check, contestants, finish, own_bundle
 from dskd.benchmarks.results import Results, row
-from dskd.runtime.backends import open_backend
 from dskd.runtime.errors import Parser, exit_with_code
+from dskd.runtime.inspection.backends import open_backend
 
 NAME = "parity"
 

@@ -50,7 +50,7 @@ from dskd.benchmarks.processes import Answer, Worker
 from dskd.benchmarks.results import CPU, END_TO_END, Results, ratio, row
 from dskd.benchmarks.rounds import Tasks, measure
 from dskd.runtime import atomic
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
 
 HERE = Path(__file__).parent

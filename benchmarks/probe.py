@@ -18,9 +18,18 @@ from dskd.calibration.half import to_half
 from dskd.calibration.quantise import FILES, observed_tensors, quantise
 from dskd.calibration.ranges import observe
 from dskd.runtime import atomic
-from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from dskd.runtime.images import encode_png
-from dskd.runtime.manifest import Graph, InputSpec, Manifest, Precision, Provenance, Threshold, Thresholds, Tolerance
+from dskd.runtime.bundle.loading import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.manifest import (
+    Graph,
+    InputSpec,
+    Manifest,
+    Precision,
+    Provenance,
+    Threshold,
+    Thresholds,
+    Tolerance,
+)
+from dskd.runtime.capture.image_files import encode_png
 
 SIDE, CHANNELS, LAYERS = 64, 256, 6
 OPSET = 20

@@ -6,7 +6,7 @@ import numpy as np
 
 from dskd.benchmarks.labelled import Labelled
 from dskd.calibration.compare import answers
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.train.data import InspectionSet
 from dskd.train.metrics import auroc
 from dskd.train.probes import PROBES, probe_images

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from dskd.benchmarks.labelled import read_labelled
 from dskd.runtime.errors import CallError, Parser, exit_with_code
-from dskd.runtime.preprocess import Image, preprocess
+from dskd.runtime.inspection.preprocess import preprocess
+from dskd.runtime.result import Image
 from dskd.train import metrics
 from dskd.train.data import at_network_size, find_images, load_inputs
 from dskd.train.evaluate import Scored

@@ -11,9 +11,9 @@ from pydantic import Field, JsonValue, ValidationError
 
 from dskd.benchmarks.intervals import Launches, paired_ratio, quantiles
 from dskd.runtime import atomic
-from dskd.runtime.bundle import read_regular
+from dskd.runtime.bundle.loading import read_regular
+from dskd.runtime.configuration.strict_yaml import Strict, first_fault
 from dskd.runtime.errors import CallError
-from dskd.runtime.strict_yaml import Strict, first_fault
 
 LARGEST = 64 << 20  # bytes of a results file: a day of rounds
 Finite = Annotated[float, Field(allow_inf_nan=False)]

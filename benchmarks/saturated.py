@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle
 
-from dskd.runtime.backends import Backend, Candidate
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import DskdError
+from dskd.runtime.inspection.backends import Backend, Candidate
+from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Dropped, Frame, Inspection
 from dskd.runtime.station.batching import InspectionThread
 

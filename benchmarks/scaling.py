@@ -20,10 +20,10 @@ from dskd.benchmarks.load_sizes import CAMERAS, SIDE, Sizes, measure
 from dskd.export.graph_cost import graph_cost
 from dskd.export.onnx import convert
 from dskd.export.prune import prune
+from dskd.runtime.bundle.manifest import InputSpec, Tiling
 from dskd.runtime.errors import CallError, Parser, exit_with_code
-from dskd.runtime.manifest import InputSpec, Tiling
+from dskd.runtime.inspection.tiling import Grid
 from dskd.runtime.sinks.mqtt import ON_THE_WAY
-from dskd.runtime.tiling import Grid
 from dskd.train.config import load_config
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map

@@ -25,9 +25,9 @@ from dskd.benchmarks.figures import environment, row
 from dskd.benchmarks.soak_station import CAMERAS, Outside, station_file
 from dskd.benchmarks.station_process import Counts, StationProcess, running
 from dskd.runtime import atomic
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
+from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, Parser
+from dskd.runtime.inspection.backends import open_backend
 
 WARM_UP = 0.2  # share of the time that is not looked at: caches and pools fill
 BOUNDS = {"memory": 20.0, "threads": 1.0, "descriptors": 2.0}  # an hour: MB, threads, descriptors

@@ -17,15 +17,14 @@ import cv2
 import numpy as np
 
 from dskd.benchmarks.worker import say
-from dskd.runtime.bundle import Bundle, load_bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle, load_bundle
+from dskd.runtime.bundle.manifest import InputSpec, Tiling
+from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.errors import CallError, Parser, exit_with_code
-from dskd.runtime.images import read_image
-from dskd.runtime.inspector import Inspector, open_proved
-from dskd.runtime.manifest import InputSpec, Tiling
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Frame
-from dskd.runtime.tiling import Grid
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.tiling import Grid
+from dskd.runtime.result import Frame, Image
 
 SHARED = 8  # tiles share an eighth of their side: 32 of 256 pixels, as training does by default
 PASSES = Settings(1e30, 1e30)

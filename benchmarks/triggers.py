@@ -21,7 +21,7 @@ from tqdm import tqdm
 from dskd.benchmarks.drill import free_port, listens, scratch, wait_until
 from dskd.benchmarks.figures import environment, row
 from dskd.benchmarks.station_process import running
-from dskd.runtime.bundle import default_bundle, load_bundle
+from dskd.runtime.bundle.loading import default_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser
 from dskd.runtime.station.outputs.registers import (
     COILS,

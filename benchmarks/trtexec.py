@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dskd.benchmarks.processes import Answer
 from dskd.jetson.machine import Machine
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.engine import engine_paths
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError, MissingPart
-from dskd.runtime.manifest import Precision
+from dskd.runtime.inspection.engine import engine_paths
 
 COMMAND = "trtexec"
 PLACES = "/usr/src/tensorrt/bin"  # where JetPack puts it, on nobody's path

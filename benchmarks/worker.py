@@ -21,17 +21,18 @@ import numpy as np
 
 from dskd.benchmarks.results import FLAGGED, PASSED
 from dskd.benchmarks.saturated import Saturated
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle, load_bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle, load_bundle
+from dskd.runtime.bundle.manifest import Precision
+from dskd.runtime.capture.sources import frames, open_source
+from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError, Parser, exit_with_code
-from dskd.runtime.inspector import Inspector, open_proved
-from dskd.runtime.manifest import Precision
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.pipeline import write_behind
-from dskd.runtime.preprocess import Image, preprocess
-from dskd.runtime.result import Frame, Result, Verdict
+from dskd.runtime.result import Frame, Image, Result, Verdict
 from dskd.runtime.sinks import Sink, open_sinks
-from dskd.runtime.sources import frames, open_source, without_password
 
 WARM_UP = 3  # calls of each turn that are not counted
 FEWEST = 4  # calls of a turn, however long they take; always an even number, as many of either kind of frames

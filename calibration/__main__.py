@@ -29,7 +29,7 @@ from dskd.calibration.report import Report
 from dskd.calibration.sensitivity import sensitivity, too_sensitive
 from dskd.calibration.within_tolerance import Limit, Recipe, graph_within, relative_shift
 from dskd.runtime import atomic
-from dskd.runtime.bundle import FLOAT, Bundle, default_bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.loading import FLOAT, Bundle, default_bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
 
 FOLDER = "calibration"

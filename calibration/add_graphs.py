@@ -19,7 +19,7 @@ from dskd.calibration.compare import (
     thresholds_like,
 )
 from dskd.runtime import atomic
-from dskd.runtime.bundle import (
+from dskd.runtime.bundle.loading import (
     FLOAT,
     HELD_OUT,
     Bundle,
@@ -30,7 +30,7 @@ from dskd.runtime.bundle import (
     short_name,
     write_manifest,
 )
-from dskd.runtime.manifest import Graph, Manifest, Parity, Precision
+from dskd.runtime.bundle.manifest import Graph, Manifest, Parity, Precision
 
 
 def provisional(base: Graph, precision: Precision) -> Graph:

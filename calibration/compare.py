@@ -15,14 +15,14 @@ from tqdm import tqdm
 from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16
 from dskd.calibration.images import Inputs
 from dskd.calibration.session import return_freed_memory
-from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import Parity, Thresholds
+from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.errors import DskdError
-from dskd.runtime.images import read_image
-from dskd.runtime.manifest import Parity, Thresholds
-from dskd.runtime.preprocess import Image
-from dskd.runtime.threshold import conformal_thresholds
-from dskd.runtime.tiling import coarse, infer_tiles
+from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.inspection.threshold import conformal_thresholds
+from dskd.runtime.inspection.tiling import coarse, infer_tiles
+from dskd.runtime.result import Image
 
 TILES = 1  # at a time, as ``answer`` runs its inputs
 

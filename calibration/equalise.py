@@ -18,7 +18,7 @@ from onnx import helper, numpy_helper
 
 from dskd.calibration.graph_parts import TRUNK, constants_of, opset, set_constant
 from dskd.calibration.session import open_session
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 
 PASSING = ("Relu", "MaxPool")
 AXES_ARE_INPUT = 18  # opset from which ReduceMax takes its axes as a tensor

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import exp, lgamma, log
 
 from dskd.calibration.compare import HeldOut, verdicts
-from dskd.runtime.bundle import FLOAT, Bundle
+from dskd.runtime.bundle.loading import FLOAT, Bundle
 from dskd.runtime.errors import DskdError
 
 CHANCE = 0.001  # of stopping a calibration in which nothing is wrong

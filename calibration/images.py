@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from dskd.calibration.graph_parts import TRUNK, feature_names
 from dskd.calibration.session import open_session
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import BadImage
 from dskd.runtime.errors import DskdError, one_line
-from dskd.runtime.images import BadImage
-from dskd.runtime.manifest import InputSpec
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.data import read_tiles
 
 FEWEST = 16  # under this one odd picture moves a range more than the choice of method does

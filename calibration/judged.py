@@ -11,7 +11,7 @@ import numpy as np
 from dskd.calibration.compare import answers_of_files
 from dskd.calibration.pictures import Labelled
 from dskd.runtime import atomic
-from dskd.runtime.bundle import Bundle, file_sha256
+from dskd.runtime.bundle.loading import Bundle, file_sha256
 from dskd.train import metrics
 
 CACHE = "judged.json"

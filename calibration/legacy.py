@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from dskd.runtime import atomic
-from dskd.runtime.cuda import Memory
 from dskd.runtime.errors import DskdError, MissingPart
-from dskd.runtime.preprocess import Image
+from dskd.runtime.inspection.cuda import Memory
+from dskd.runtime.result import Image
 
 CLASSES = {"entropy": "IInt8EntropyCalibrator2", "minmax": "IInt8MinMaxCalibrator"}
 

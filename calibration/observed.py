@@ -18,7 +18,7 @@ from dskd.calibration.quantise import observed_tensors
 from dskd.calibration.ranges import BINS, Histogram, observe
 from dskd.calibration.transposed import rewrite_transposed
 from dskd.runtime import atomic
-from dskd.runtime.bundle import file_sha256
+from dskd.runtime.bundle.loading import file_sha256
 
 RECIPE = 3  # counts up when what is observed, or of which graph, changes
 CACHE, IMAGES = "observed.json", "images.json"

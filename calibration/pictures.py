@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dskd.calibration.images import Inputs, readable, usable
-from dskd.runtime.bundle import Bundle, file_sha256
+from dskd.runtime.bundle.loading import Bundle, file_sha256
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import list_images
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.images import list_images
-from dskd.runtime.manifest import InputSpec
 from dskd.train.data import TestImage, data_sha256, load_mask, read_tiles
 from dskd.train.products import find_products
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dskd.calibration.session import open_session
 from dskd.runtime.errors import DskdError
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 
 Method = Literal["entropy", "percentile", "minmax", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -15,7 +15,7 @@ from dskd.calibration.graph_parts import constants_of, set_constant
 from dskd.calibration.quantise import quantisable
 from dskd.calibration.ranges import Histogram, Method, range_of
 from dskd.calibration.session import open_session
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 
 LARGEST = 127
 ALONE = 0.04  # of the scores' spread on good parts: what no layer's rounding may do by itself

@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 
-from dskd.runtime.backends.onnx_runtime import INEXACT
+from dskd.runtime.inspection.backends.onnx_runtime import INEXACT
 
 LARGE = 1024  # bytes of a constant that is handed over beside the graph
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dskd.calibration.graph_parts import constants_of, set_constant
 from dskd.calibration.images import Inputs
 from dskd.calibration.session import open_session
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.error_statistics import ErrorStatistics, Floats, SeenFeatures
 
 DISTANCES, COMPONENTS = "anomaly_map.distances.", ".project"  # how names of exported constants begin and end

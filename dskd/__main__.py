@@ -19,7 +19,7 @@ COMMANDS = {
     "export.trt": ("dskd.export.trt", "build the TensorRT engine on the device"),
     "runtime": ("dskd.runtime", "inspect images, a video or a camera"),
     "station": ("dskd.runtime.station", "run an inspection station from its file"),
-    "recalibrate": ("dskd.runtime.recalibrate", "thresholds from what a camera scored on the line"),
+    "recalibrate": ("dskd.runtime.station.recalibrate", "thresholds from what a camera scored on the line"),
     "jetson": ("dskd.jetson", "the device: doctor, power, telemetry, updates"),
     "benchmarks": ("dskd.benchmarks", "measure accuracy, latency, memory and more"),
 }

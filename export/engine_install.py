@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dskd.export.engine_build import BuildOptions, Built
 from dskd.runtime import atomic
-from dskd.runtime.backends.tensorrt import TensorRtBackend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.cuda import Device
-from dskd.runtime.engine import EngineFacts, engine_paths, read_facts, why_unfit, write_facts
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError, MissingPart
-from dskd.runtime.golden import GoldenCheck, golden_check
-from dskd.runtime.manifest import Precision
+from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
+from dskd.runtime.inspection.cuda import Device
+from dskd.runtime.inspection.engine import EngineFacts, engine_paths, read_facts, why_unfit, write_facts
+from dskd.runtime.inspection.golden import GoldenCheck, golden_check
 
 
 def standing_engine(

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import torch
 
+from dskd.runtime.capture.image_files import read_image, write_image
 from dskd.runtime.errors import DskdError
-from dskd.runtime.images import read_image, write_image
-from dskd.runtime.preprocess import Image, preprocess
+from dskd.runtime.inspection.preprocess import preprocess
+from dskd.runtime.result import Image
 from dskd.train.augment import pseudo_anomaly
 from dskd.train.evaluate import score
 from dskd.train.trained_run import TrainedRun

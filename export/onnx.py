@@ -24,9 +24,17 @@ from dskd.export.golden import PARITY_IMAGES, held_out_images, parity_inputs, wr
 from dskd.export.graph_cost import GraphCost, graph_cost
 from dskd.export.prune import Cost, PrunedGraph, cost, prune
 from dskd.runtime import atomic
-from dskd.runtime.bundle import FLOAT, Bundle, default_bundle, hash_files, is_bundle, load_bundle, write_manifest
+from dskd.runtime.bundle.loading import (
+    FLOAT,
+    Bundle,
+    default_bundle,
+    hash_files,
+    is_bundle,
+    load_bundle,
+    write_manifest,
+)
+from dskd.runtime.bundle.manifest import Graph, InputSpec, Manifest, Provenance
 from dskd.runtime.errors import CallError, DskdError, Parser, as_words, exit_with_code
-from dskd.runtime.manifest import Graph, InputSpec, Manifest, Provenance
 from dskd.train.data import combined_sha256
 from dskd.train.run import versions
 from dskd.train.trained_run import TrainedRun, load_run

@@ -15,11 +15,11 @@ from dskd.export.engine_build import BuildOptions, Built, build_engine
 from dskd.export.engine_errors import BuildLog, collecting_logger
 from dskd.export.layer_report import LayerReport, engine_layers
 from dskd.runtime import atomic
-from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
-from dskd.runtime.cuda import Device, find_device, open_memory
-from dskd.runtime.engine import GRAPHS, EngineFacts, engine_paths
+from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
+from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import CallError, MissingPart, Parser, exit_with_code, one_line
-from dskd.runtime.manifest import Precision
+from dskd.runtime.inspection.cuda import Device, find_device, open_memory
+from dskd.runtime.inspection.engine import GRAPHS, EngineFacts, engine_paths
 
 LARGEST_WORKSPACE = 1 << 20  # MiB: more than any device has
 EXAMPLES = """examples:
@@ -172,7 +172,7 @@ def build(
     """Builds, proves and installs the engine on this device, or says that the one there still fits."""
     # imported here: they take longer than the answer that a GPU is missing
     from dskd.export.engine_install import install, standing_engine
-    from dskd.runtime.backends.tensorrt_engine import load_tensorrt
+    from dskd.runtime.inspection.backends.tensorrt_engine import load_tensorrt
 
     trt = load_tensorrt()
     open_memory(device).close()  # better missed now than after minutes of building, when the proof needs it

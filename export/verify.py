@@ -12,11 +12,11 @@ import torch
 from dskd.calibration.compare import Answers, answer, parity
 from dskd.export.golden import PARITY_IMAGES, parity_inputs
 from dskd.export.prune import prune
-from dskd.runtime.bundle import FLOAT, Bundle, default_bundle, load_bundle, short_name, write_manifest
+from dskd.runtime.bundle.loading import FLOAT, Bundle, default_bundle, load_bundle, short_name, write_manifest
+from dskd.runtime.bundle.manifest import Parity
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
-from dskd.runtime.golden import Limits, disagreement
-from dskd.runtime.manifest import Parity
-from dskd.runtime.preprocess import Image
+from dskd.runtime.inspection.golden import Limits, disagreement
+from dskd.runtime.result import Image
 from dskd.train.evaluate import score
 from dskd.train.trained_run import TrainedRun, load_run
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from dskd.jetson.disk import Disk
 from dskd.jetson.signing import Refused, Statement
-from dskd.runtime.bundle import IGNORED, MANIFEST, Bundle, file_sha256, load_bundle
+from dskd.runtime.bundle.loading import IGNORED, MANIFEST, Bundle, file_sha256, load_bundle
 from dskd.runtime.errors import DskdError
 
 BLOCK = 1 << 20

@@ -31,7 +31,7 @@ from dskd.jetson.publish import publish
 from dskd.jetson.signing import load_private, load_trusted, make_key
 from dskd.jetson.slots import Slots, Start
 from dskd.jetson.update import Outcome, Updater
-from dskd.runtime.bundle import Bundle, default_bundle, load_bundle, write_manifest
+from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, DskdError, Parser
 
 PRODUCT = "drill"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import DskdError, one_line
 
 Engine = Literal["none", "best", "int8", "fp16"]

@@ -14,10 +14,10 @@ from dskd.jetson.engine_builder import Engine
 from dskd.jetson.live_check import LiveLimits
 from dskd.jetson.signing import load_trusted
 from dskd.jetson.slots import Slots
+from dskd.runtime.configuration.fields import LocalPath, Name, Secret, Text
+from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, Strict, first_fault, parse_yaml
 from dskd.runtime.errors import CallError
-from dskd.runtime.fields import LocalPath, Name, Secret, Text
 from dskd.runtime.sinks.mqtt import split_broker
-from dskd.runtime.strict_yaml import LARGEST_YAML, Strict, first_fault, parse_yaml
 
 
 def _source(text: str) -> str:

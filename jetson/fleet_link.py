@@ -11,8 +11,8 @@ from typing import Any
 from dskd.jetson.fleet_config import BrokerConfig
 from dskd.jetson.signing import LARGEST_ENVELOPE
 from dskd.runtime.backoff import Backoff
+from dskd.runtime.configuration.fields import reveal
 from dskd.runtime.errors import DskdError
-from dskd.runtime.fields import reveal
 from dskd.runtime.sinks.mqtt import split_broker
 from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, connection_failure, paho_module, use_tls
 

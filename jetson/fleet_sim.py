@@ -27,14 +27,14 @@ from dskd.jetson.fleet_host import Broker, FileHost
 from dskd.jetson.live_check import LiveLimits
 from dskd.jetson.publish import publish
 from dskd.jetson.signing import load_private, make_key
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
+from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import CallError, DskdError, Parser
-from dskd.runtime.inspector import Inspector
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.pipeline import Tally
 from dskd.runtime.pipeline import run as inspect
-from dskd.runtime.sources import open_source
 from dskd.runtime.store import Store, StoreReader
 
 PRODUCT = "simulated"

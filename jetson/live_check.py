@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dskd.jetson.slots import Trial
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.result import Verdict
 from dskd.runtime.store import StoreReader
-from dskd.runtime.strict_yaml import Strict
 
 PAGE = 1000  # records read at once
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -10,7 +10,7 @@ from typing import Any
 from dskd.jetson.bundle_archive import pack
 from dskd.jetson.signing import Statement, key_id, load_private, make_key, sign
 from dskd.runtime import atomic
-from dskd.runtime.bundle import MANIFEST, Bundle, default_bundle, file_sha256, load_bundle
+from dskd.runtime.bundle.loading import MANIFEST, Bundle, default_bundle, file_sha256, load_bundle
 from dskd.runtime.errors import CallError, Parser
 
 EXAMPLES = """examples:

@@ -17,10 +17,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from dskd.runtime.atomic import write_new
+from dskd.runtime.bundle.manifest import Positive, Sha256
+from dskd.runtime.configuration.fields import Name
+from dskd.runtime.configuration.strict_yaml import Strict, first_fault
 from dskd.runtime.errors import CallError, DskdError, MissingPart
-from dskd.runtime.fields import Name
-from dskd.runtime.manifest import Positive, Sha256
-from dskd.runtime.strict_yaml import Strict, first_fault
 
 CONTEXT = b"dskd-edge update 1\n"  # a signature made for this is good for nothing else
 LARGEST_ENVELOPE = 1 << 16  # bytes

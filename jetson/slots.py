@@ -20,10 +20,10 @@ from pydantic import Field, ValidationError
 from dskd.jetson.bundle_archive import check
 from dskd.jetson.disk import Disk
 from dskd.jetson.signing import LARGEST_ENVELOPE, Floor, Refused, Statement, Version, open_envelope
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.errors import CallError, DskdError, one_line
-from dskd.runtime.inspector import open_proved
-from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.inspection.inspector import open_proved
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")

@@ -14,7 +14,7 @@ from dskd.jetson.engine_builder import Build, no_engine
 from dskd.jetson.signing import LARGEST_ENVELOPE, Refused, Statement, open_envelope
 from dskd.jetson.slots import Slot, Slots, State
 from dskd.runtime import atomic
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import DskdError
 
 Action = Literal["up to date", "on trial", "switched"]

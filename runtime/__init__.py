@@ -1,1 +1,1 @@
-"""The ground floor: bundle, preprocessing, backends, decision, sources and sinks. Imports no torch, no onnx, no other room."""
+"""What runs on the device: picture in, verdict out. Imports no torch, no onnx and no package outside ``runtime``."""

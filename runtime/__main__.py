@@ -15,21 +15,21 @@ from urllib.parse import quote
 # Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from dskd.runtime.backends import NAMES
-from dskd.runtime.bundle import default_bundle, load_bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import default_bundle, load_bundle
+from dskd.runtime.bundle.manifest import PRECISIONS, Thresholds
+from dskd.runtime.capture.frame_queue import REPLACED
+from dskd.runtime.capture.image_container import MOST_MEGAPIXELS, limit_megapixels
+from dskd.runtime.capture.image_files import BadImage, read_mask
+from dskd.runtime.capture.sources import FORMS as SOURCE_FORMS
+from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import CallError, Parser, exit_with_code, one_line
-from dskd.runtime.frame_queue import REPLACED
-from dskd.runtime.image_container import MOST_MEGAPIXELS, limit_megapixels
-from dskd.runtime.images import BadImage, read_mask
-from dskd.runtime.inspector import Inspector, open_proved
-from dskd.runtime.manifest import PRECISIONS, Thresholds
+from dskd.runtime.inspection.backends import NAMES
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector, open_proved
 from dskd.runtime.pipeline import Tally, comes_when_it_comes, run
 from dskd.runtime.result import Dropped, Inspection
 from dskd.runtime.sinks import FORMS as SINK_FORMS
 from dskd.runtime.sinks import open_sinks
-from dskd.runtime.sources import FORMS as SOURCE_FORMS
-from dskd.runtime.sources import open_source
 
 MOST_THREADS = 1024  # more than any machine has cores
 EXAMPLES = """examples:

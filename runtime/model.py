@@ -15,16 +15,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dskd.runtime.backends import Backend
-from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
-from dskd.runtime.decision import Settings, crop_box
+from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
+from dskd.runtime.bundle.manifest import InputSpec, Precision
+from dskd.runtime.capture.image_files import read_image, read_mask, write_image
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.images import read_image, read_mask, write_image
-from dskd.runtime.inspector import Inspector, open_proved
-from dskd.runtime.manifest import InputSpec, Precision
-from dskd.runtime.overlay import annotate, heat_map
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Frame, Inspection, Region, Verdict
+from dskd.runtime.inspection.backends import Backend
+from dskd.runtime.inspection.decision import Settings, crop_box
+from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.overlay import annotate, heat_map
+from dskd.runtime.result import Frame, Image, Inspection, Region, Verdict
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]
 

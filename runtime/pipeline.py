@@ -9,14 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from inspect import GEN_RUNNING, getgeneratorstate
 
-from dskd.runtime.capture import newest_frames
+from dskd.runtime.capture.camera_thread import newest_frames
+from dskd.runtime.capture.frame_queue import REPLACED
+from dskd.runtime.capture.sources import Source, frames
+from dskd.runtime.capture.sources.watched_folder import WatchedFolderSource
 from dskd.runtime.errors import DskdError
-from dskd.runtime.frame_queue import REPLACED
-from dskd.runtime.inspector import Inspector
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.result import Dropped, Frame, Result, Verdict
 from dskd.runtime.sinks import Sink
-from dskd.runtime.sources import Source, frames
-from dskd.runtime.sources.watched_folder import WatchedFolderSource
 
 MOST_TOGETHER = 4  # results of one write to the sinks: their pictures wait in memory
 LONGEST_TOGETHER = 0.05  # seconds to make them; what takes longer is hardly slowed by a write of its own

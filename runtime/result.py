@@ -10,8 +10,6 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
-from dskd.runtime.preprocess import Image
-
 
 class Verdict(str, Enum):
     """What to do with the part."""
@@ -22,6 +20,9 @@ class Verdict(str, Enum):
 
     def __str__(self) -> str:
         return self.value
+
+
+Image = NDArray[np.uint8]  # [H, W, 3], BGR
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from dskd.runtime.backoff import Backoff
-from dskd.runtime.capture import Capture, CaptureStatus
+from dskd.runtime.capture.camera_thread import Capture, CaptureStatus
+from dskd.runtime.capture.sources import Source
 from dskd.runtime.result import Dropped, Frame
-from dskd.runtime.sources import Source
 
 
 @contextmanager

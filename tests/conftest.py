@@ -22,8 +22,8 @@ from broker import Broker
 from hypothesis import settings
 
 from dskd.runtime.backoff import Backoff
-from dskd.runtime.bundle import Bundle, load_bundle
-from dskd.runtime.delivery import Delivery, Target
+from dskd.runtime.bundle.loading import Bundle, load_bundle
+from dskd.runtime.sinks.delivery import Delivery, Target
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
 from dskd.runtime.sinks.mqtt_commands import CommandDesk
 from dskd.runtime.store import Store

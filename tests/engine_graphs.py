@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from dskd.runtime.manifest import Tolerance
+from dskd.runtime.bundle.loading import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.manifest import Tolerance
 
 LARGEST_TOP = 3840  # TensorRT's own limit for TopK
 LOOSE = 1e4  # the graphs here are examples of a form, made without care for what they answer

@@ -14,9 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dskd.runtime.sources import open_source, pipelines
-from dskd.runtime.sources.gstreamer import PACKAGES, gstreamer
-from dskd.runtime.sources.system_gi import typelib
+from dskd.runtime.capture.sources import open_source, pipelines
+from dskd.runtime.capture.sources.gstreamer import PACKAGES, gstreamer
+from dskd.runtime.capture.sources.system_gi import typelib
 
 Gst = gstreamer()
 GObject = typelib("GObject", "2.0", PACKAGES)

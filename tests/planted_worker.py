@@ -7,7 +7,7 @@ import time
 
 from dskd.benchmarks.worker import main
 from dskd.runtime.errors import exit_with_code
-from dskd.runtime.inspector import Inspector
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.result import Frame, Inspection
 
 KIND, AMOUNT = sys.argv.pop(1), float(sys.argv.pop(1))

@@ -17,14 +17,14 @@ import tensorrt_rtx
 
 import dskd.export.engine_install
 import dskd.export.trt
-import dskd.runtime.backends.tensorrt_engine
-from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend, OnnxRuntimeOutput
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.cuda import Device
-from dskd.runtime.engine import GRAPHS
+import dskd.runtime.inspection.backends.tensorrt_engine
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import exit_with_code
-from dskd.runtime.manifest import Precision
-from dskd.runtime.preprocess import Image
+from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend, OnnxRuntimeOutput
+from dskd.runtime.inspection.cuda import Device
+from dskd.runtime.inspection.engine import GRAPHS
+from dskd.runtime.result import Image
 
 ORIN = Device(0, "Orin", "8.7", 8 << 30, integrated=True)
 
@@ -71,7 +71,7 @@ def pretend(setattr_: Callable[[Any, str, Any], None]) -> None:
     setattr_(dskd.export.trt, "find_device", lambda: ORIN)
     setattr_(dskd.export.trt, "open_memory", lambda device: SimpleNamespace(close=lambda: None))
     setattr_(dskd.export.trt, "engine_layers", lambda trt, plan, logger: {"Layers": []})
-    setattr_(dskd.runtime.backends.tensorrt_engine, "load_tensorrt", lambda: tensorrt_rtx)
+    setattr_(dskd.runtime.inspection.backends.tensorrt_engine, "load_tensorrt", lambda: tensorrt_rtx)
     setattr_(dskd.export.engine_install, "TensorRtBackend", Answering)
     setattr_(dskd.export.engine_install, "write_facts", write_facts_unless_killed)
 

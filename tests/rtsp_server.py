@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from dskd.runtime.sources.gstreamer import gstreamer
-from dskd.runtime.sources.system_gi import typelib
+from dskd.runtime.capture.sources.gstreamer import gstreamer
+from dskd.runtime.capture.sources.system_gi import typelib
 
 LAUNCH = (
     "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=322,height=240,framerate=25/1 ! videoconvert ! "

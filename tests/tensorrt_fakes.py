@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.cuda.base import HostBuffer
-from dskd.runtime.cuda.device import Device
-from dskd.runtime.engine import GRAPHS, EngineFacts, engine_paths, write_facts
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import Manifest, Precision
 from dskd.runtime.errors import DskdError
-from dskd.runtime.manifest import Manifest, Precision
+from dskd.runtime.inspection.cuda.base import HostBuffer
+from dskd.runtime.inspection.cuda.device import Device
+from dskd.runtime.inspection.engine import GRAPHS, EngineFacts, engine_paths, write_facts
 
 HEIGHT, WIDTH, LARGEST = 6, 8, 4
 ORIN = Device(0, "Orin", "8.7", 8 << 30, True)

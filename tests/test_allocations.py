@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from tiny_bundle import SIDE, tiled, tiny_bundle
 
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.decision import Settings
-from dskd.runtime.inspector import Inspector
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.result import Frame, Verdict
 
 WARM, FRAMES = 200, 100  # after some hundred the free lists of Python and of the bindings are full

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from line_records import frame_of, inspection
 from pydantic import ValidationError
 
-from dskd.runtime.overlay import heat_layer
+from dskd.runtime.inspection.overlay import heat_layer
 from dskd.runtime.result import Frame, Inspection, Verdict
 from dskd.runtime.sinks import archive as module
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig

@@ -28,12 +28,12 @@ from PIL import Image, ImageOps
 
 import dskd.runtime.__main__
 import dskd.train.__main__
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import BadImage, list_images, read_image, read_mask
+from dskd.runtime.capture.sources import frames, open_source
 from dskd.runtime.errors import CallError, DskdError, MissingPart, exit_with_code, one_line
-from dskd.runtime.images import BadImage, list_images, read_image, read_mask
-from dskd.runtime.manifest import InputSpec
 from dskd.runtime.sinks import open_sinks
-from dskd.runtime.sources import frames, open_source
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import find_images, usable
 from dskd.train.synthetic import good_part
@@ -402,7 +402,7 @@ def test_a_file_without_rights_is_refused_in_one_line() -> None:
         locked.write_bytes(SOUND["png"])
         locked.chmod(0)
         code = (
-            f"import os, pathlib, sys; from dskd.runtime.images import read_image; os.setuid(65534)\n"
+            f"import os, pathlib, sys; from dskd.runtime.capture.image_files import read_image; os.setuid(65534)\n"
             f"try: read_image(pathlib.Path({str(locked)!r}))\nexcept Exception as e: print(type(e).__name__, e)"
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -873,7 +873,7 @@ def test_a_region_of_interest(
 
 
 def test_a_mask_that_is_black_inside_the_crop_passes_nothing() -> None:
-    from dskd.runtime.decision import Settings, decide
+    from dskd.runtime.inspection.decision import Settings, decide
 
     roi = np.zeros((100, 100), np.bool_)
     roi[:10] = True

@@ -16,12 +16,11 @@ from station_files import wait_for
 from tiny_bundle import tiny_bundle
 
 from dskd.runtime import atomic
-from dskd.runtime.backends import Backend, Candidate, Output, open_backend
-from dskd.runtime.bundle import Bundle, load_bundle, write_manifest
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle, load_bundle, write_manifest
 from dskd.runtime.errors import DskdError
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Dropped, Frame, Inspection, Verdict
+from dskd.runtime.inspection.backends import Backend, Candidate, Output, open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.result import Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.station import batching
 from dskd.runtime.station.batching import FAILURES, InspectionThread
 

@@ -15,7 +15,7 @@ from budget import cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dskd.runtime.bundle import MANIFEST, Bundle, load_bundle
+from dskd.runtime.bundle.loading import MANIFEST, Bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, one_line
 
 NAMES = ["model.onnx", "model.fp16.onnx", "held_out.json", "golden/inputs.npy", "golden/scores.npy", "golden/maps.npy", *(f"golden/frame_{k}.png" for k in range(8)),

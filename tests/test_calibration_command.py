@@ -24,12 +24,12 @@ from dskd.calibration.flips import most_flips, require_few_flips
 from dskd.calibration.images import FEWEST
 from dskd.calibration.judged import judge_all
 from dskd.calibration.pictures import Labelled, gather
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.bundle.loading import Bundle, load_bundle
+from dskd.runtime.capture.image_files import read_image, write_image
 from dskd.runtime.errors import CallError, DskdError, NotExact, exit_with_code
-from dskd.runtime.golden import golden_check
-from dskd.runtime.images import read_image, write_image
-from dskd.runtime.threshold import conformal_thresholds
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.golden import golden_check
+from dskd.runtime.inspection.threshold import conformal_thresholds
 from dskd.train import metrics
 from dskd.train.data import find_images
 

@@ -32,7 +32,7 @@ from dskd.calibration.ranges import (
     observe,
 )
 from dskd.calibration.sensitivity import sensitivity
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 
 
 @pytest.fixture(scope="module")

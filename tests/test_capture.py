@@ -14,14 +14,14 @@ import pytest
 from capture_threads import balanced, drain, next_frame, running, wait_until, wait_until_still
 
 from dskd.benchmarks.rtsp_camera import RtspCamera, number_of
-from dskd.runtime.capture import MOST_PENDING, Capture, newest_frames
+from dskd.runtime.capture.camera_thread import MOST_PENDING, Capture, newest_frames
+from dskd.runtime.capture.frame_health import FrameHealth
+from dskd.runtime.capture.sources import Source, open_source
+from dskd.runtime.capture.sources.base import SourceLost
+from dskd.runtime.capture.sources.gstreamer import has_elements
+from dskd.runtime.capture.sources.rtsp import ffmpeg_source
 from dskd.runtime.errors import DskdError
-from dskd.runtime.frame_health import FrameHealth
 from dskd.runtime.result import Dropped, Frame
-from dskd.runtime.sources import Source, open_source
-from dskd.runtime.sources.base import SourceLost
-from dskd.runtime.sources.gstreamer import has_elements
-from dskd.runtime.sources.rtsp import ffmpeg_source
 
 RTSP: list[Any] = [
     pytest.param(ffmpeg_source, id="ffmpeg"),

@@ -10,7 +10,7 @@ import pytest
 from tiny_bundle import tiny_bundle
 
 from dskd.benchmarks import coldstart
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import DskdError
 
 QUICK = ["--backend", "onnxruntime", "--threads", "1", "--size", "64x64", "--json"]

@@ -19,9 +19,9 @@ from dskd.benchmarks.__main__ import main
 from dskd.benchmarks.contenders import Contestant, contestants
 from dskd.benchmarks.processes import Worker
 from dskd.benchmarks.results import Results, read_results
-from dskd.runtime.bundle import Bundle, load_bundle, write_manifest
+from dskd.runtime.bundle.loading import Bundle, load_bundle, write_manifest
+from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import CallError, DskdError, MissingPart
-from dskd.runtime.manifest import Precision
 
 QUICK = ["--backend", "onnxruntime", "--threads", "1", "--size", "64x64", "--launches", "1", "--rounds", "1"]
 QUICK += ["--seconds", "0.02", "--json"]

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from line_records import answer, dropped, inspection
 
-from dskd.runtime.delivery import Delivery, DeliveryFailed, Target
 from dskd.runtime.result import Verdict
 from dskd.runtime.sinks.csv import COLUMNS, CsvConfig, CsvTarget, header_line, line, safe
+from dskd.runtime.sinks.delivery import Delivery, DeliveryFailed, Target
 from dskd.runtime.store import Record, Store, StoreReader
 
 Start = Callable[[Target], Delivery]
@@ -198,7 +198,7 @@ import sys
 sys.path.insert(0, "tests")
 from pathlib import Path
 from line_records import inspection
-from dskd.runtime.delivery import Delivery
+from dskd.runtime.sinks.delivery import Delivery
 from dskd.runtime.sinks.csv import CsvConfig, CsvTarget
 from dskd.runtime.store import Store
 store = Store(Path(sys.argv[1]))

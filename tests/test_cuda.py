@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from dskd.runtime.cuda import ADAPTERS, Device, open_memory
 from dskd.runtime.errors import CallError, MissingPart
+from dskd.runtime.inspection.cuda import ADAPTERS, Device, open_memory
 
 CARD = Device(0, "Card", "9.0", 1 << 30, False)
 
@@ -71,7 +71,7 @@ def run(script: str, **environment: str) -> str:
 
 FIND = """
 import time
-from dskd.runtime.cuda import find_device
+from dskd.runtime.inspection.cuda import find_device
 from dskd.runtime.errors import DskdError
 start = time.process_time()
 try:
@@ -130,7 +130,7 @@ def test_without_either_package_both_are_named() -> None:
     script = """
 import sys
 sys.modules["cuda"] = sys.modules["pycuda"] = None
-from dskd.runtime.cuda import Device, open_memory
+from dskd.runtime.inspection.cuda import Device, open_memory
 from dskd.runtime.errors import MissingPart
 try:
     open_memory(Device(0, "Card", "9.0", 1, False))
@@ -146,7 +146,7 @@ except MissingPart as error:
 @pytest.mark.skipif(not installed("cuda.bindings.driver"), reason="cuda-bindings is not installed")
 def test_every_name_of_cuda_bindings_that_is_used_exists() -> None:
     driver = importlib.import_module("cuda.bindings.driver")
-    used = names_below("driver", ROOT / "runtime/cuda/cuda_bindings_memory.py")
+    used = names_below("driver", ROOT / "runtime/inspection/cuda/cuda_bindings_memory.py")
     assert "cuMemHostAlloc" in used
     assert [name for name in used if not hasattr(driver, name)] == []
     assert hasattr(driver.CUstreamCaptureMode, "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL")
@@ -167,7 +167,7 @@ def names_below(module: str, file: Path) -> set[str]:
 EXERCISE = """
 import ctypes, json, sys, threading
 import numpy as np
-from dskd.runtime.cuda import find_device, open_memory
+from dskd.runtime.inspection.cuda import find_device, open_memory
 
 said = {}
 memory = open_memory(find_device(), NAME)
@@ -273,7 +273,7 @@ def test_failures_of_the_device_are_one_line_where_they_happen_and_nothing_leaks
     script = f"""
 import ctypes
 import numpy as np
-from dskd.runtime.cuda import find_device, open_memory
+from dskd.runtime.inspection.cuda import find_device, open_memory
 from dskd.runtime.errors import DskdError
 memory = open_memory(find_device(), {name!r})
 with memory.active():

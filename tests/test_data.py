@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import BadImage, read_image, write_image
 from dskd.runtime.errors import CallError
-from dskd.runtime.images import BadImage, read_image, write_image
-from dskd.runtime.manifest import InputSpec
 from dskd.train import data
 from dskd.train.data import TestImage as Labelled  # pytest would try to collect a name that starts with Test
 

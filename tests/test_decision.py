@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from dskd.runtime.decision import Decision, Settings, decide
+from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.manifest import InputSpec
+from dskd.runtime.inspection.decision import Decision, Settings, decide
 from dskd.runtime.result import Verdict
 
 Map = NDArray[np.float32]

@@ -8,7 +8,7 @@ from pathlib import Path
 from broker import wait_for
 from line_records import inspection
 
-from dskd.runtime.delivery import Delivery, Target
+from dskd.runtime.sinks.delivery import Delivery, Target
 from dskd.runtime.store import Record, Store, StoreError, StoreReader
 
 Start = Callable[[Target], Delivery]

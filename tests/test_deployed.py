@@ -12,7 +12,7 @@ import pytest
 from dskd.benchmarks.deployed import main, tell
 from dskd.benchmarks.labelled import Labelled
 from dskd.benchmarks.results import Results, read_results
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import CallError
 from dskd.train.synthetic import write_set
 

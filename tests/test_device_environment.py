@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from dskd.jetson.wheels import TARGETS, pip_words
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -15,11 +15,11 @@ from line_records import inspection
 from scipy.stats import ks_2samp
 from tiny_bundle import tiny_bundle
 
-from dskd.runtime.bundle import HELD_OUT, hash_files, load_bundle, write_manifest
-from dskd.runtime.decision import Settings
-from dskd.runtime.drift import YEAR, Drift, DriftWatch, first_passes, ks_distance, ks_probability
+from dskd.runtime.bundle.loading import HELD_OUT, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import DskdError
+from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Verdict
+from dskd.runtime.station.drift import YEAR, Drift, DriftWatch, first_passes, ks_distance, ks_probability
 from dskd.runtime.station.drift_watches import DriftWatches
 from dskd.runtime.station.recipe import Recipe
 from dskd.runtime.store import Store

@@ -20,10 +20,10 @@ from dskd.export.graph_cost import graph_cost
 from dskd.export.onnx import prove_pruned, training_only
 from dskd.export.prune import cost, prune
 from dskd.runtime.__main__ import main as inspect
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.golden import golden_check
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.golden import golden_check
 from dskd.train import losses
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.evaluate import EagerGraph

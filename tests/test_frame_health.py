@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from dskd.benchmarks.rtsp_camera import picture
-from dskd.runtime.frame_health import FrameHealth, HealthLimits
+from dskd.runtime.capture.frame_health import FrameHealth, HealthLimits
 
 Image = NDArray[np.uint8]
 

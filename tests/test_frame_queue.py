@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd.runtime.frame_queue import FrameQueue
+from dskd.runtime.capture.frame_queue import FrameQueue
 from dskd.runtime.result import Dropped, Frame
 
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from capture_threads import balanced, next_frame, running, wait_until
 
+from dskd.runtime.capture.frame_health import FrameHealth
+from dskd.runtime.capture.sources import SourceLost, open_source
+from dskd.runtime.capture.sources.gige import PACKAGE
+from dskd.runtime.capture.sources.pixel_formats import to_bgr
+from dskd.runtime.capture.sources.system_gi import typelib
 from dskd.runtime.errors import DskdError, MissingPart
-from dskd.runtime.frame_health import FrameHealth
 from dskd.runtime.result import Dropped, Frame
-from dskd.runtime.sources import SourceLost, open_source
-from dskd.runtime.sources.gige import PACKAGE
-from dskd.runtime.sources.pixel_formats import to_bgr
-from dskd.runtime.sources.system_gi import typelib
 
 CAMERA = shutil.which("arv-fake-gv-camera-0.8")
 try:

@@ -21,16 +21,16 @@ from dskd.calibration.add_graphs import add_graphs, float_answers
 from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16
 from dskd.calibration.quantise import observed_tensors, quantise, without_transposed
 from dskd.calibration.ranges import observe
-from dskd.runtime.backends import Candidate, first_that
-from dskd.runtime.backends.base import cpu_words
-from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from dskd.runtime.backends.openvino import OpenVinoBackend
-from dskd.runtime.bundle import Bundle, golden_file, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.manifest import Tolerance
 from dskd.runtime.errors import DskdError, NotExact
-from dskd.runtime.golden import LIMITS, disagreement, golden_check
-from dskd.runtime.inspector import open_proved
-from dskd.runtime.manifest import Tolerance
-from dskd.runtime.preprocess import Image
+from dskd.runtime.inspection.backends import Candidate, first_that
+from dskd.runtime.inspection.backends.base import cpu_words
+from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
+from dskd.runtime.inspection.golden import LIMITS, disagreement, golden_check
+from dskd.runtime.inspection.inspector import open_proved
+from dskd.runtime.result import Image
 
 Floats = NDArray[np.float32]
 Answers = tuple[Floats, Floats]

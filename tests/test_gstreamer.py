@@ -18,14 +18,14 @@ import pytest
 from capture_threads import next_frame, running, wait_until
 from conftest import ROOT
 
+from dskd.runtime.capture.sources import Source, SourceEnded, SourceLost, frames, open_source, pipelines
+from dskd.runtime.capture.sources import gstreamer as gstreamer_module
+from dskd.runtime.capture.sources.gstreamer import has_elements
+from dskd.runtime.capture.sources.opencv_capture import opencv_pipeline
+from dskd.runtime.capture.sources.rtsp import ffmpeg_source
+from dskd.runtime.capture.sources.system_gi import typelib
 from dskd.runtime.errors import CallError, MissingPart
 from dskd.runtime.result import Frame
-from dskd.runtime.sources import Source, SourceEnded, SourceLost, frames, open_source, pipelines
-from dskd.runtime.sources import gstreamer as gstreamer_module
-from dskd.runtime.sources.gstreamer import has_elements
-from dskd.runtime.sources.opencv_capture import opencv_pipeline
-from dskd.runtime.sources.rtsp import ffmpeg_source
-from dskd.runtime.sources.system_gi import typelib
 
 needs_gstreamer = pytest.mark.skipif(
     not has_elements("rtspsrc", "openh264dec", "videotestsrc", "v4l2src", "pngdec"),
@@ -232,7 +232,7 @@ def test_without_pygobject_it_is_said_what_to_install(monkeypatch: pytest.Monkey
 @needs_gstreamer
 def test_only_pygobject_is_taken_from_the_system() -> None:
     program = (
-        "import sys; sys.path.append('.'); from dskd.runtime.sources.gstreamer import gstreamer; gstreamer(); "
+        "import sys; sys.path.append('.'); from dskd.runtime.capture.sources.gstreamer import gstreamer; gstreamer(); "
         "import gi; print(gi.__file__); print('/usr/lib/python3/dist-packages' in sys.path)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)

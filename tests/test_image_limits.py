@@ -14,12 +14,20 @@ from PIL import Image as Pillow
 from tiny_bundle import tiny_bundle
 
 import dskd.runtime.__main__
-from dskd.runtime import decoding, image_container, images
+from dskd.runtime.capture import decoding, image_container
+from dskd.runtime.capture import image_files as images
+from dskd.runtime.capture.image_container import (
+    MEGAPIXELS,
+    VARIABLE,
+    Container,
+    ContainerFault,
+    examine,
+    limit_megapixels,
+)
+from dskd.runtime.capture.image_files import BadImage, MemoryShort, read_image
+from dskd.runtime.capture.sources import open_source
+from dskd.runtime.capture.sources.image import read_frame
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.image_container import MEGAPIXELS, VARIABLE, Container, ContainerFault, examine, limit_megapixels
-from dskd.runtime.images import BadImage, MemoryShort, read_image
-from dskd.runtime.sources import open_source
-from dskd.runtime.sources.image import read_frame
 
 PICTURE = Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
 HUGE = 60_000

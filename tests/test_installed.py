@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT
 from tiny_bundle import tiny_bundle
 
-from dskd.runtime.images import write_image
+from dskd.runtime.capture.image_files import write_image
 
 FOREIGN = ("train", "export", "runtime", "calibration", "benchmarks")
 CARD = {

@@ -10,7 +10,7 @@ from dskd.benchmarks import (
 )
 from dskd.benchmarks.intervals import RESOLUTION, Launches, changed, judge, paired_ratio, told_beyond
 from dskd.benchmarks.saturated import Camera, counted
-from dskd.runtime.decision import Settings
+from dskd.runtime.inspection.decision import Settings
 
 
 def samples(seed: int, scale: float = 1.0, machine: float = 1.0) -> tuple[Launches, Launches]:

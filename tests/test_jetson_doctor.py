@@ -21,8 +21,8 @@ from dskd.jetson.doctor.base import Context, Finding, User
 from dskd.jetson.doctor.command import CHECKS, examine
 from dskd.jetson.doctor.probe import Library
 from dskd.jetson.machine import Machine
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.engine import EngineFacts, engine_paths, write_facts
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.inspection.engine import EngineFacts, engine_paths, write_facts
 
 HEALTHY = {
     "numpy": Library("1.26.4", "/usr/lib/python3/dist-packages/numpy/__init__.py"),

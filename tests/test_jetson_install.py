@@ -23,10 +23,10 @@ from tiny_bundle import tiny_bundle
 from dskd.jetson.publish import publish
 from dskd.jetson.signing import load_private, make_key
 from dskd.jetson.wheels import EXTRAS, collect
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.images import read_image
-from dskd.runtime.preprocess import preprocess
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.image_files import read_image
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.preprocess import preprocess
 
 pytestmark = [pytest.mark.slow, pytest.mark.thorough]
 
@@ -208,9 +208,9 @@ PICTURES = 4  # each takes its time under emulation
 MAPS = """
 import sys, numpy as np
 from pathlib import Path
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import load_bundle
-from dskd.runtime.preprocess import preprocess
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.bundle.loading import load_bundle
+from dskd.runtime.inspection.preprocess import preprocess
 frame = np.random.default_rng(0).integers(0, 256, (512, 768, 3), np.uint8)
 np.save("/tmp/quarter.npy", preprocess(frame, 128, 192))
 bundle = load_bundle(Path("/root/bundle"))

@@ -44,7 +44,7 @@ from dskd.jetson.publish import publish
 from dskd.jetson.signing import Refused, Statement, load_private, load_trusted, make_key, open_envelope, sign
 from dskd.jetson.slots import Slots, Trial
 from dskd.jetson.update import Updater
-from dskd.runtime.bundle import Bundle, file_sha256
+from dskd.runtime.bundle.loading import Bundle, file_sha256
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.result import Dropped, Inspection, Verdict
 from dskd.runtime.store import Store

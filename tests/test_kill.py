@@ -20,13 +20,13 @@ import pytest
 from conftest import ROOT, SMALL, Command
 
 from dskd.runtime import atomic, pipeline
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle, load_bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle, load_bundle
+from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspector import Inspector
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.sinks import open_sinks
-from dskd.runtime.sources import open_source
 from dskd.train.loop import read_curve
 from dskd.train.trained_run import TrainedRun
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import ROOT, Command
 
 from dskd.benchmarks.rtsp_camera import RtspCamera
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.sources.gstreamer import has_elements
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.sources.gstreamer import has_elements
 
 
 def listens_to_ctrl_c() -> None:

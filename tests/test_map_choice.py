@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import load_inputs
 from dskd.train.evaluate import EagerGraph, score_frames
@@ -110,7 +110,7 @@ def test_a_candidate_is_judged_as_the_map_that_it_becomes(good: list[Path]) -> N
 
 
 def _frames(paths: list[Path]) -> list[np.ndarray]:
-    from dskd.runtime.images import read_image
+    from dskd.runtime.capture.image_files import read_image
 
     return [read_image(path) for path in paths]
 

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import BadImage, list_images, read_mask
 from dskd.runtime.errors import CallError
-from dskd.runtime.images import BadImage, list_images, read_mask
-from dskd.runtime.manifest import InputSpec
 from dskd.train import data
 from dskd.train.data import TestImage as Labelled  # pytest would try to collect a name that starts with Test
 

@@ -12,7 +12,7 @@ from jetson_trees import jetson
 from tiny_bundle import tiny_bundle
 
 from dskd.benchmarks import coldstart, contenders, energy, latency, memory, parity, throughput, tiles
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import CallError
 
 

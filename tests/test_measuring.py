@@ -28,11 +28,11 @@ from dskd.benchmarks import (
 from dskd.benchmarks.__main__ import main
 from dskd.benchmarks.results import CPU, END_TO_END, FLAGGED, PASSED, STORED
 from dskd.benchmarks.saturated import Saturated
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.image_files import encode_png, read_image
 from dskd.runtime.errors import CallError, DskdError, MissingPart
-from dskd.runtime.images import encode_png, read_image
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Frame
 
 BARE = ["--backend", "onnxruntime", "--threads", "1", "--json"]
@@ -220,7 +220,7 @@ def test_the_probe_is_nearly_all_multiply_accumulate_in_every_precision(tmp_path
     from dskd.benchmarks.floor import copy_bandwidth
     from dskd.benchmarks.probe import MACS, write_probe
     from dskd.export.graph_cost import graph_cost
-    from dskd.runtime.backends import open_backend
+    from dskd.runtime.inspection.backends import open_backend
 
     probe = write_probe(tmp_path / "probe")
     found = graph_cost(onnx.load(probe.file("model.onnx")))

@@ -21,8 +21,8 @@ from line_records import answer, dropped, inspection
 from pydantic import ValidationError
 
 from dskd.runtime.backoff import Backoff
-from dskd.runtime.delivery import Delivery
 from dskd.runtime.result import Region, Verdict
+from dskd.runtime.sinks.delivery import Delivery
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
 from dskd.runtime.store import Store
 
@@ -215,7 +215,7 @@ sys.path.insert(0, "tests")
 from pathlib import Path
 from line_records import inspection
 from dskd.runtime.backoff import Backoff
-from dskd.runtime.delivery import Delivery
+from dskd.runtime.sinks.delivery import Delivery
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
 from dskd.runtime.store import Store
 store = Store(Path(sys.argv[2]))

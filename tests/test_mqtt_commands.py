@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from line_records import inspection
 
-from dskd.runtime.delivery import Delivery
 from dskd.runtime.errors import DskdError
+from dskd.runtime.sinks.delivery import Delivery
 from dskd.runtime.sinks.mqtt_commands import CommandDesk
 from dskd.runtime.store import Store
 

@@ -19,7 +19,7 @@ from certificates import Authority
 from line_records import inspection
 
 from dskd.runtime.backoff import Backoff
-from dskd.runtime.delivery import Delivery
+from dskd.runtime.sinks.delivery import Delivery
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
 from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, paho_module
 from dskd.runtime.sinks.mqtt_commands import CommandDesk

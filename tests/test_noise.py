@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.errors import CallError
-from dskd.runtime.images import write_image
 from dskd.train.augment import BOX, augment, other_texture, simplex_box
 from dskd.train.noise import perlin, simplex_octaves
 from dskd.train.settings import AugmentConfig

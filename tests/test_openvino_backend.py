@@ -19,22 +19,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_bundle import tiny_bundle
 
-import dskd.runtime.backends
+import dskd.runtime.inspection.backends
 from dskd.calibration.add_graphs import provisional
 from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16, to_bfloat16
 from dskd.calibration.quantise import observed_tensors, quantise, without_transposed
 from dskd.calibration.ranges import observe
-from dskd.runtime.backends import open_backend
-from dskd.runtime.backends.base import allowed_cores
-from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from dskd.runtime.backends.openvino import OpenVinoBackend
-from dskd.runtime.bundle import Bundle, golden_file, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
+from dskd.runtime.capture.sources.gstreamer import has_elements
 from dskd.runtime.errors import CallError, DskdError, MissingPart, NotExact
-from dskd.runtime.golden import golden_check
-from dskd.runtime.inspector import open_proved
-from dskd.runtime.sources.gstreamer import has_elements
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.backends.base import allowed_cores
+from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
+from dskd.runtime.inspection.golden import golden_check
+from dskd.runtime.inspection.inspector import open_proved
 
-HAS_BF16 = dskd.runtime.backends._cpu_has_bf16()
+HAS_BF16 = dskd.runtime.inspection.backends._cpu_has_bf16()
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")
 
 
@@ -96,7 +96,7 @@ def test_a_precision_that_the_bundle_does_not_record_is_refused(tiny: Bundle) ->
 def test_importing_it_tells_nobody_and_writes_nothing(tmp_path: Path) -> None:
     code = """
 import sys, threading
-from dskd.runtime.backends.openvino import load_openvino
+from dskd.runtime.inspection.backends.openvino import load_openvino
 load_openvino().Core()
 assert not [name for name in sys.modules if "telemetry" in name], "telemetry"
 assert threading.active_count() == 1
@@ -117,8 +117,8 @@ def test_it_takes_as_many_threads_as_it_may_use_cores(tiny: Bundle) -> None:
 import os
 os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
 from pathlib import Path
-from dskd.runtime.backends.openvino import OpenVinoBackend
-from dskd.runtime.bundle import load_bundle
+from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
+from dskd.runtime.bundle.loading import load_bundle
 for threads in (0, 2):
     backend = OpenVinoBackend(load_bundle(Path({str(tiny.path)!r})), threads=threads)
     print(backend._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS"), len(os.sched_getaffinity(0)))
@@ -133,8 +133,8 @@ def test_a_signal_after_models_were_closed_reaches_its_handler(tiny: Bundle, clo
     code = f"""
 import gc, os, signal, threading
 from pathlib import Path
-from dskd.runtime.backends.openvino import OpenVinoBackend
-from dskd.runtime.bundle import load_bundle
+from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
+from dskd.runtime.bundle.loading import load_bundle
 signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
 first, second = [OpenVinoBackend(load_bundle(Path({str(tiny.path)!r}))) for _ in range(2)]
 def in_a_thread():
@@ -166,7 +166,7 @@ def test_auto_takes_it_where_it_is_installed(
     tiny: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert open_backend(tiny, "auto").name == "openvino-fp32"
-    monkeypatch.setattr(dskd.runtime.backends, "_onnxruntime_on_gpu", lambda: True)
+    monkeypatch.setattr(dskd.runtime.inspection.backends, "_onnxruntime_on_gpu", lambda: True)
     assert open_backend(tiny, "auto").name == "onnxruntime-cpu"
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -314,10 +314,10 @@ def test_a_camera_that_was_there_first_does_no_harm(tiny: Bundle) -> None:
     """Exceptions that OpenVINO throws and catches inside crossed into the unwinder that GStreamer brings."""
     code = f"""
 from pathlib import Path
-from dskd.runtime.sources.gstreamer import gstreamer
+from dskd.runtime.capture.sources.gstreamer import gstreamer
 gstreamer()
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import load_bundle
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.bundle.loading import load_bundle
 print(open_backend(load_bundle(Path({str(tiny.path)!r})), "openvino").name)
 """
     done = python("-c", code)

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from station_files import wait_for
 from tensorrt_fakes import HEIGHT, LARGEST, ORIN, WIDTH, FakeMemory, FakeTensorRt, make_bundle, maps_of, scores_of
 
-from dskd.runtime import inspector
-from dskd.runtime.backends import Backend, Candidate
-from dskd.runtime.backends.tensorrt import TensorRtBackend
-from dskd.runtime.decision import Settings
+from dskd.runtime.inspection import inspector
+from dskd.runtime.inspection.backends import Backend, Candidate
+from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
+from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Dropped, Frame, Inspection
 from dskd.runtime.station import batching
 from dskd.runtime.station.batching import FAILURES, InspectionThread

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from dskd.export.graph_cost import graph_cost
 from dskd.export.onnx import convert
 from dskd.export.prune import prune
-from dskd.runtime.bundle import Bundle, load_bundle
+from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.result import Verdict
 from dskd.train.evaluate import EagerGraph
 from dskd.train.networks.maps import AnomalyMap

@@ -12,9 +12,9 @@ from tiny_bundle import tiny_bundle
 
 from dskd.benchmarks import contenders, peers
 from dskd.benchmarks.peer_worker import FILES, Pictures
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.image_files import encode_png, read_image
 from dskd.runtime.errors import CallError
-from dskd.runtime.images import encode_png, read_image
 
 STUB = """
 import sys

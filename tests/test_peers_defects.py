@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from tiny_bundle import tiny_bundle
 from torch import nn
 
-from dskd.runtime.backends import NAMES, open_backend
-from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError
-from dskd.runtime.golden import golden_check
-from dskd.runtime.inspector import Inspector
-from dskd.runtime.manifest import Precision
+from dskd.runtime.inspection.backends import NAMES, open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.golden import golden_check
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.result import Frame, Verdict
 from dskd.train.config import load_config
 from dskd.train.evaluate import score
@@ -125,7 +125,12 @@ def test_nothing_is_written_beside_the_caller(bundle: Bundle, small_set: Path, t
     assert done.returncode == 0, done.stderr
     loaded = set(done.stdout.splitlines()[-1].split())
     assert "dskd.runtime.pipeline" in loaded
-    assert not loaded & {"torch", "dskd.runtime.sources.gige", "dskd.runtime.sources.gstreamer", "dskd.runtime.store"}
+    assert not loaded & {
+        "torch",
+        "dskd.runtime.capture.sources.gige",
+        "dskd.runtime.capture.sources.gstreamer",
+        "dskd.runtime.store",
+    }
     assert [*here.rglob("*")] == []
     assert {path.relative_to(home).parts[:2] for path in home.rglob("*") if path.is_file()} == {(".cache", "dskd-edge")}
     assert hash_files(bundle.path) == before

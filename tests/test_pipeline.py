@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from broker import wait_for
 
-from dskd.runtime.capture import newest_frames
+from dskd.runtime.capture.camera_thread import newest_frames
+from dskd.runtime.capture.frame_queue import REPLACED
+from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import DskdError
-from dskd.runtime.frame_queue import REPLACED
 from dskd.runtime.pipeline import (
     LONGEST_TOGETHER,
     MOST_OVERTAKEN,
@@ -26,7 +27,6 @@ from dskd.runtime.pipeline import (
     write_behind,
 )
 from dskd.runtime.result import Dropped, Frame, Inspection, Result, Verdict
-from dskd.runtime.sources import open_source
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 

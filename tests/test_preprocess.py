@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dskd.runtime.errors import DskdError
-from dskd.runtime.preprocess import ROOMS, _rooms, preprocess
+from dskd.runtime.inspection.preprocess import ROOMS, _rooms, preprocess
 
 Image = NDArray[np.uint8]
 

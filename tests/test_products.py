@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd.export.onnx import export
+from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError
-from dskd.runtime.manifest import Thresholds
 from dskd.train import data, metrics
 from dskd.train.batches import Schedule
 from dskd.train.config import load_config

@@ -20,11 +20,11 @@ from line_records import dropped, inspection
 from prometheus_client.parser import text_string_to_metric_families
 
 from dskd.runtime import metrics_listener
-from dskd.runtime.delivery import SinkStatus
 from dskd.runtime.errors import DskdError
 from dskd.runtime.metrics import MOST_REASONS, CameraNumbers, Metrics, Snapshot
 from dskd.runtime.metrics_listener import MetricsListener
 from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.delivery import SinkStatus
 
 SINK = SinkStatus("mes", "mqtt", "warning", "away", 0.0, 7, 1, 12, "away")
 SNAPSHOT = Snapshot({"top": CameraNumbers(True, 3, 2, 1)}, [SINK], 5, 1 << 30)

@@ -15,8 +15,8 @@ import yaml
 from conftest import ROOT, SMALL
 
 import dskd
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.images import read_image
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.model import Model
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from dskd.benchmarks.readings import Distances, main, rules
+from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.errors import CallError
-from dskd.runtime.images import read_image
 from dskd.train.evaluate import score
 from dskd.train.networks.cosine_distance import cosine_distance
 from dskd.train.networks.joined_distance import JoinedDistances

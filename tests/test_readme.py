@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, SMALL
 from numpy.typing import NDArray
 
-from dskd.runtime.images import read_image, write_image
+from dskd.runtime.capture.image_files import read_image, write_image
 
 README = (ROOT / "README.md").read_text()
 

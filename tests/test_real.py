@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from dskd.export.onnx import export
-from dskd.runtime.backends import open_backend
-from dskd.runtime.decision import Settings
-from dskd.runtime.golden import golden_check
-from dskd.runtime.inspector import Inspector
+from dskd.runtime.capture.sources import open_source
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.golden import golden_check
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.pipeline import Tally
 from dskd.runtime.pipeline import run as run_pipeline
 from dskd.runtime.result import Verdict
-from dskd.runtime.sources import open_source
 from dskd.train.config import load_config
 from dskd.train.data import InspectionSet, find_images
 from dskd.train.networks.resnet import BACKBONES

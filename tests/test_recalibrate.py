@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from line_records import inspection
 from tiny_bundle import tiny_bundle
 
+from dskd.runtime.configuration.yaml_edit import with_numbers
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.recalibrate import main, propose
+from dskd.runtime.inspection.threshold import conformal_threshold
 from dskd.runtime.result import Verdict
+from dskd.runtime.station.recalibrate import main, propose
 from dskd.runtime.store import Label, Store
-from dskd.runtime.threshold import conformal_threshold
-from dskd.runtime.yaml_edit import with_numbers
 
 FILE = """# the line
 name: line-3
@@ -97,14 +97,14 @@ def test_without_a_basis_it_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_and_changes_nothing_unless_told(path: Path, tmp_path: Path, command: Command) -> None:
-    done = command("runtime.recalibrate", "--store", path, "--camera", "top")
+    done = command("runtime.station.recalibrate", "--store", path, "--camera", "top")
     assert done.returncode == 0, done.stderr
     assert "106 confirmed good from 2026-09-21" in done.stdout
     assert "1.00% was asked for" not in done.stdout
     assert "by score: PASS 200 -> 202, REVIEW 0 -> 4, REJECT 10 -> 4" in done.stdout
     assert "nothing was changed" in done.stdout
     (tmp_path / "station.yaml").write_text(FILE)
-    done = command("runtime.recalibrate", "--store", path, "--camera", "top", "--json",
+    done = command("runtime.station.recalibrate", "--store", path, "--camera", "top", "--json",
                    "--apply", tmp_path / "station.yaml")  # fmt: skip
     told = json.loads(done.stdout)
     assert told["applied_to"] == "bracket-a"

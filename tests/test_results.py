@@ -24,9 +24,9 @@ from dskd.benchmarks.contenders import Contestant
 from dskd.benchmarks.environment import describe
 from dskd.benchmarks.plots import draw
 from dskd.benchmarks.results import Floor, Results, ratio, read_results, row, table
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.cuda import Device
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.inspection.cuda import Device
 
 QUICK = ["--backend", "onnxruntime", "--threads", "1", "--size", "64x64", "--json"]
 

@@ -14,8 +14,8 @@ from conftest import NARROW, Command
 
 from dskd.export.onnx import export
 from dskd.runtime import atomic
+from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.errors import CallError
-from dskd.runtime.images import write_image
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import find_images
 from dskd.train.defects import ALL_PAINTERS

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dskd.runtime.capture.sources import open_source, pipelines
+from dskd.runtime.capture.sources.pipelines import quoted
+from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.sources import open_source, pipelines, without_password
-from dskd.runtime.sources.pipelines import quoted
 
 TO_BGR = "videoconvert ! video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1 sync=false"
 

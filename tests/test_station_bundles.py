@@ -11,7 +11,7 @@ import pytest
 from station_files import PATTERN, rows, wait_for, write_station
 from tiny_bundle import tiny_bundle
 
-from dskd.runtime.bundle import hash_files, write_manifest
+from dskd.runtime.bundle.loading import hash_files, write_manifest
 from dskd.runtime.errors import DskdError
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.station.load import load_station

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dskd.runtime import strict_yaml
-from dskd.runtime.strict_yaml import LOADER, PlainYaml, parse_yaml
+from dskd.runtime.configuration import strict_yaml
+from dskd.runtime.configuration.strict_yaml import LOADER, PlainYaml, parse_yaml
 
 
 @pytest.fixture(params=[PlainYaml, LOADER], ids=["python", "as installed"])

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, SMALL, Command
 
-from dskd.runtime.bundle import load_bundle
+from dskd.runtime.bundle.loading import load_bundle
 from dskd.runtime.errors import CallError, MissingPart
 from dskd.train import on_ray, synthetic
 from dskd.train.sweep import COLUMNS, main

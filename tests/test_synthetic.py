@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dskd.runtime.images import read_image, read_mask
+from dskd.runtime.capture.image_files import read_image, read_mask
 from dskd.train.data import find_images
 from dskd.train.defects import PAINTERS, VISIBLE, Image, Mask, Painter
 from dskd.train.synthetic import FEWEST_PIXELS, good_part, write_set

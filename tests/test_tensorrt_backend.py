@@ -32,13 +32,13 @@ from tensorrt_fakes import (
     scores_of,
 )
 
-import dskd.runtime.backends
-from dskd.runtime.backends import open_backend, tensorrt
-from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from dskd.runtime.backends.tensorrt import TensorRtBackend, Ticket
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.engine import LARGEST_FACTS, EngineFacts, engine_paths, read_facts, why_unfit, write_facts
+import dskd.runtime.inspection.backends
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.inspection.backends import open_backend, tensorrt
+from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend, Ticket
+from dskd.runtime.inspection.engine import LARGEST_FACTS, EngineFacts, engine_paths, read_facts, why_unfit, write_facts
 
 VERSIONS = ("8.6.1", "10.0.1", "10.3.0", "11.4.0")
 Images = NDArray[np.uint8]
@@ -672,7 +672,7 @@ def missing(text: str) -> Callable[..., Any]:
 def test_an_unknown_backend_is_a_wrong_call(bundle_folder: Bundle) -> None:
     with pytest.raises(CallError, match="choose one of: auto, onnxruntime, openvino, tensorrt"):
         open_backend(bundle_folder, "magic")
-    assert dskd.runtime.backends.NAMES[0] == "auto"
+    assert dskd.runtime.inspection.backends.NAMES[0] == "auto"
 
 
 @pytest.mark.parametrize("precision", [(), ("--precision", "fp16")])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.threshold import conformal_threshold, conformal_thresholds, describe
+from dskd.runtime.inspection.threshold import conformal_threshold, conformal_thresholds, describe
 
 DRAWS = 4000
 SURE = 1 - 1e-7  # a right implementation fails once in ten million runs; the generator is seeded anyway

@@ -12,14 +12,14 @@ import torch
 from conftest import NARROW
 
 from dskd.export.onnx import export
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle, load_bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle, load_bundle
+from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.images import read_image
-from dskd.runtime.inspector import Inspector
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector
+from dskd.runtime.inspection.tiling import Grid, coarse, infer_tiles
 from dskd.runtime.result import Frame
-from dskd.runtime.tiling import Grid, coarse, infer_tiles
 from dskd.train.config import load_config
 from dskd.train.data import cut_tiles, find_images, load_mask, read_tiles, usable
 from dskd.train.evaluate import score

@@ -11,9 +11,9 @@ from tiny_bundle import SIDE, tiled, tiny_bundle
 
 from dskd.benchmarks import tiles
 from dskd.benchmarks.tile_worker import in_tiles, mosaic
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import Tiling
 from dskd.runtime.errors import CallError
-from dskd.runtime.manifest import Tiling
 
 WORDS = ["--backend", "onnxruntime", "--threads", "1", "--rounds", "2", "--sides", "128,256", "--json"]
 NAMES = [f"onnxruntime fp32, {side}x{side}" for side in (128, 256)]

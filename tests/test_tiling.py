@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from tiny_bundle import SIDE, tiled, tiny_bundle
 
-from dskd.runtime.backends import Output, open_backend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import InputSpec, Tiling
 from dskd.runtime.errors import DskdError
-from dskd.runtime.golden import golden_check
-from dskd.runtime.inspector import BackendFailed, Inspector
-from dskd.runtime.manifest import InputSpec, Tiling
+from dskd.runtime.inspection.backends import Output, open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.golden import golden_check
+from dskd.runtime.inspection.inspector import BackendFailed, Inspector
+from dskd.runtime.inspection.tiling import Grid, MergedMap, coarse, infer_tiles
 from dskd.runtime.result import Frame, Verdict
-from dskd.runtime.tiling import Grid, MergedMap, coarse, infer_tiles
 
 MOST = 4  # tiny_bundle's max_batch
 SETTINGS = Settings(review=0.3, reject=0.5)

@@ -28,7 +28,7 @@ from dskd.export.engine_build import BuildOptions, build_engine
 from dskd.export.engine_errors import BuildLog, collecting_logger
 from dskd.export.layer_report import engine_layers
 from dskd.export.weak_typing import float_regions
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import DskdError, MissingPart
 
 ONE = BuildOptions((1, 1, 1))
@@ -218,8 +218,8 @@ except KeyboardInterrupt:
 
 AFTER_OPENVINO = """
 import gc
-from dskd.runtime.backends.openvino import OpenVinoBackend
-from dskd.runtime.bundle import load_bundle
+from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
+from dskd.runtime.bundle.loading import load_bundle
 opened = [OpenVinoBackend(load_bundle(Path(sys.argv[1]).parent)) for _ in range(2)]
 while opened:
     del opened[0]

@@ -25,11 +25,11 @@ from pretended_device import ORIN, Answering, pretend
 
 import dskd.export.trt
 from dskd.export.trt import main
-from dskd.runtime.backends import tensorrt_engine
-from dskd.runtime.bundle import Bundle, golden_file, hash_files, load_bundle, write_manifest
-from dskd.runtime.cuda import find_device
-from dskd.runtime.engine import engine_paths, read_facts, why_unfit
+from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.inspection.backends import tensorrt_engine
+from dskd.runtime.inspection.cuda import find_device
+from dskd.runtime.inspection.engine import engine_paths, read_facts, why_unfit
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,7 @@ def test_without_a_gpu_two_lines_say_what_is_missing_and_what_can_be_done(every:
 
 def test_that_answer_loads_nothing_heavy(every: Bundle) -> None:
     script = (
-        "import sys; import dskd.runtime.cuda.device; dskd.runtime.cuda.device.DRIVER = 'libabsent.so.1'\n"
+        "import sys; import dskd.runtime.inspection.cuda.device; dskd.runtime.inspection.cuda.device.DRIVER = 'libabsent.so.1'\n"
         "from dskd.export.trt import main\n"
         f"assert main(['--fp16', '--bundle', {str(every.path)!r}]) == 3\n"
         "print(*sorted(sys.modules))"

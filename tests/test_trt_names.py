@@ -57,8 +57,8 @@ VARIABLES = {
     "export/build_progress.py": "config",
     "export/engine_install.py": "",
     "export/trt.py": "",
-    "runtime/backends/tensorrt.py": "",
-    "runtime/backends/tensorrt_engine.py": "runtime engine context",
+    "runtime/inspection/backends/tensorrt.py": "",
+    "runtime/inspection/backends/tensorrt_engine.py": "runtime engine context",
 }
 OLD, MIDDLE, NEW = ["8.6.1"], ["10.3.0", "10.16.1.11"], ["11.4.0.106"]
 WEAK = "hasattr(trt.BuilderFlag, 'FP16')"
@@ -271,7 +271,7 @@ def test_every_guarded_name_is_touched_and_asked_for() -> None:
 def test_no_file_that_uses_tensorrt_is_left_out() -> None:
     rooms = [*(ROOT / "export").glob("*.py"), *(ROOT / "runtime").rglob("*.py")]
     users = {str(file.relative_to(ROOT)) for file in rooms if re.search(r"\btrt\b[.,:]", file.read_text())}
-    assert users - {"runtime/dskd.py", "runtime/engine.py"} <= set(VARIABLES)
+    assert users - {"runtime/dskd.py", "runtime/inspection/engine.py"} <= set(VARIABLES)
 
 
 def test_the_walk_finds_names_of_every_kind() -> None:

@@ -17,7 +17,7 @@ import virtual_machine
 from conftest import ROOT
 from v4l2_program import PROGRAM, assert_told
 
-from dskd.runtime.sources.gstreamer import has_elements
+from dskd.runtime.capture.sources.gstreamer import has_elements
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_a_usb_camera_through_opencv_and_gstreamer(kernel: tuple[Path, str]) -> 
     registry = folder / "registry.bin"  # scanning all plug-ins would take minutes inside
     environment = {"GST_REGISTRY": str(registry), "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run(
-        [sys.executable, "-c", "from dskd.runtime.sources.gstreamer import has_elements as h; h('v4l2src')"],
+        [sys.executable, "-c", "from dskd.runtime.capture.sources.gstreamer import has_elements as h; h('v4l2src')"],
         cwd=ROOT, env={**os.environ, **environment}, check=True,
     )  # fmt: skip
     (folder / "program.py").write_text(PROGRAM)

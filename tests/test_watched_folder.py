@@ -15,10 +15,10 @@ from capture_threads import running
 from conftest import ROOT
 
 from dskd.benchmarks.rtsp_camera import number_of, picture
+from dskd.runtime.capture.sources import Source, SourceLost, open_source, watched_folder
+from dskd.runtime.capture.sources.watched_folder import MEMORY
 from dskd.runtime.errors import DskdError
 from dskd.runtime.result import Dropped, Frame
-from dskd.runtime.sources import Source, SourceLost, open_source, watched_folder
-from dskd.runtime.sources.watched_folder import MEMORY
 
 
 def png(number: int) -> bytes:
@@ -168,7 +168,7 @@ def test_what_was_under_way_comes_again_after_a_kill_and_not_after_a_reconnect(t
     assert names(again) == []
     again.close()
     code = f"""
-from dskd.runtime.sources import open_source
+from dskd.runtime.capture.sources import open_source
 source = open_source("watch://{tmp_path}")
 source.open()
 print(*[f.id for f in iter(lambda: source.read(0.8), None)])
@@ -197,8 +197,8 @@ def killed_over(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
     """A start of a program that dies when it decodes ``name``; what it gave before that is stored and printed."""
     code = f"""
 import os
-from dskd.runtime import images
-from dskd.runtime.sources import image, open_source
+from dskd.runtime.capture import image_files as images
+from dskd.runtime.capture.sources import image, open_source
 read = images.read_image
 image.read_image = lambda path: os._exit(9) if path.name == {name!r} else read(path)
 source = open_source("watch://{folder}")
@@ -278,7 +278,7 @@ def test_a_file_for_which_memory_is_short_is_tried_again(
         if left[0] >= 0:
             raise MemoryError
 
-    monkeypatch.setattr("dskd.runtime.images._require_memory", require)
+    monkeypatch.setattr("dskd.runtime.capture.image_files._require_memory", require)
     source = opened(tmp_path)
     frame = source.read(5.0)
     assert isinstance(frame, Frame)

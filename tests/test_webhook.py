@@ -21,9 +21,9 @@ from broker import wait_for
 from line_records import dropped, inspection
 from pydantic import ValidationError
 
-from dskd.runtime.delivery import Delivery, Target
 from dskd.runtime.errors import CallError
 from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.delivery import Delivery, Target
 from dskd.runtime.sinks.webhook import WebhookConfig, WebhookTarget, signature, signing_key
 from dskd.runtime.store import Store
 

@@ -11,8 +11,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from dskd.runtime.bundle import Bundle, hash_files, load_bundle, write_manifest
-from dskd.runtime.manifest import (
+from dskd.runtime.bundle.loading import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.manifest import (
     Graph,
     InputSpec,
     Manifest,
@@ -22,7 +22,7 @@ from dskd.runtime.manifest import (
     Tiling,
     Tolerance,
 )  # fmt: skip
-from dskd.runtime.preprocess import preprocess
+from dskd.runtime.inspection.preprocess import preprocess
 
 SIDE = 32
 FRAMES = 2

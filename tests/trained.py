@@ -13,7 +13,7 @@ import dskd.calibration.__main__ as calibration
 from dskd.calibration.images import FEWEST
 from dskd.calibration.quantise import quantisable
 from dskd.export.onnx import export
-from dskd.runtime.bundle import Bundle
+from dskd.runtime.bundle.loading import Bundle
 from dskd.train.config import load_config
 from dskd.train.data import find_images
 from dskd.train.run import run

@@ -6,11 +6,11 @@ from typing import Any
 
 PROGRAM = """
 import json, sys, time
-from dskd.runtime.capture import Capture
+from dskd.runtime.capture.camera_thread import Capture
 from dskd.runtime.errors import DskdError
-from dskd.runtime.frame_health import FrameHealth
+from dskd.runtime.capture.frame_health import FrameHealth
 from dskd.runtime.result import Frame
-from dskd.runtime.sources import open_source, v4l2
+from dskd.runtime.capture.sources import open_source, v4l2
 with_gstreamer = sys.argv[1] == "gstreamer"
 if not with_gstreamer:
     v4l2.has_elements = lambda *names: False

@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
-from dskd.runtime.manifest import Thresholds
-from dskd.runtime.threshold import describe
+from dskd.runtime.inspection.threshold import describe
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.products import find_products
 from dskd.train.run import point_latest, run

@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dskd.runtime.capture.image_files import list_images, read_image
 from dskd.runtime.errors import CallError
-from dskd.runtime.images import list_images, read_image
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.noise import perlin, simplex_octaves
 from dskd.train.settings import AugmentConfig
 

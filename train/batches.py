@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dskd.runtime.errors import CallError
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.augment import augment
 from dskd.train.settings import AugmentConfig
 

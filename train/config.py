@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
 
+from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 from dskd.runtime.errors import CallError, one_line
-from dskd.runtime.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 from dskd.train.methods import METHODS
 from dskd.train.settings import RunConfig
 

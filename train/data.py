@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from dskd.runtime import atomic
-from dskd.runtime.bundle import file_sha256
+from dskd.runtime.bundle.loading import file_sha256
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import BadImage, list_images, read_image, read_mask
 from dskd.runtime.errors import CallError, DskdError, one_line
-from dskd.runtime.images import BadImage, list_images, read_image, read_mask
-from dskd.runtime.manifest import InputSpec
-from dskd.runtime.preprocess import Image, preprocess
-from dskd.runtime.tiling import Grid, coarse
+from dskd.runtime.inspection.preprocess import preprocess
+from dskd.runtime.inspection.tiling import Grid, coarse
+from dskd.runtime.result import Image
 from dskd.train.mask_files import pair_masks, same_name
 
 log = logging.getLogger(__name__)

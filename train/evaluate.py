@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
 
-from dskd.runtime.manifest import InputSpec
-from dskd.runtime.preprocess import Image, preprocess
-from dskd.runtime.tiling import Grid, MergedMap, coarse
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.inspection.preprocess import preprocess
+from dskd.runtime.inspection.tiling import Grid, MergedMap, coarse
+from dskd.runtime.result import Image
 from dskd.train import metrics
 from dskd.train.data import cut_tiles
 from dskd.train.methods.base import InferencePath

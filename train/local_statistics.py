@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.config import TrainConfig
 from dskd.train.error_statistics import ErrorStatistics, Floats, PrincipalComponents, SeenFeatures
 from dskd.train.evaluate import BATCH, EagerGraph

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from dskd.runtime import atomic
 from dskd.runtime.errors import DskdError
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.batches import Schedule, batches
 from dskd.train.checkpoint import load_checkpoint, save_checkpoint
 from dskd.train.config import TrainConfig

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dskd.runtime.images import read_image
-from dskd.runtime.preprocess import Image, preprocess
+from dskd.runtime.capture.image_files import read_image
+from dskd.runtime.inspection.preprocess import preprocess
+from dskd.runtime.result import Image
 from dskd.train.config import TrainConfig
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import fit_usual, plain_or_usual, unit_of

@@ -7,8 +7,8 @@ import unicodedata
 from collections import defaultdict
 from pathlib import Path
 
+from dskd.runtime.capture.image_files import list_images
 from dskd.runtime.errors import CallError, one_line
-from dskd.runtime.images import list_images
 
 log = logging.getLogger(__name__)
 _Key = tuple[str, ...]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 
 PATCH = (0.15, 0.4)  # side of a pasted patch, as a share of the picture's
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskd.runtime.errors import CallError
-from dskd.runtime.threshold import conformal_thresholds
+from dskd.runtime.inspection.threshold import conformal_thresholds
 from dskd.train import data
 from dskd.train.data import InspectionSet
 from dskd.train.settings import RunConfig

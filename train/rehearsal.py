@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from dskd.runtime.errors import CallError
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.config import TrainConfig
 from dskd.train.local_statistics import fit_map
 from dskd.train.methods import Method

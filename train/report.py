@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskd.runtime import atomic
+from dskd.runtime.bundle.manifest import Thresholds
+from dskd.runtime.capture.image_files import encode_png
 from dskd.runtime.errors import one_line
-from dskd.runtime.images import encode_png
-from dskd.runtime.manifest import Thresholds
-from dskd.runtime.overlay import annotate, heat_map
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Verdict
-from dskd.runtime.threshold import describe
+from dskd.runtime.inspection.overlay import annotate, heat_map
+from dskd.runtime.inspection.threshold import describe
+from dskd.runtime.result import Image, Verdict
 from dskd.train.evaluate import Figures, Scored
 from dskd.train.loop import read_curve
 

@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dskd.runtime import atomic
-from dskd.runtime.bundle import file_sha256
+from dskd.runtime.bundle.loading import file_sha256
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import BadImage, read_image
 from dskd.runtime.errors import CallError, one_line
-from dskd.runtime.images import BadImage, read_image
-from dskd.runtime.manifest import InputSpec
-from dskd.runtime.preprocess import Image
-from dskd.runtime.threshold import conformal_thresholds
+from dskd.runtime.inspection.threshold import conformal_thresholds
+from dskd.runtime.result import Image
 from dskd.train import data, loop
 from dskd.train.checkpoint import load_model
 from dskd.train.config import TrainConfig

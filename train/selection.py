@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dskd.runtime.images import read_image
+from dskd.runtime.capture.image_files import read_image
 from dskd.train import metrics
 from dskd.train.config import TrainConfig
 from dskd.train.defects import ALL_PAINTERS, Image, Mask, Painter

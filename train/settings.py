@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dskd.runtime.manifest import InputSpec, Rate, Side
-from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.bundle.manifest import InputSpec, Rate, Side
+from dskd.runtime.configuration.strict_yaml import Strict
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -10,9 +10,9 @@ import statistics
 from math import log
 from pathlib import Path
 
+from dskd.runtime.capture.image_files import BadImage, read_image
 from dskd.runtime.errors import DskdError
-from dskd.runtime.images import BadImage, read_image
-from dskd.runtime.preprocess import Crop
+from dskd.runtime.inspection.preprocess import Crop
 from dskd.train.data import InspectionSet
 from dskd.train.settings import RunConfig, TrainInput
 

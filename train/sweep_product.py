@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dskd.runtime.bundle import load_bundle
+from dskd.runtime.bundle.loading import load_bundle
 from dskd.runtime.errors import DskdError, one_line
 from dskd.train import tied
 from dskd.train.config import TrainConfig

@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.errors import CallError, Parser, exit_with_code
-from dskd.runtime.images import write_image
-from dskd.runtime.preprocess import Image
+from dskd.runtime.result import Image
 from dskd.train.defects import PAINTERS, Mask, Painter
 
 NAME = "brushed_plate"

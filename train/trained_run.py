@@ -8,9 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from dskd.runtime.bundle import file_sha256
+from dskd.runtime.bundle.loading import file_sha256
+from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.manifest import Thresholds
 from dskd.train.checkpoint import load_model, read_tensors
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.evaluate import EagerGraph

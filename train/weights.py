@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dskd.runtime.bundle import file_sha256
+from dskd.runtime.bundle.loading import file_sha256
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.train.networks.resnet import Backbone, Encoder
 

@@ -16,7 +16,7 @@ from dskd.jetson.machine import Machine
 from dskd.jetson.platform import Platform, find_platform
 from dskd.jetson.power import PowerState, read_power
 from dskd.jetson.telemetry import Reading, read_telemetry
-from dskd.runtime.bundle import Bundle, default_bundle, load_bundle
+from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
 
 Status = Literal["OK", "WARN", "FAIL"]
 SERVICE_USER = "dskd"

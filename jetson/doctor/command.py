@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dskd.jetson.doctor import device, software, storage, surroundings
 from dskd.jetson.doctor.base import Context, Finding, fail, find_user
-from dskd.runtime.bundle import default_bundle
+from dskd.runtime.bundle.loading import default_bundle
 from dskd.runtime.errors import CallError, Parser, one_line
 
 CHECKS: dict[str, Callable[[Context], Finding]] = {

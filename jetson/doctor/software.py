@@ -7,8 +7,8 @@ from pathlib import Path
 
 from dskd.jetson.doctor.base import Context, Finding, fail, ok, warn
 from dskd.jetson.doctor.probe import Library
-from dskd.runtime.cuda.device import find_device
 from dskd.runtime.errors import MissingPart
+from dskd.runtime.inspection.cuda.device import find_device
 
 SYSTEM_OPENCV = ("/usr/lib/python3/dist-packages/cv2*", "/usr/lib/python3.*/dist-packages/cv2*")
 PIP_OPENCV = "opencv-python opencv-python-headless opencv-contrib-python opencv-contrib-python-headless"

@@ -1,14 +1,14 @@
-"""Where inspections go. Each kind of sink is one file; ``open_sinks`` picks them by URI."""
+"""Where inspections go: files, MQTT, webhooks; each kind of sink is one file, ``open_sinks`` picks them by URI. Knows no cameras."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.configuration.uri import uri_path, uri_scheme
 from dskd.runtime.errors import CallError
-from dskd.runtime.manifest import InputSpec
 from dskd.runtime.sinks.base import Sink
-from dskd.runtime.sources import uri_path, uri_scheme
 
 FORMS = "jsonl://PATH (- for standard output), images://FOLDER, sqlite://PATH"
 STORE_FIRST = ("sqlite", "images", "jsonl")  # an inspection is in the store before anybody hears of it

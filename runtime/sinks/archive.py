@@ -25,16 +25,15 @@ import cv2
 from pydantic import Field
 
 from dskd.runtime import atomic
-from dskd.runtime.delivery import Health, SinkStatus
+from dskd.runtime.bundle.manifest import Positive
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.errors import DskdError, one_line
-from dskd.runtime.manifest import Positive
-from dskd.runtime.overlay import annotate, heat_layer, heat_map
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Frame, Inspection, Verdict
+from dskd.runtime.inspection.overlay import annotate, heat_layer, heat_map
+from dskd.runtime.result import Frame, Image, Inspection, Verdict
 from dskd.runtime.sinks.archive_shelf import Shelf
+from dskd.runtime.sinks.delivery import Health, SinkStatus
 from dskd.runtime.sinks.images import file_name
 from dskd.runtime.store import Record
-from dskd.runtime.strict_yaml import Strict
 
 KEEP = re.compile(r"all|rejects(?: and 1 in ([1-9][0-9]{0,8}) passes)?")
 MOST_WAITING = 64  # pictures in the queue

@@ -17,12 +17,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from dskd.runtime.delivery import DeliveryFailed, Done
+from dskd.runtime.configuration.fields import LocalPath
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.errors import one_line
-from dskd.runtime.fields import LocalPath
 from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.delivery import DeliveryFailed, Done
 from dskd.runtime.store import Kind, Record
-from dskd.runtime.strict_yaml import Strict
 
 COLUMNS = ("key", "kind", "time_utc", "camera", "frame", "part", "verdict", "score", "threshold", "regions", "reason")
 # What spreadsheets run, wide forms too, at the start of a cell; also after what some countries separate cells by.

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from dskd.runtime.decision import crop_box
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.capture.image_files import is_image_name, write_image
 from dskd.runtime.errors import DskdError
-from dskd.runtime.images import is_image_name, write_image
-from dskd.runtime.manifest import InputSpec
-from dskd.runtime.overlay import annotate, heat_map
+from dskd.runtime.inspection.decision import crop_box
+from dskd.runtime.inspection.overlay import annotate, heat_map
 from dskd.runtime.result import Dropped, Frame, Inspection, Result
 
 LONGEST_NAME = 180  # with time and suffix under the 255 bytes of most file systems

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from dskd.runtime.delivery import LARGEST_PAYLOAD, DeliveryFailed, Done, payload
-from dskd.runtime.fields import LocalPath, Seconds, Secret, Text, reveal
+from dskd.runtime.configuration.fields import LocalPath, Seconds, Secret, Text, reveal
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.delivery import LARGEST_PAYLOAD, DeliveryFailed, Done, payload
 from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, connection_failure, paho_module, use_tls
 from dskd.runtime.sinks.mqtt_commands import CommandDesk
 from dskd.runtime.store import Record
-from dskd.runtime.strict_yaml import Strict
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
 OVERHEAD = 1024  # bytes of a packet beside its payload, at most: header, topic and properties

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dskd.runtime.delivery import DeliveryFailed
 from dskd.runtime.errors import MissingPart, one_line
+from dskd.runtime.sinks.delivery import DeliveryFailed
 
 LARGEST_PACKET = 65_536  # bytes that the broker may send us: commands are small
 MOST_HALF_TAKEN = 64  # messages of QoS 2 that the broker began and did not end

@@ -15,9 +15,9 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, Tag, TypeAdapter, ValidationError
 
+from dskd.runtime.configuration.fields import Name, told_by
+from dskd.runtime.configuration.strict_yaml import Strict, first_fault
 from dskd.runtime.errors import DskdError, one_line
-from dskd.runtime.fields import Name, told_by
-from dskd.runtime.strict_yaml import Strict, first_fault
 
 LARGEST_COMMAND = 4096  # bytes
 WAITING = 16  # commands; more come faster than a station can act on

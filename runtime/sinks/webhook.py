@@ -22,12 +22,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from dskd.runtime.delivery import DeliveryFailed, Done, payload
+from dskd.runtime.configuration.fields import LocalPath, Seconds, Secret, Text, reveal
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.errors import CallError
-from dskd.runtime.fields import LocalPath, Seconds, Secret, Text, reveal
 from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.delivery import DeliveryFailed, Done, payload
 from dskd.runtime.store import Kind, Record
-from dskd.runtime.strict_yaml import Strict
 
 LARGEST_ANSWER = 65_536  # bytes read of what the receiver says
 _ALREADY_THERE = {409}

@@ -1,1 +1,1 @@
-"""A station beside the line: cameras and triggers in, answers out, for months."""
+"""A station beside the line: cameras and triggers in, answers out, for months. Knows nothing of its page."""

@@ -13,7 +13,7 @@ from pathlib import Path
 # Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from dskd.runtime.bundle import load_bundle
+from dskd.runtime.bundle.loading import load_bundle
 from dskd.runtime.errors import DskdError, Parser, exit_with_code, one_line
 from dskd.runtime.station import systemd
 from dskd.runtime.station.config import StationConfig

@@ -19,12 +19,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
-from dskd.runtime.backends import Backend, Candidate, first_that
-from dskd.runtime.bundle import Bundle, load_bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.errors import DskdError, one_line
-from dskd.runtime.golden import golden_check
-from dskd.runtime.inspector import BackendFailed, Inspector
+from dskd.runtime.inspection.backends import Backend, Candidate, first_that
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.golden import golden_check
+from dskd.runtime.inspection.inspector import BackendFailed, Inspector
 from dskd.runtime.result import Frame, Inspection
 from dskd.runtime.station.gathering import Feed, Gathering, Job
 

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from dskd.runtime.capture import PATIENCE, Capture, CaptureStatus
-from dskd.runtime.decision import Settings
+from dskd.runtime.capture.camera_thread import PATIENCE, Capture, CaptureStatus
+from dskd.runtime.capture.frame_health import FrameHealth, HealthLimits
+from dskd.runtime.capture.frame_queue import REPLACED, Policy
+from dskd.runtime.capture.sources import Source
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.frame_health import FrameHealth, HealthLimits
-from dskd.runtime.frame_queue import REPLACED, Policy
+from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
-from dskd.runtime.sources import Source
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.config import Camera, FreeTrigger
 from dskd.runtime.station.control import CameraStatus, Health, Live, PartStatus

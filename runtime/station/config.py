@@ -9,15 +9,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
-from dskd.runtime.fields import VARIABLE, Address, LocalPath, Name, Text, split_address, told_by
-from dskd.runtime.image_container import MOST_MEGAPIXELS
-from dskd.runtime.manifest import Positive, Precision
+from dskd.runtime.bundle.manifest import Positive, Precision
+from dskd.runtime.capture.image_container import MOST_MEGAPIXELS
+from dskd.runtime.configuration.fields import VARIABLE, Address, LocalPath, Name, Text, split_address, told_by
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.result import Verdict
 from dskd.runtime.sinks.archive import ArchiveConfig
 from dskd.runtime.sinks.csv import CsvConfig
 from dskd.runtime.sinks.mqtt import MqttConfig
 from dskd.runtime.sinks.webhook import WebhookConfig
-from dskd.runtime.strict_yaml import Strict
 
 _FILES = re.compile(r"(folder|file|watch)://(?!/)(.+)", re.IGNORECASE | re.DOTALL)
 

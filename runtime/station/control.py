@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Inspection
+from dskd.runtime.result import Image, Inspection
 
 Health = Literal["ok", "warning", "fault"]
 

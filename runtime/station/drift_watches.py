@@ -9,10 +9,10 @@ import logging
 import threading
 import time
 
-from dskd.runtime.drift import LEAST_REFERENCE, DriftWatch, first_passes
 from dskd.runtime.errors import DskdError, one_line
 from dskd.runtime.result import Inspection, Verdict
 from dskd.runtime.station.control import PartStatus
+from dskd.runtime.station.drift import LEAST_REFERENCE, DriftWatch, first_passes
 from dskd.runtime.station.recipe import Recipe
 from dskd.runtime.store import Store
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
-from dskd.runtime.decision import Settings
+from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Dropped, Frame, Inspection
 
 

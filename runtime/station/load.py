@@ -12,11 +12,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from dskd.runtime.bundle import read_regular
+from dskd.runtime.bundle.loading import read_regular
+from dskd.runtime.configuration.fields import reveal
+from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, nodes_of, parse_yaml
 from dskd.runtime.errors import CallError, one_line
-from dskd.runtime.fields import reveal
 from dskd.runtime.station.config import GpioOutput, ModbusOutput, StationConfig
-from dskd.runtime.strict_yaml import LARGEST_YAML, nodes_of, parse_yaml
 
 Place = tuple[str | int, ...]
 _KEY = "[key]"

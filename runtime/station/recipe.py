@@ -9,15 +9,15 @@ from pathlib import Path
 from pydantic import Field, ValidationError
 
 from dskd.runtime import atomic
-from dskd.runtime.backends import Backend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.image_files import BadImage, read_mask
+from dskd.runtime.configuration.strict_yaml import Strict, first_fault
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.images import BadImage, read_mask
+from dskd.runtime.inspection.backends import Backend
+from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Verdict
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.config import RecipeConfig
-from dskd.runtime.strict_yaml import Strict, first_fault
 
 KEPT = "recipes.json"
 LARGEST_KEPT = 1 << 20  # bytes

@@ -8,9 +8,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from dskd.runtime.backends import candidates
-from dskd.runtime.bundle import load_bundle
+from dskd.runtime.bundle.loading import load_bundle
 from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.inspection.backends import candidates
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import StationConfig

@@ -11,14 +11,13 @@ from contextlib import ExitStack
 from functools import partial
 
 from dskd.runtime.atomic import sole_writer
+from dskd.runtime.capture.image_container import limit_megapixels
+from dskd.runtime.capture.sources import Trigger, open_source
+from dskd.runtime.configuration.fields import reveal, split_address
 from dskd.runtime.errors import CallError, DskdError, one_line
-from dskd.runtime.fields import reveal, split_address
-from dskd.runtime.image_container import limit_megapixels
 from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
 from dskd.runtime.metrics_listener import MetricsListener
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Answer, Dropped, Frame, Inspection
-from dskd.runtime.sources import Trigger, open_source
+from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection
 from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import GpioOutput, ModbusOutput, StationConfig
 from dskd.runtime.station.control import Health, Live, PartStatus, StationStatus

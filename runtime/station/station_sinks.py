@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from dskd.runtime.delivery import Delivery, SinkStatus
 from dskd.runtime.errors import DskdError
-from dskd.runtime.preprocess import Crop
+from dskd.runtime.inspection.preprocess import Crop
 from dskd.runtime.result import Frame, Inspection
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 from dskd.runtime.sinks.csv import CsvConfig, CsvTarget
+from dskd.runtime.sinks.delivery import Delivery, SinkStatus
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
 from dskd.runtime.sinks.mqtt_commands import CommandDesk
 from dskd.runtime.sinks.webhook import WebhookConfig, WebhookTarget

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from dskd.runtime.strict_yaml import first_fault
+from dskd.runtime.configuration.strict_yaml import first_fault
 from dskd.runtime.web.answers import as_json, problem
 from dskd.runtime.web.auth import Person, TooManyGuesses
 from dskd.runtime.web.calls import Busy

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
 
-from dskd.runtime.bundle import read_regular
-from dskd.runtime.images import read_image
-from dskd.runtime.preprocess import Image
+from dskd.runtime.bundle.loading import read_regular
+from dskd.runtime.capture.image_files import read_image
+from dskd.runtime.result import Image
 from dskd.runtime.station.control import Live, StationControl
 from dskd.runtime.store import Record
 from dskd.runtime.web.endpoint import Refused

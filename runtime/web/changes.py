@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 from starlette.responses import Response
 
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.result import Verdict
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.store import Label, Record
-from dskd.runtime.strict_yaml import Strict
 from dskd.runtime.web.answers import as_json
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
 from dskd.runtime.web.screen import Screen

@@ -15,9 +15,8 @@ import cv2
 import numpy as np
 
 from dskd.runtime.errors import DskdError
-from dskd.runtime.overlay import heat_layer
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Inspection
+from dskd.runtime.inspection.overlay import heat_layer
+from dskd.runtime.result import Image, Inspection
 from dskd.runtime.station.control import Live
 
 WIDTHS = (480, 960, 1600)  # pixels of a phone, of a screen, of a 4K screen

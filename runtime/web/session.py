@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from starlette.responses import Response
 
-from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.web.answers import as_json
 from dskd.runtime.web.auth import SESSION_SECONDS, clean_name
 from dskd.runtime.web.changes import Empty

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from conftest import Command
 
-from dskd.runtime.bundle import Bundle, load_bundle
-from dskd.runtime.cuda import Device, Memory, find_device, open_memory
-from dskd.runtime.engine import GRAPHS, engine_paths
+from dskd.runtime.bundle.loading import Bundle, load_bundle
+from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import MissingPart
-from dskd.runtime.manifest import Precision
+from dskd.runtime.inspection.cuda import Device, Memory, find_device, open_memory
+from dskd.runtime.inspection.engine import GRAPHS, engine_paths
 
 Build = Callable[[Precision], Bundle]
 

@@ -12,17 +12,17 @@ import pytest
 from conftest import Command
 from numpy.typing import NDArray
 
-from dskd.runtime.backends import open_backend
-from dskd.runtime.backends.onnx_runtime import OnnxRuntimeBackend
-from dskd.runtime.backends.tensorrt import TensorRtBackend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.cuda import Device, open_memory
-from dskd.runtime.engine import GRAPHS, engine_paths, read_facts, write_facts
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import Precision
+from dskd.runtime.capture.image_files import list_images, read_image
 from dskd.runtime.errors import DskdError
-from dskd.runtime.golden import LIMITS, disagreement, golden_check
-from dskd.runtime.images import list_images, read_image
-from dskd.runtime.manifest import Precision
-from dskd.runtime.preprocess import preprocess
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
+from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
+from dskd.runtime.inspection.cuda import Device, open_memory
+from dskd.runtime.inspection.engine import GRAPHS, engine_paths, read_facts, write_facts
+from dskd.runtime.inspection.golden import LIMITS, disagreement, golden_check
+from dskd.runtime.inspection.preprocess import preprocess
 from gpu.conftest import Build
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from dskd.runtime.cuda import ADAPTERS, Device, Memory, open_memory
 from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.inspection.cuda import ADAPTERS, Device, Memory, open_memory
 
 ROWS, COLUMNS = 64, 1 << 18  # 64 MiB: long enough under way to be seen
 

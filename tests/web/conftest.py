@@ -10,9 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.decision import Settings
-from dskd.runtime.images import read_image
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.image_files import read_image
+from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Frame
 from dskd.runtime.web.archive import Archive
 from dskd.runtime.web.server import WebOptions, WebServer

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.decision import Settings
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.image_files import list_images, read_image
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.images import list_images, read_image
-from dskd.runtime.inspector import Inspector
-from dskd.runtime.preprocess import Image
-from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector
+from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 from dskd.runtime.station.control import CameraStatus, Health, Live, PartStatus, StationStatus
 from dskd.runtime.store import Store

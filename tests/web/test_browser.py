@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from dskd.benchmarks.drill import free_port
-from dskd.runtime.backends import open_backend
-from dskd.runtime.bundle import Bundle
-from dskd.runtime.decision import Settings
-from dskd.runtime.images import list_images, read_image
-from dskd.runtime.inspector import Inspector
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.capture.image_files import list_images, read_image
+from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.result import Frame
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")

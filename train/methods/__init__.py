@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter, ValidationError
 
+from dskd.runtime.bundle.manifest import Reading
 from dskd.runtime.errors import CallError
-from dskd.runtime.manifest import Reading
 from dskd.train.methods.base import Method
 from dskd.train.methods.dskd import DualStudent
 from dskd.train.methods.rd import ReverseDistillation

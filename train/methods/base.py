@@ -9,7 +9,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train import losses
 from dskd.train.networks.embedding import Features as Features
 from dskd.train.networks.resnet import Backbone, Encoder

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train.methods.base import Features, InferencePath, Method, each_scale, own_settings
 from dskd.train.methods.rd import DecoderPath, ReverseDistillation
 from dskd.train.methods.stfpm import FeaturePyramidMatching

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train import losses
 from dskd.train.methods.base import Features, own_settings
 from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation

@@ -13,7 +13,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
-from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train import losses
 from dskd.train.methods.base import own_settings
 from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation

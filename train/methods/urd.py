@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dskd.runtime.strict_yaml import Strict
+from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train import losses
 from dskd.train.methods.base import Features, InferencePath, own_settings
 from dskd.train.methods.rd import RD_RECIPE, DecoderPath, ReverseDistillation

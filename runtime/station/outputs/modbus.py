@@ -8,8 +8,8 @@ import threading
 import time
 from ipaddress import ip_address
 
+from dskd.runtime.configuration.fields import split_address
 from dskd.runtime.errors import CallError
-from dskd.runtime.fields import split_address
 from dskd.runtime.result import Answer
 from dskd.runtime.station.config import ModbusOutput
 from dskd.runtime.station.control import Health, PartStatus

@@ -1,0 +1,300 @@
+"""A thread that captures from one camera, opens it anew when it is lost, and accounts for every frame."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dskd.runtime.backoff import Backoff
+from dskd.runtime.capture.frame_health import FrameHealth
+from dskd.runtime.capture.frame_queue import Counts, FrameQueue, Policy
+from dskd.runtime.capture.sources.base import Source, SourceEnded, SourceLost
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.result import Dropped, Frame
+
+State = Literal["opening", "running", "lost", "ended", "stopped"]
+
+PATIENCE = 3.0  # seconds without a frame that is due before the camera counts as lost
+MOST_PENDING = 16  # triggers that wait for their frame; more means that the camera cannot keep pace
+_FIRST_FRAME = 10.0  # seconds: a stream can be decoded from its next key frame on, and some send one every few seconds
+_LONGEST_PAUSE = 5.0  # seconds between two attempts: a station waits for its camera, and one port bears that
+_POLL = 0.2  # seconds of one read: bounds how long a stop takes
+_STEADY = 5.0  # seconds a camera must run before its next loss counts as a first one
+_HANGS = 60.0  # seconds without a sign of life; opening and closing a dead camera take some
+_JOIN = 15.0  # seconds; longer than any source takes to give up opening
+
+
+@dataclass(frozen=True)
+class CaptureStatus:
+    """One capture at one moment. ``since`` (seconds since the epoch) is when ``state`` began.
+
+    ``fault`` is why the newest frame was not sound, empty where it was; ``live`` is whether a camera made it, which will
+    make the next one soon, or a file, which may be the last for long. ``unasked`` frames of a triggered camera that
+    runs freely belong to no part; they are in no other count. A part that was triggered and whose frame never came
+    counts as captured and dropped.
+    """
+
+    state: State
+    detail: str
+    since: float
+    fault: str
+    counts: Counts
+    unasked: int
+    pending: int
+    reconnects: int
+    live: bool = True
+
+
+class Capture:
+    """Captures from the camera ``name``.
+
+    ``make_source``: called for each connection; a lost source is closed and never used again.
+    ``policy``: ``latest`` keeps the newest frame alone, ``every`` up to ``depth`` and drops what comes beyond. Frames of
+    parts are always kept like ``every``, and sources that can wait (files) are read no faster than frames are taken.
+    ``triggered``: only frames that a part asked for by ``trigger`` are handed out.
+    ``patience``: seconds; None where frames come at any time (a camera whose input line starts the exposure).
+    ``reopens``: a lost camera is opened anew; otherwise its loss is the end, and ``failure`` says why.
+    ``on_event(state, detail)`` and ``on_ready()`` are called from the capture thread: after each change of state, and
+    whenever ``take`` has something new. They must not block.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        make_source: Callable[[], Source],
+        *,
+        policy: Policy = "latest",
+        health: FrameHealth | None = None,
+        triggered: bool = False,
+        patience: float | None = PATIENCE,
+        reopens: bool = True,
+        depth: int = 16,
+        backoff: Backoff | None = None,
+        on_event: Callable[[State, str], None] = lambda state, detail: None,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.name, self.triggered = name, triggered
+        self._make_source, self._health, self._patience, self._reopens = make_source, health, patience, reopens
+        self._backoff, self._on_event = backoff or Backoff(most=_LONGEST_PAUSE), on_event
+        self._queue = FrameQueue(policy, depth, on_ready)
+        self._changed = threading.Condition()  # guards what follows
+        self._pending: deque[tuple[str, float]] = deque()  # part and when it was triggered, by the monotonic clock
+        self._asked = False  # the device was told to give one frame and has not yet
+        self._state: State = "opening"
+        self._detail, self._since, self._fault, self._live = "not started", time.time(), "", True
+        self._reconnects = self._unasked = 0
+        self._stopping = False
+        self._beat = time.monotonic()
+        self.failure: Exception | None = None  # what the camera was lost by last
+        self._thread = threading.Thread(target=self._run, name=f"capture {name}", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread; returns at once. A camera that is absent is waited for."""
+        self._thread.start()
+
+    def take(self, timeout: float = 0.0) -> Frame | Dropped | None:
+        """The next frame to inspect or the record of a dropped one; None where none came in ``timeout`` seconds.
+
+        Its ``source`` is the camera's name. What was captured before ``stop`` can still be taken after it.
+        """
+        return self._queue.take(timeout)
+
+    def trigger(self, part: str) -> None:
+        """Asks for the frame of ``part``: that frame, or a Dropped, comes out of ``take`` with this part.
+
+        Raises DskdError, and nothing will come, where the camera is not running or too many parts wait.
+        """
+        with self._changed:
+            if not self.triggered:
+                raise DskdError(f"camera {self.name}: runs freely; give it a trigger in the station file")
+            if self._state != "running":
+                raise DskdError(f"camera {self.name}: not ready ({self._state}: {self._detail})")
+            if len(self._pending) >= MOST_PENDING:
+                raise DskdError(f"camera {self.name}: busy, {MOST_PENDING} parts wait for their frame; trigger slower")
+            self._pending.append((part, time.monotonic()))
+            self._changed.notify_all()
+
+    def status(self) -> CaptureStatus:
+        """The present state and counts."""
+        counts = self._queue.counts()
+        with self._changed:
+            return CaptureStatus(
+                self._state,
+                self._detail,
+                self._since,
+                self._fault,
+                counts,
+                self._unasked,
+                len(self._pending),
+                self._reconnects,
+                self._live,
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread does its work: it waits, captures, or has ended as it should. A driver may hang for ever."""
+        if self._thread.ident is None or self._state in ("ended", "stopped"):
+            return True
+        return self._thread.is_alive() and time.monotonic() - self._beat < _HANGS
+
+    def stop(self) -> bool:
+        """Stops capturing and closes the camera; whether that was done in time. May be called again."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._queue.close()
+        if self._thread.ident is not None:
+            self._thread.join(_JOIN)
+        return not self._thread.is_alive()
+
+    # ------------------------------------------------------------------------------------------- the capture thread
+
+    def _run(self) -> None:
+        while not self._stopping:
+            started = self._beat = time.monotonic()
+            try:
+                self._connection()
+            except SourceEnded as ended:
+                self._enter("ended", str(ended))
+                self._give_up_parts("ended: the source gave all it had")
+                return
+            except Exception as error:  # a camera's library may raise anything; this thread must outlive it
+                self._lose(error)
+            if self.failure is not None and not self._reopens:
+                return
+            if time.monotonic() - started > _STEADY:
+                self._backoff.reset()
+            delay = self._backoff.delay()
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping, delay)
+        self._enter("stopped", "stopped")
+        self._give_up_parts("stopped: the station stops")
+
+    def _connection(self) -> None:
+        """Opens the source and captures from it until it is lost or ``stop`` is called."""
+        self._asked = False
+        source = self._make_source()
+        try:
+            source.open()
+            session = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}{time.time_ns() // 1_000_000 % 1000:03}"
+            asks = self.triggered and source.triggerable
+            if asks or not source.live or self._patience is None:
+                self._enter("running", f"{source.uri} is ready")  # its first frame may be long in coming
+            last, patience = time.monotonic(), self._patience or 0.0
+            if not asks:
+                patience = max(_FIRST_FRAME, patience)
+            while not self._stopping:
+                captured = self._read(source, asks)
+                now = self._beat = time.monotonic()
+                if captured is not None:
+                    frame_id = f"{session}-{captured.id}" if source.live else captured.id  # numbers start anew
+                    self._accept(replace(captured, source=self.name, id=frame_id), source, asks)
+                    last, patience = now, self._patience or 0.0
+                elif not (self._asked if asks else source.live):
+                    last = now  # none is due
+                elif self._patience is not None and now - last > patience:
+                    raise SourceLost(f"source {source.uri}: no frame for {patience:g} seconds; check the camera")
+        except SourceEnded:
+            raise
+        except Exception as error:
+            self._lose(error)  # before closing: that may take seconds, and parts wait
+        finally:
+            self._close(source)
+
+    def _close(self, source: Source) -> None:
+        try:
+            source.close()
+        except Exception:
+            if self._state != "lost":  # what it was lost by tells more
+                raise
+
+    def _lose(self, error: Exception) -> None:
+        self.failure = error
+        reason = one_line(str(error) if isinstance(error, DskdError) else f"{type(error).__name__}: {error}")
+        self._enter("lost", reason)
+        self._give_up_parts(f"camera lost: {reason}")
+
+    def _read(self, source: Source, asks: bool) -> Frame | Dropped | None:
+        """One read, after asking the device for the frame of the next part."""
+        if not source.live and not self._queue.wait_for_room(_POLL):
+            return None
+        if not asks:
+            return source.read(_POLL)
+        with self._changed:
+            waiting = self._changed.wait_for(lambda: self._stopping or self._pending, 0 if self._asked else _POLL)
+        if waiting and not self._asked and not self._stopping:
+            source.trigger()
+            self._asked = True
+        return source.read(_POLL if self._asked else 0.0)
+
+    def _accept(self, captured: Frame | Dropped, source: Source, asks: bool) -> None:
+        """Judges the frame's health, gives it its part and hands it on."""
+        fault = captured.reason if isinstance(captured, Dropped) else self._unsound(captured, source.live)
+        self._enter("running", f"{source.uri} delivers")
+        with self._changed:
+            self._fault, self._live = fault, source.live
+            part = self._part_of(captured, asks) if self.triggered else None
+            if self.triggered and part is None and not asks:
+                self._unasked += 1
+                return
+        if self.triggered and part is None and not fault:
+            fault = "unasked: no part asked for this frame"
+        if fault:
+            record = captured if isinstance(captured, Dropped) else captured.dropped(fault)
+            self._queue.put(replace(record, reason=fault, part=part))
+        elif isinstance(captured, Frame):
+            self._queue.put(replace(captured, part=part), replaceable=source.live)
+
+    def _unsound(self, frame: Frame, live: bool) -> str:
+        return "" if self._health is None else self._health.fault(frame.image, live)
+
+    def _part_of(self, captured: Frame | Dropped, asks: bool) -> str | None:
+        """The part that waits longest, if this frame was exposed after its trigger. Called with the lock held."""
+        if asks:
+            asked, self._asked = self._asked, False
+            return self._pending.popleft()[0] if asked and self._pending else None
+        exposed = time.monotonic() - (time.time() - captured.captured)  # the wall clock may be set at any time
+        return self._pending.popleft()[0] if self._pending and self._pending[0][1] <= exposed else None
+
+    def _give_up_parts(self, reason: str) -> None:
+        """Every part that still waits for its frame gets a Dropped instead."""
+        with self._changed:
+            parts = [part for part, _ in self._pending]
+            self._pending.clear()
+        for part in parts:
+            self._queue.put(Dropped(self.name, f"no-frame-{part}", time.time(), reason, part))
+
+    def _enter(self, state: State, detail: str) -> None:
+        with self._changed:
+            if (state, detail) == (self._state, self._detail):
+                return
+            if state != self._state:
+                self._since = time.time()
+                self._reconnects += (self._state, state) == ("lost", "running")
+            self._state, self._detail = state, detail
+        self._on_event(state, detail)
+
+
+def newest_frames(source: Source) -> Generator[Frame | Dropped, None, None]:
+    """Opens a camera, gives its newest frame again and again, and closes it. Raises what it was lost by.
+
+    For a program with one camera and a person beside it; a station opens a lost camera anew.
+    """
+    capture = Capture(source.uri, lambda: source, health=FrameHealth(), reopens=False)
+    capture.start()
+    try:
+        while True:
+            ended, failure = capture.status().state == "ended", capture.failure
+            captured = capture.take(_POLL)
+            if captured is not None:
+                yield captured
+            elif failure is not None:
+                raise failure
+            elif ended:
+                return
+    finally:
+        capture.stop()

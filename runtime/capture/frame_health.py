@@ -1,0 +1,108 @@
+"""Whether a captured picture can be one of the part: not frozen, black, over-exposed, blank, blurred or of a wrong size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dskd.runtime.result import Image
+
+_SAMPLES = 96  # rows and columns looked at; every other figure here is about these pixels
+_STILL_RUN = 25  # nearly equal frames in a row before a picture counts as frozen: a second of most cameras
+_STILL_SHARE = 0.002  # share of samples that differ by more than a grey level; a sensor's noise moves far more
+_TILE = 160  # pixels: sharpness is measured at full resolution, so on tiles
+_FLAT = 1  # grey levels between the 1st and 99th percentile of a picture that a decoder or driver made up
+
+
+@dataclass(frozen=True)
+class HealthLimits:
+    """What a sound frame is. A limit of 0 (``bright``: 255) and ``size`` None switch a check off.
+
+    ``black``: 95 % of the picture are darker. ``bright``: 95 % are brighter. ``blur``: the variance of the Laplacian in
+    the sharpest tile is less. ``size``: (width, height); None takes that of the first frame.
+    """
+
+    frozen: bool = True
+    black: int = 8
+    bright: int = 247
+    blur: float = 0.0
+    size: tuple[int, int] | None = None
+
+
+class FrameHealth:
+    """Judges the frames of one camera in order, across reconnects."""
+
+    def __init__(self, limits: HealthLimits | None = None) -> None:
+        self.limits = limits or HealthLimits()
+        self._size = self.limits.size
+        self._last: Image | None = None
+        self._last_samples: NDArray[np.uint8] | None = None
+        self._still = 0
+
+    def fault(self, image: Image, live: bool = True) -> str:
+        """Why ``image`` [H, W, 3] must not be inspected, as ``kind: what is seen; what to do``; empty where it is sound.
+
+        ``live`` False leaves out what compares with the frame before: files may repeat.
+        """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            return f"size: {image.dtype} {list(image.shape)} is no 8-bit colour picture; check the camera's format"
+        size = (image.shape[1], image.shape[0])
+        if self._size is not None and size != self._size:
+            return f"size: {size[0]}x{size[1]} instead of {self._size[0]}x{self._size[1]}; check which camera it is"
+        samples = image[_grid(size[1])][:, _grid(size[0])]
+        fault = self._frozen(image, samples) if live and self.limits.frozen else ""
+        fault = fault or self._exposure(samples) or self._blurred(image)
+        if not fault and live:
+            self._size = size  # a sound frame says what this camera gives
+        return fault
+
+    def _frozen(self, image: Image, samples: NDArray[np.uint8]) -> str:
+        last, last_samples = self._last, self._last_samples
+        self._last, self._last_samples = image, samples
+        if last is None or last_samples is None or last.shape != image.shape:
+            self._still = 0
+            return ""
+        moved = np.count_nonzero(cv2.absdiff(samples, last_samples) > 1)
+        if moved == 0 and np.array_equal(samples, last_samples) and np.array_equal(image, last):
+            return "frozen: the same picture as before, bit for bit; restart the camera"  # no sensor is free of noise
+        self._still = self._still + 1 if moved <= _STILL_SHARE * samples.size else 0
+        if self._still < _STILL_RUN:
+            return ""
+        return f"frozen: hardly anything changed over {self._still} frames; restart the camera"
+
+    def _exposure(self, samples: NDArray[np.uint8]) -> str:
+        first, low, high, last = np.percentile(samples, (1, 5, 95, 99))
+        if high < self.limits.black:
+            return f"black: 95 % of the picture are darker than {self.limits.black} of 255; check light, lens and cable"
+        if low > self.limits.bright:
+            return f"over-exposed: 95 % of the picture are brighter than {self.limits.bright} of 255; expose shorter"
+        flat = last - first <= _FLAT or all(np.ptp(np.percentile(c, (1, 99))) <= _FLAT for c in cv2.split(samples))
+        return "blank: one even colour; check the camera" if flat else ""
+
+    def _blurred(self, image: Image) -> str:
+        if not self.limits.blur:
+            return ""
+        sharpest = max(_sharpness(tile) for tile in _tiles(image))
+        if sharpest >= self.limits.blur:
+            return ""
+        return f"blurred: sharpness {sharpest:.0f} is under {self.limits.blur:g}; clean the lens, check focus and light"
+
+
+def _grid(length: int) -> slice:
+    return slice(None, None, max(1, length // _SAMPLES))
+
+
+def _tiles(image: Image) -> list[Image]:
+    """Nine tiles spread over the picture: a part rarely fills it, and its sharpest edge tells the focus."""
+    height, width = image.shape[:2]
+    rows = {max(0, int((height - _TILE) * share)) for share in (0.1, 0.5, 0.9)}
+    columns = {max(0, int((width - _TILE) * share)) for share in (0.1, 0.5, 0.9)}
+    return [image[y : y + _TILE, x : x + _TILE] for y in sorted(rows) for x in sorted(columns)]
+
+
+def _sharpness(tile: Image) -> float:
+    """Variance of the Laplacian, in grey levels squared."""
+    return float(cv2.Laplacian(cv2.cvtColor(tile, cv2.COLOR_BGR2GRAY), cv2.CV_16S).var())

@@ -1,0 +1,58 @@
+"""One image file."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from dskd.runtime.capture.image_files import BadImage, MemoryShort, read_image
+from dskd.runtime.capture.sources.base import SourceEnded
+from dskd.runtime.errors import CallError, one_line
+from dskd.runtime.result import Dropped, Frame
+
+
+class ImageSource:
+    """Gives one frame."""
+
+    live = False
+    triggerable = False
+
+    def __init__(self, uri: str, path: Path) -> None:
+        self.uri, self.path = uri, path
+        self._done = False
+
+    def open(self) -> None:
+        """The image is to be read once more."""
+        self._done = False
+
+    def read(self, timeout: float) -> Frame | Dropped:
+        """The image, or why it cannot be read. Raises SourceEnded the second time."""
+        if self._done:
+            raise SourceEnded(f"source {self.uri}: is read")
+        self._done = True
+        return read_frame(self.uri, self.path.name, self.path)
+
+    def trigger(self) -> None:
+        """A file waits for no trigger."""
+        raise CallError(f"source {self.uri}: cannot be triggered")
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def read_frame(source: str, frame_id: str, path: Path) -> Frame | Dropped:
+    """Reads a file as a frame; one that cannot be read is a dropped frame. The id is made printable: sinks take text only."""
+    try:
+        return read_frame_or_wait(source, frame_id, path)
+    except MemoryShort as error:
+        return Dropped(source, one_line(frame_id), time.time(), one_line(str(error)))
+
+
+def read_frame_or_wait(source: str, frame_id: str, path: Path) -> Frame | Dropped:
+    """The same for a source that can read the file later: raises MemoryShort."""
+    now = time.time()
+    frame_id = one_line(frame_id)
+    try:
+        return Frame(source, frame_id, now, read_image(path))
+    except BadImage as error:
+        return Dropped(source, frame_id, now, one_line(str(error)))

@@ -1,0 +1,53 @@
+"""A USB or other V4L2 camera: through GStreamer where it is installed, else through OpenCV."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+
+from dskd.runtime.capture.sources import pipelines
+from dskd.runtime.capture.sources.base import Source
+from dskd.runtime.capture.sources.gstreamer import GStreamerSource, has_elements
+from dskd.runtime.capture.sources.opencv_capture import OpenCvSource
+from dskd.runtime.configuration.uri import Options, uri_path
+from dskd.runtime.errors import CallError, MissingPart
+
+_CLOSED = "is not a camera, or busy, or not yours to read; add yourself to group video"
+
+
+def v4l2_source(uri: str) -> Source:
+    """``v4l2:///dev/video0?width=&height=&fps=``. Raises CallError where the options are wrong."""
+    device = str(uri_path(uri.partition("?")[0]))
+    pipelines.v4l2(uri)
+    if has_elements("v4l2src", "decodebin", "videoconvert"):
+        return GStreamerSource(uri, lambda: _checked(uri, device))
+    return OpenCvSource(uri, lambda: _open(uri, device), _CLOSED)
+
+
+def _checked(uri: str, device: str) -> str:
+    _refuse_absent(uri, device)
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise MissingPart(f"source {uri}: {_CLOSED}")
+    return pipelines.v4l2(uri)
+
+
+def _open(uri: str, device: str) -> cv2.VideoCapture:
+    _refuse_absent(uri, device)
+    options = Options(uri)
+    capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest in a queue
+    for key, option in (("width", cv2.CAP_PROP_FRAME_WIDTH), ("height", cv2.CAP_PROP_FRAME_HEIGHT)):
+        asked = options.whole(key, 16, 16384)
+        if asked is not None and capture.isOpened() and not capture.set(option, asked):
+            capture.release()
+            raise CallError(f"source {uri}: the camera does not give {key}={asked}; v4l2-ctl --list-formats-ext")
+    fps = options.whole("fps", 1, 1000)
+    if fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, fps)
+    return capture
+
+
+def _refuse_absent(uri: str, device: str) -> None:
+    if not os.path.exists(device):
+        raise MissingPart(f"source {uri}: there is no {device}; plug the camera in (v4l2-ctl --list-devices shows it)")

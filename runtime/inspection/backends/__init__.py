@@ -1,0 +1,158 @@
+"""What runs a bundle's graph. Each backend is a module here; ``candidates`` says which to try, best first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeVar
+
+from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.manifest import Precision
+from dskd.runtime.errors import CallError, DskdError, MissingPart, NotExact, one_line
+from dskd.runtime.inspection.backends.base import Backend, Output, cpu_words
+from dskd.runtime.inspection.engine import engine_paths
+
+NAMES = ("auto", "onnxruntime", "openvino", "tensorrt")
+BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
+Proof = TypeVar("Proof")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backend that was not opened yet."""
+
+    library: str
+    open: Callable[[], Backend]
+
+
+def candidates(bundle: Bundle, name: str, threads: int = 0, precision: Precision | None = None) -> list[Candidate]:
+    """Backends to try in turn. ``threads`` 0 is all cores that this process may use; ``precision`` None the backend's.
+
+    * ``tensorrt``: the fastest precision whose engine is in the bundle.
+    * ``openvino``: float, in bf16 where the CPU has it and the bundle records what that changes, else fp32. INT8 when
+      asked for; what its graph leaves in float is then in bf16 where the CPU has it.
+    * ``onnxruntime``: fp32.
+    * ``auto``: tensorrt where the bundle has engines, onnxruntime where it computes on a GPU, openvino where it is
+      installed, onnxruntime.
+    """
+    makers = {"tensorrt": _tensorrt, "openvino": _openvino, "onnxruntime": _onnxruntime}
+    if name != "auto" and name not in makers:
+        raise CallError(f"no backend {name!r}; choose one of: {', '.join(NAMES)}")
+    if name != "auto":
+        return makers[name](bundle, threads, precision)
+    found = _tensorrt(bundle, threads, precision) if _engines(bundle, precision) else []
+    if find_spec("openvino") and not _onnxruntime_on_gpu():
+        found += _openvino(bundle, threads, precision)
+    return found if found and precision == "bf16" else found + _onnxruntime(bundle, threads, precision)
+
+
+def open_backend(
+    bundle: Bundle, name: str = "onnxruntime", threads: int = 0, precision: Precision | None = None
+) -> Backend:
+    """The first of the ``candidates`` that opens; what is passed over is said on stderr with the reason.
+
+    Nothing is proved of it: see ``dskd.runtime.inspection.inspector.open_proved``.
+    """
+    return first_that(lambda backend: None, candidates(bundle, name, threads, precision))[0]
+
+
+def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate]) -> tuple[Backend, Proof]:
+    """The first backend that opens and for which ``prove`` raises nothing, with what it gave.
+
+    Where a library or its device is missing, the rest of what needs it is not tried. Raises the last DskdError.
+    """
+    inexact = list[NotExact]()
+    while True:
+        candidate, *tried = tried
+        try:
+            backend = candidate.open()
+            try:
+                proof = prove(backend)
+            except BaseException:
+                backend.close()
+                raise
+        except DskdError as error:
+            if isinstance(error, MissingPart):
+                tried = [other for other in tried if other.library != candidate.library]
+            if not tried:
+                raise
+            if isinstance(error, NotExact):
+                inexact.append(error)
+            else:
+                print(f"passed over: {one_line(str(error))}", file=sys.stderr)
+        else:
+            for passed in inexact:
+                if not passed.told:
+                    print(f"{one_line(str(passed))}; using {backend.name} instead", file=sys.stderr)
+            return backend, proof
+
+
+def _tensorrt(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
+    def opened(chosen: Precision) -> Backend:
+        from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
+
+        return TensorRtBackend(bundle, chosen)
+
+    _refuse_bf16("tensorrt", precision)
+    return [
+        Candidate("tensorrt", partial(opened, chosen))
+        for chosen in _engines(bundle, precision) or [precision or "fp16"]
+    ]
+
+
+def _openvino(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
+    def opened(chosen: Precision, rest: Precision = "fp32") -> Backend:
+        from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
+
+        return OpenVinoBackend(bundle, chosen, threads, rest)
+
+    fast = _cpu_has_bf16()
+    if precision == "int8":
+        tried = [partial(opened, "int8", "bf16")] if fast else []
+        tried.append(partial(opened, "int8"))
+    elif precision is None and fast and "model.onnx@bf16" in bundle.manifest.graphs:
+        tried = [partial(opened, "bf16"), partial(opened, "fp32")]
+    else:
+        tried = [partial(opened, precision or "fp32")]
+    return [Candidate("openvino", found) for found in tried]
+
+
+def _onnxruntime(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
+    def opened() -> Backend:
+        from dskd.runtime.inspection.backends.onnx_runtime import GRAPHS, OnnxRuntimeBackend
+
+        return OnnxRuntimeBackend(bundle, GRAPHS[precision or "fp32"], threads)
+
+    _refuse_bf16("onnxruntime", precision)
+    return [Candidate("onnxruntime", opened)]
+
+
+def _refuse_bf16(name: str, precision: Precision | None) -> None:
+    if precision == "bf16":
+        raise CallError(f"{name} does not compute in bf16; use --backend openvino, or another --precision")
+
+
+def _engines(bundle: Bundle, precision: Precision | None) -> list[Precision]:
+    """Precisions that were asked for and have a plan, whether it fits or not; the fastest first."""
+    wanted = BEST_FIRST if precision is None else (precision,)
+    return [candidate for candidate in wanted if engine_paths(bundle, candidate)[0].is_file()]
+
+
+def _onnxruntime_on_gpu() -> bool:
+    """Whether the onnxruntime that is installed brings CUDA; its import, which would tell too, takes long."""
+    package = find_spec("onnxruntime")
+    if package is None or package.origin is None:
+        return False
+    return any(Path(package.origin).parent.glob("capi/*onnxruntime_providers_cuda*"))
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 by itself (AVX512-BF16, AMX, Arm's BF16)."""
+    return not cpu_words().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+__all__ = ["NAMES", "Backend", "Candidate", "Output", "candidates", "first_that", "open_backend"]

@@ -1,0 +1,69 @@
+"""Thresholds with a meaning: split-conformal from held-out good images.
+
+With n held-out scores the k-th smallest, k = ceil((n + 1)(1 - rate)), is exceeded by a new good part with
+probability at most ``rate`` (Vovk et al.; exchangeability is the only assumption). Fewer than 1/rate - 1 images
+cannot support a rate: then the largest score is taken and the rate it does support is said.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dskd.runtime.bundle.manifest import Threshold, Thresholds
+from dskd.runtime.errors import CallError, DskdError
+
+MOST = 1 - 1e-9  # a rate lies under 1
+ROUNDING = 1e-9  # (n + 1)(1 - rate) is often a whole number that floating point misses by a hair
+
+
+def conformal_threshold(scores: NDArray[np.floating], rate: float) -> Threshold:
+    """Score that good parts exceed with probability at most ``rate``. ``scores`` [N] are of held-out good images."""
+    if not 0 < rate < 1:
+        raise CallError(f"false-reject rate {rate} must lie between 0 and 1")
+    count = len(scores)
+    if count == 0 or not np.isfinite(scores).all():
+        raise DskdError("thresholds need finite scores of at least one held-out good image; hold out more")
+    rank = min(max(math.ceil((count + 1) * (1 - rate) - ROUNDING), 1), count)
+    return Threshold(
+        score=float(np.sort(scores)[rank - 1]),
+        false_reject_rate=rate,
+        supported_rate=(count + 1 - rank) / (count + 1),
+        images=count,
+    )
+
+
+def conformal_thresholds(scores: NDArray[np.floating], review_rate: float, reject_rate: float) -> Thresholds:
+    """The review and the reject threshold. Raises CallError where review is asked to be rarer than reject."""
+    if review_rate < reject_rate:
+        raise CallError(f"review rate {review_rate} must not be under the reject rate {reject_rate}")
+    reject, review = conformal_threshold(scores, reject_rate), conformal_threshold(scores, review_rate)
+    if review.score >= reject.score:
+        review = _below(scores, reject, review_rate)
+    return Thresholds(review=review, reject=reject)
+
+
+def _below(scores: NDArray[np.floating], reject: Threshold, rate: float) -> Threshold:
+    """A review threshold under ``reject``, where so few scores are known that both would be the largest of them."""
+    lower = scores[scores < reject.score]
+    score = float(lower.max()) if len(lower) else math.nextafter(reject.score, -math.inf)
+    supported = (len(scores) + 1 - len(lower)) / (len(scores) + 1)
+    return Threshold(score=score, false_reject_rate=rate, supported_rate=min(supported, MOST), images=len(scores))
+
+
+def describe(threshold: Threshold) -> str:
+    """One sentence for people."""
+    sentence = f"{threshold.score:.4f} (at most {threshold.supported_rate:.2%} of good parts, from {threshold.images})"
+    if threshold.supported_rate > threshold.false_reject_rate + ROUNDING:
+        needed = math.ceil(1 / threshold.false_reject_rate - ROUNDING) - 1
+        if needed > threshold.images:
+            sentence += (
+                f"; {threshold.false_reject_rate:.2%} was asked for, which needs {needed} held-out good images, "
+                f"{needed - threshold.images} more than there are: take more good pictures or hold out more of them "
+                f"(data.held_out), or ask for {threshold.supported_rate:.2%}"
+            )
+        else:
+            sentence += f"; {threshold.false_reject_rate:.2%} was asked for, but it lies under the reject threshold"
+    return sentence
