@@ -11,7 +11,7 @@ import pytest
 from dskd.runtime.capture.image_files import read_image, read_mask
 from dskd.train.data import find_images
 from dskd.train.defects import PAINTERS, VISIBLE, Image, Mask, Painter
-from dskd.train.synthetic import FEWEST_PIXELS, good_part, write_set
+from dskd.train.synthetic import FEWEST_PIXELS, TABLE, good_part, write_set
 
 SEEDS = range(12)
 
@@ -105,3 +105,20 @@ def test_every_written_defect_stands_out_from_its_good_part(tmp_path: Path, monk
 def test_a_set_of_another_size(tmp_path: Path) -> None:
     folder = write_set(tmp_path, train=1, test_good=1, per_defect=1, size=(300, 500))
     assert {read_image(path).shape for path in folder.glob("t*/*/*.png")} == {(300, 500, 3)}
+
+
+def test_brackets_lie_anywhere_within_the_picture_and_their_defects_on_them(tmp_path: Path) -> None:
+    found = find_images(write_set(tmp_path, train=4, test_good=1, per_defect=2, product="stamped_bracket"))
+    middles = []
+    for path in found.good:
+        part = read_image(path).max(axis=2) > 2 * TABLE.max()
+        assert not part[[0, -1]].any()
+        assert not part[:, [0, -1]].any()
+        middles.append(np.argwhere(part).mean(axis=0))
+    assert np.ptp(middles, axis=0).max() > 10
+    for item in found.test:
+        if item.mask:
+            near = cv2.dilate((read_image(item.path).max(axis=2) > 2 * TABLE.max()).astype(np.uint8), np.ones((9, 9)))
+            mask = read_mask(item.mask)
+            assert mask.any()
+            assert item.defect == "missing_piece" or near[mask].mean() > 0.8
