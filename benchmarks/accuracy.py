@@ -26,7 +26,7 @@ from dskd.benchmarks.labelled import Labelled, read_labelled, sha256_of
 from dskd.benchmarks.product_probes import probed
 from dskd.benchmarks.trained import trained
 from dskd.calibration.__main__ import main as calibrate
-from dskd.calibration.compare import answer_files
+from dskd.export.graph.answers import answer_files
 from dskd.export.onnx import export
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle, is_bundle, load_bundle

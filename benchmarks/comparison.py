@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dskd.calibration.compare import answer_files
+from dskd.export.graph.answers import answer_files
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import write_image

@@ -48,7 +48,7 @@ def floors(
         return results
     try:
         from dskd.benchmarks.probe import write_probe
-        from dskd.export.graph_cost import graph_cost
+        from dskd.export.graph.cost import graph_cost
     except ModuleNotFoundError as error:
         results.notes.append(f"floor: {error.name} is not installed; pip install 'dskd-edge[export]'")
         return results

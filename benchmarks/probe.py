@@ -14,9 +14,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from dskd.calibration.half import to_half
 from dskd.calibration.quantise import FILES, observed_tensors, quantise
 from dskd.calibration.ranges import observe
+from dskd.export.graph.half import to_half
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.bundle.manifest import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dskd.benchmarks.labelled import Labelled
-from dskd.calibration.compare import answers
+from dskd.export.graph.answers import answers
 from dskd.runtime.bundle.loading import Bundle
 from dskd.train.data import InspectionSet
 from dskd.train.metrics import auroc

@@ -15,19 +15,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 
-from dskd.calibration.add_graphs import add_graphs, float_answers
-from dskd.calibration.compare import HeldOut, Row, verdicts
-from dskd.calibration.flips import require_few_flips
-from dskd.calibration.graph_parts import convolution_macs
+from dskd.calibration.flips import require_few_flips, verdicts
 from dskd.calibration.images import usable
 from dskd.calibration.judged import Judged, judge_all
 from dskd.calibration.observed import observe_once
 from dskd.calibration.pictures import Pictures, gather
 from dskd.calibration.quantise import FILES, TARGETS, in_eight_bits, quantisable
 from dskd.calibration.ranges import METHODS
-from dskd.calibration.report import Report
+from dskd.calibration.report import Report, Row
 from dskd.calibration.sensitivity import sensitivity, too_sensitive
 from dskd.calibration.within_tolerance import Limit, Recipe, graph_within, relative_shift
+from dskd.export.graph.add_graphs import add_graphs, float_answers
+from dskd.export.graph.answers import HeldOut
+from dskd.export.graph.parts import convolution_macs
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import FLOAT, Bundle, default_bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code

@@ -16,8 +16,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from dskd.calibration.graph_parts import TRUNK, constants_of, opset, set_constant
-from dskd.calibration.session import open_session
+from dskd.export.graph.parts import TRUNK, constants_of, opset, set_constant
+from dskd.export.graph.session import open_session
 from dskd.runtime.result import Image
 
 PASSING = ("Relu", "MaxPool")

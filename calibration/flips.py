@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import exp, lgamma, log
 
-from dskd.calibration.compare import HeldOut, verdicts
+import numpy as np
+from numpy.typing import NDArray
+
+from dskd.export.graph.answers import HeldOut
 from dskd.runtime.bundle.loading import FLOAT, Bundle
+from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import DskdError
 
 CHANCE = 0.001  # of stopping a calibration in which nothing is wrong
@@ -42,3 +46,8 @@ def most_flips(count: int, rate: float) -> int:
         ways = lgamma(count + 1) - lgamma(most + 1) - lgamma(count - most + 1)
         left -= exp(ways + most * log(rate) + (count - most) * log(1 - rate))
     return most
+
+
+def verdicts(scores: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.int_]:
+    """0 PASS, 1 REVIEW, 2 REJECT for each score."""
+    return (scores > thresholds.review.score).astype(int) + (scores > thresholds.reject.score)

@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dskd.calibration.graph_parts import TRUNK, feature_names
-from dskd.calibration.session import open_session
+from dskd.export.graph.parts import TRUNK, feature_names
+from dskd.export.graph.session import open_session
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import BadImage
 from dskd.runtime.errors import DskdError, one_line

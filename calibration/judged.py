@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dskd.calibration.compare import answers_of_files
 from dskd.calibration.pictures import Labelled
+from dskd.export.graph.answers import answers_of_files
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle, file_sha256
 from dskd.train import metrics

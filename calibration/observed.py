@@ -16,7 +16,7 @@ from dskd.calibration.equalise import Floats, equalise, largest_of_channels
 from dskd.calibration.images import Inputs, cover
 from dskd.calibration.quantise import observed_tensors
 from dskd.calibration.ranges import BINS, Histogram, observe
-from dskd.calibration.transposed import rewrite_transposed
+from dskd.export.graph.transposed import rewrite_transposed
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import file_sha256
 

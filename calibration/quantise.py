@@ -29,7 +29,9 @@ with without("torch"):  # hundreds of megabytes that onnxruntime 1.23, the last 
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import save_and_reload_model_with_shape_infer
 
-from dskd.calibration.graph_parts import (
+from dskd.calibration.ranges import Histogram, Method, range_of
+from dskd.export.graph.half import to_half
+from dskd.export.graph.parts import (
     HEAD,
     INPUT,
     TRUNK,
@@ -38,8 +40,6 @@ from dskd.calibration.graph_parts import (
     opset,
     remove_unused_constants,
 )
-from dskd.calibration.half import to_half
-from dskd.calibration.ranges import Histogram, Method, range_of
 
 Target = Literal["tensorrt", "cpu"]
 TARGETS: tuple[Target, ...] = get_args(Target)
@@ -208,8 +208,8 @@ def _place_in_trunk(model: onnx.ModelProto) -> None:
 
 
 def without_transposed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every transposed convolution can be quantised: see ``dskd.calibration.transposed``."""
-    from dskd.calibration.transposed import rewrite_transposed
+    """A copy in which every transposed convolution can be quantised: see ``dskd.export.graph.transposed``."""
+    from dskd.export.graph.transposed import rewrite_transposed
 
     rewritten = copy.deepcopy(model)
     rewrite_transposed(rewritten)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from dskd.calibration.session import open_session
+from dskd.export.graph.session import open_session
 from dskd.runtime.errors import DskdError
 from dskd.runtime.result import Image
 

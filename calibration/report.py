@@ -5,13 +5,34 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from dskd.calibration.compare import Row
 
 LABELLED = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC", "pro": "PRO"}
 SHOWN_LAYERS = 15
+
+
+@dataclass(frozen=True)
+class Row:
+    """One graph against the float32 graph. Labelled figures are missing where there are no labelled images."""
+
+    graph: str
+    precision: str
+    megabytes: float
+    macs: int
+    macs_in_eight_bits: int
+    score_shift: float
+    score_shift_largest: float
+    map_correlation: float
+    reject_threshold: float
+    review_threshold: float
+    flips: int
+    judged: int
+    labelled: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from tqdm import tqdm
 
-from dskd.calibration.graph_parts import constants_of, set_constant
 from dskd.calibration.quantise import quantisable
 from dskd.calibration.ranges import Histogram, Method, range_of
-from dskd.calibration.session import open_session
+from dskd.export.graph.parts import constants_of, set_constant
+from dskd.export.graph.session import open_session
 from dskd.runtime.result import Image
 
 LARGEST = 127

@@ -12,9 +12,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 from tqdm import tqdm
 
-from dskd.calibration.graph_parts import constants_of, set_constant
 from dskd.calibration.images import Inputs
-from dskd.calibration.session import open_session
+from dskd.export.graph.parts import constants_of, set_constant
+from dskd.export.graph.session import open_session
 from dskd.runtime.result import Image
 from dskd.train.error_statistics import ErrorStatistics, Floats, SeenFeatures
 

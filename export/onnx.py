@@ -16,12 +16,12 @@ import onnx
 import onnxsim
 import torch
 
-from dskd.calibration.add_graphs import finish, provisional
-from dskd.calibration.bfloat import ROUNDED
-from dskd.calibration.half import to_half
 from dskd.export import verify
 from dskd.export.golden import PARITY_IMAGES, held_out_images, parity_inputs, write_golden
-from dskd.export.graph_cost import GraphCost, graph_cost
+from dskd.export.graph.add_graphs import finish, provisional
+from dskd.export.graph.bfloat import ROUNDED
+from dskd.export.graph.cost import GraphCost, graph_cost
+from dskd.export.graph.half import to_half
 from dskd.export.prune import Cost, PrunedGraph, cost, prune
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import (

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from dskd.calibration.compare import Answers, answer, parity
 from dskd.export.golden import PARITY_IMAGES, parity_inputs
+from dskd.export.graph.answers import Answers, answer, parity
 from dskd.export.prune import prune
 from dskd.runtime.bundle.loading import FLOAT, Bundle, default_bundle, load_bundle, short_name, write_manifest
 from dskd.runtime.bundle.manifest import Parity

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 
 from dskd.runtime.errors import CallError, exit_with_code
+from dskd.runtime.imports import LABORATORY, import_command
 
 COMMANDS = {
     "doctor": ("dskd.jetson.doctor.command:main", "what is wrong here, and how to mend it"),
@@ -17,8 +17,8 @@ COMMANDS = {
     "update": ("dskd.jetson.fleet_commands:update", "take the newest update now"),
     "slots": ("dskd.jetson.fleet_commands:slots", "what serves, what is on trial; confirm or roll back by hand"),
     "agent": ("dskd.jetson.fleet_commands:agent", "take updates, watch them, tell the fleet; runs as a service"),
-    "drill": ("dskd.jetson.drill:main", "take the power from an update at random points"),
-    "fleet-sim": ("dskd.jetson.fleet_sim:main", "many simulated devices take a good, a bad and a good update"),
+    "drill": (f"{LABORATORY}.fleet.power_drill:main", "take the power from an update at random points (in a checkout)"),
+    "fleet-sim": (f"{LABORATORY}.fleet.fleet_sim:main", "many simulated devices take three updates (in a checkout)"),
     "inventory": ("dskd.jetson.fleet_commands:show_inventory", "what this device is and runs"),
 }
 
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     if arguments[0] not in COMMANDS:
         raise CallError(f"no command {arguments[0]!r}; one of: {', '.join(COMMANDS)}")
     module, _, function = COMMANDS[arguments[0]][0].partition(":")
-    code: int = getattr(importlib.import_module(module), function)(arguments[1:])
+    code: int = getattr(import_command(module, f"jetson {arguments[0]}"), function)(arguments[1:])
     return code
 
 

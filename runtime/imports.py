@@ -1,10 +1,16 @@
-"""Imports of libraries that bring along more than what is used of them."""
+"""Imports of libraries without what they bring along and nobody uses, and of modules that only a checkout has."""
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import ModuleType
+
+from dskd.runtime.errors import MissingPart
+
+LABORATORY = "dskd.benchmarks.lab"
 
 
 @contextmanager
@@ -18,3 +24,15 @@ def without(module: str) -> Iterator[None]:
     finally:
         if hide:
             del sys.modules[module]
+
+
+def import_command(module: str, called: str) -> ModuleType:
+    """The module of a command. Raises MissingPart where it belongs to the laboratory, which is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if module.startswith(f"{LABORATORY}.") and LABORATORY.startswith(error.name or "-"):
+            raise MissingPart(
+                f"{called} proves the product and is not installed; run it in a checkout of dskd"
+            ) from error
+        raise

@@ -18,12 +18,12 @@ from conftest import Command, Member
 
 from dskd.calibration import judged
 from dskd.calibration.__main__ import main
-from dskd.calibration.add_graphs import add_graphs, float_answers
-from dskd.calibration.compare import HeldOut, answer_files
 from dskd.calibration.flips import most_flips, require_few_flips
 from dskd.calibration.images import FEWEST
 from dskd.calibration.judged import judge_all
 from dskd.calibration.pictures import Labelled, gather
+from dskd.export.graph.add_graphs import add_graphs, float_answers
+from dskd.export.graph.answers import HeldOut, answer_files
 from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.capture.image_files import read_image, write_image
 from dskd.runtime.errors import CallError, DskdError, NotExact, exit_with_code

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from dskd.calibration.equalise import equalise, largest_of_channels
-from dskd.calibration.graph_parts import HEAD, TRUNK, constants_of, feature_names, names_of
-from dskd.calibration.half import KEPT, to_half
 from dskd.calibration.quantise import (
     TARGETS,
     Target,
@@ -32,6 +30,8 @@ from dskd.calibration.ranges import (
     observe,
 )
 from dskd.calibration.sensitivity import sensitivity
+from dskd.export.graph.half import KEPT, to_half
+from dskd.export.graph.parts import HEAD, TRUNK, constants_of, feature_names, names_of
 from dskd.runtime.bundle.loading import Bundle
 
 

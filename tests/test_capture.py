@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from capture_threads import balanced, drain, next_frame, running, wait_until, wait_until_still
 
-from dskd.benchmarks.rtsp_camera import RtspCamera, number_of
+from dskd.benchmarks.lab.station.rtsp_camera import RtspCamera, number_of
 from dskd.runtime.capture.camera_thread import MOST_PENDING, Capture, newest_frames
 from dskd.runtime.capture.frame_health import FrameHealth
 from dskd.runtime.capture.sources import Source, open_source

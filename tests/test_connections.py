@@ -19,8 +19,8 @@ from broker import Broker, needs_mosquitto
 from conftest import ROOT
 from station_files import PATTERN, STRICT, rows, wait_for, write_station
 
-from dskd.benchmarks.drill import free_port
-from dskd.benchmarks.rtsp_camera import RtspCamera
+from dskd.benchmarks.lab.station.drill import free_port
+from dskd.benchmarks.lab.station.rtsp_camera import RtspCamera
 
 pytestmark = pytest.mark.skipif(
     shutil.which("strace") is None, reason="strace is not installed (apt-get install strace)"

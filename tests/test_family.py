@@ -16,7 +16,7 @@ from torch import nn
 from trained import train_and_export
 
 from dskd.benchmarks.accuracy import CONTESTANTS
-from dskd.export.graph_cost import graph_cost
+from dskd.export.graph.cost import graph_cost
 from dskd.export.onnx import prove_pruned, training_only
 from dskd.export.prune import cost, prune
 from dskd.runtime.__main__ import main as inspect

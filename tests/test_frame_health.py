@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dskd.benchmarks.rtsp_camera import picture
+from dskd.benchmarks.lab.station.rtsp_camera import picture
 from dskd.runtime.capture.frame_health import FrameHealth, HealthLimits
 
 Image = NDArray[np.uint8]

@@ -17,10 +17,10 @@ from half_sums import answers_in_half
 from numpy.typing import NDArray
 from tiny_bundle import tiny_bundle
 
-from dskd.calibration.add_graphs import add_graphs, float_answers
-from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16
 from dskd.calibration.quantise import observed_tensors, quantise, without_transposed
 from dskd.calibration.ranges import observe
+from dskd.export.graph.add_graphs import add_graphs, float_answers
+from dskd.export.graph.bfloat import ROUNDED, rounded_to_bfloat16
 from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.bundle.manifest import Tolerance
 from dskd.runtime.errors import DskdError, NotExact

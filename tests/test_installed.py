@@ -18,6 +18,7 @@ from tiny_bundle import tiny_bundle
 from dskd.runtime.capture.image_files import write_image
 
 FOREIGN = ("train", "export", "runtime", "calibration", "benchmarks")
+ROOMS = ("runtime", "train", "calibration", "export", "jetson", "benchmarks")
 CARD = {
     "export.trt --fp16": 3, "export.onnx --help": 0, "export.verify --help": 0, "train --help": 0, "calibration --help": 0,
     "runtime --help": 0, "runtime.station --help": 0, "jetson --help": 0, "benchmarks --help": 0,
@@ -75,6 +76,22 @@ def test_the_wheel_has_one_top_level_name(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"dskd"}
     assert {"dskd/py.typed", "dskd/runtime/web/static/index.html", "dskd/jetson/install.sh"} <= set(names)
     assert {"dskd/train/configs/magnetic_tile.yaml", "dskd/benchmarks/yardstick.onnx"} <= set(names)
+
+
+def test_the_wheel_holds_every_module_but_the_laboratory(wheel: Path) -> None:
+    inside = {name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".py")}
+    ours = {f"dskd/{path.relative_to(ROOT).as_posix()}" for room in ROOMS for path in (ROOT / room).rglob("*.py")}
+    laboratory = {name for name in ours if name.startswith("dskd/benchmarks/lab/")}
+    assert laboratory
+    assert inside - {"dskd/__init__.py", "dskd/__main__.py"} == ours - laboratory
+
+
+@pytest.mark.parametrize("command", ["jetson drill", "jetson fleet-sim", "benchmarks faults", "benchmarks soak --help"])
+def test_what_proves_the_product_asks_for_a_checkout(installed: Path, tmp_path: Path, command: str) -> None:
+    done = run(installed / "dskd", *command.split(), folder=tmp_path)
+    called = " ".join(command.split()[:2])
+    assert done.stderr == f"error: {called} proves the product and is not installed; run it in a checkout of dskd\n"
+    assert done.returncode == 3
 
 
 @pytest.mark.parametrize("command", INSTALLED)

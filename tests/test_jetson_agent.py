@@ -14,7 +14,7 @@ import pytest
 from broker import Broker, needs_mosquitto, wait_for
 from tiny_bundle import tiny_bundle
 
-from dskd.benchmarks.drill import free_port
+from dskd.benchmarks.lab.station.drill import free_port
 from dskd.jetson.download import Fetcher, NotFetched, check_source
 from dskd.jetson.engine_builder import builder
 from dskd.jetson.fleet_config import BrokerConfig

@@ -30,15 +30,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_bundle import tiny_bundle
 
+from dskd.benchmarks.lab.fleet.fleet_host import FileHost
+from dskd.benchmarks.lab.fleet.power_drill import PowerDrill, Tally, changed
+from dskd.benchmarks.lab.fleet.power_drill import run as run_drill
 from dskd.jetson.agent import Agent
 from dskd.jetson.bundle_archive import pack, unpack
 from dskd.jetson.disk import Disk, Writer
 from dskd.jetson.download import Fetcher, NoRoom, NotFetched, check_source
-from dskd.jetson.drill import Drill, Tally, changed
-from dskd.jetson.drill import run as run_drill
 from dskd.jetson.engine_builder import builder
 from dskd.jetson.fleet_config import load_fleet_config
-from dskd.jetson.fleet_host import FileHost
 from dskd.jetson.live_check import LiveLimits, judge
 from dskd.jetson.publish import publish
 from dskd.jetson.signing import Refused, Statement, load_private, load_trusted, make_key, open_envelope, sign
@@ -764,7 +764,7 @@ def test_the_power_goes_at_random_points(bundles: list[Bundle], tmp_path: Path) 
 
 def test_the_drill_finds_what_is_not_synced(bundles: list[Bundle], tmp_path: Path) -> None:
     """The same update without its syncs does not survive: the drill is worth something."""
-    drill, tally, chance = Drill(bundles[0], tmp_path), Tally(), random.Random(0)
+    drill, tally, chance = PowerDrill(bundles[0], tmp_path), Tally(), random.Random(0)
     before, calls = drill.record()
     for call in calls:
         if not call[0].startswith("sync"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dskd.benchmarks.line_simulation import simulate
+from dskd.benchmarks.lab.station.line_simulation import simulate
 
 
 def test_a_camera_alone_waits_for_the_engine_only() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Command
 
-from dskd.benchmarks.rtsp_camera import RtspCamera
+from dskd.benchmarks.lab.station.rtsp_camera import RtspCamera
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.capture.sources.gstreamer import has_elements
 

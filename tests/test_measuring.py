@@ -219,7 +219,7 @@ def test_the_probe_is_nearly_all_multiply_accumulate_in_every_precision(tmp_path
 
     from dskd.benchmarks.floor import copy_bandwidth
     from dskd.benchmarks.probe import MACS, write_probe
-    from dskd.export.graph_cost import graph_cost
+    from dskd.export.graph.cost import graph_cost
     from dskd.runtime.inspection.backends import open_backend
 
     probe = write_probe(tmp_path / "probe")

@@ -11,7 +11,7 @@ import torch
 from networks import PLAIN, SIZE, default_path, fresh
 from torch import nn
 
-from dskd.export.graph_cost import graph_cost
+from dskd.export.graph.cost import graph_cost
 from dskd.export.onnx import convert
 from dskd.export.prune import cost, prune
 from dskd.train.evaluate import EagerGraph

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from tiny_bundle import tiny_bundle
 
 import dskd.runtime.inspection.backends
-from dskd.calibration.add_graphs import provisional
-from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16, to_bfloat16
 from dskd.calibration.quantise import observed_tensors, quantise, without_transposed
 from dskd.calibration.ranges import observe
+from dskd.export.graph.add_graphs import provisional
+from dskd.export.graph.bfloat import ROUNDED, rounded_to_bfloat16, to_bfloat16
 from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.capture.sources.gstreamer import has_elements
 from dskd.runtime.errors import CallError, DskdError, MissingPart, NotExact

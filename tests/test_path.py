@@ -13,7 +13,7 @@ import torch
 from conftest import Command, Member
 from onnx import numpy_helper
 
-from dskd.export.graph_cost import graph_cost
+from dskd.export.graph.cost import graph_cost
 from dskd.export.onnx import convert
 from dskd.export.prune import prune
 from dskd.runtime.bundle.loading import Bundle, load_bundle

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from dskd.benchmarks.load_sizes import measure
-from dskd.benchmarks.scaling import Load, Peak, page
+from dskd.benchmarks.lab.station.load_sizes import measure
+from dskd.benchmarks.lab.station.scaling import Load, Peak, page
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 

@@ -20,7 +20,7 @@ import pytest
 from pymodbus.client import ModbusTcpClient
 from station_files import PATTERN, STRICT, Process, rows, wait_for, write_station
 
-from dskd.benchmarks.drill import free_port
+from dskd.benchmarks.lab.station.drill import free_port
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.station.load import load_station

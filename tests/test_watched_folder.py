@@ -14,7 +14,7 @@ import pytest
 from capture_threads import running
 from conftest import ROOT
 
-from dskd.benchmarks.rtsp_camera import number_of, picture
+from dskd.benchmarks.lab.station.rtsp_camera import number_of, picture
 from dskd.runtime.capture.sources import Source, SourceLost, open_source, watched_folder
 from dskd.runtime.capture.sources.watched_folder import MEMORY
 from dskd.runtime.errors import DskdError

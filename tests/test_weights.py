@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dskd.benchmarks.drill import free_port
+from dskd.benchmarks.lab.station.drill import free_port
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.train import weights
 from dskd.train.networks.resnet import BACKBONES, Encoder

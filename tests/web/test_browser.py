@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from dskd.benchmarks.drill import free_port
+from dskd.benchmarks.lab.station.drill import free_port
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.capture.image_files import list_images, read_image
 from dskd.runtime.inspection.backends import open_backend

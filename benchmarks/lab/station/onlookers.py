@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from dskd.benchmarks.kills import Plc
+from dskd.benchmarks.lab.station.kills import Plc
 from dskd.runtime.station.outputs.registers import INPUTS, address
 
 PATIENCE = 10.0  # seconds for one answer

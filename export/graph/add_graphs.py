@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dskd.calibration.bfloat import ROUNDED
-from dskd.calibration.compare import (
+from dskd.export.graph.answers import (
     Answers,
     HeldOut,
     answer,
@@ -18,6 +17,7 @@ from dskd.calibration.compare import (
     parity,
     thresholds_like,
 )
+from dskd.export.graph.bfloat import ROUNDED
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import (
     FLOAT,

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from dskd.benchmarks.drill import Fault, count, csv_keys, free_port, scratch, wait_until
+from dskd.benchmarks.lab.station.drill import Fault, count, csv_keys, free_port, scratch, wait_until
 from dskd.runtime.errors import DskdError
 from dskd.runtime.station.outputs.registers import COILS, INPUT_REGISTERS, INPUTS, address, registers_text, size
 

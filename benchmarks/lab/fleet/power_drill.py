@@ -1,4 +1,4 @@
-"""``dskd jetson drill``: the power goes at random points of an update, again and again, with the real bundle.
+"""``python -m jetson drill``: the power goes at random points of an update, again and again, with the real bundle.
 
 After each cut the device must start from a bundle that passes its golden check, and the same update must then succeed.
 Half of the cuts are SIGKILL at a random moment of a real process; half are a disk on which what was not synced is lost,
@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
+from dskd.benchmarks.lab.fleet.power_cut import CutDisk, RecordingDisk
 from dskd.jetson.disk import Disk
 from dskd.jetson.download import Fetcher
-from dskd.jetson.power_cut import CutDisk, RecordingDisk
 from dskd.jetson.publish import publish
 from dskd.jetson.signing import load_private, load_trusted, make_key
 from dskd.jetson.slots import Slots, Start
@@ -48,7 +48,7 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
 
-class Drill:
+class PowerDrill:
     """A device below a folder that runs version 1 and takes version 2. ``build`` stands for the engine's build."""
 
     def __init__(self, bundle: Bundle, folder: Path, build: Callable[[Bundle], None] | None = None) -> None:
@@ -177,7 +177,7 @@ def changed(bundle: Bundle, folder: Path, reject: float | None = None) -> Bundle
 def run(bundle: Bundle, folder: Path, points: int, seed: int, screen: TextIO | None = None) -> Tally:
     """Half kills, half cuts."""
     chance, tally = random.Random(seed), Tally()  # noqa: S311 (where the power goes is no secret)
-    drill = Drill(bundle, folder)
+    drill = PowerDrill(bundle, folder)
     begin = time.perf_counter()
     before, calls = drill.record()
     longest = (time.perf_counter() - begin) * 1.1
@@ -202,7 +202,7 @@ def _show(tally: Tally, points: int, screen: TextIO | None) -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = Parser(prog="dskd jetson drill", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options = Parser(prog="python -m jetson drill", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--points", type=int, default=200, help="how often the power goes (default: 200)")
     options.add_argument("--seed", type=int, default=0, help="of the random points (default: 0)")

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dskd.benchmarks.drill import free_port, listens, scratch, wait_until
-from dskd.benchmarks.figures import environment, row
-from dskd.benchmarks.station_process import running
+from dskd.benchmarks.lab.station.drill import free_port, listens, scratch, wait_until
+from dskd.benchmarks.lab.station.figures import environment, row
+from dskd.benchmarks.lab.station.station_process import running
 from dskd.runtime.bundle.loading import default_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser
 from dskd.runtime.station.outputs.registers import (

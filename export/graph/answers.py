@@ -1,10 +1,10 @@
-"""What a lower precision changes: the answers of each graph of a bundle on the same pictures."""
+"""What each graph of a bundle answers on the same pictures, and what follows from it: thresholds, distances."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dskd.calibration.bfloat import ROUNDED, rounded_to_bfloat16
-from dskd.calibration.images import Inputs
-from dskd.calibration.session import return_freed_memory
+from dskd.export.graph.bfloat import ROUNDED, rounded_to_bfloat16
+from dskd.export.graph.session import return_freed_memory
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Parity, Thresholds
 from dskd.runtime.capture.image_files import read_image
@@ -23,6 +22,7 @@ from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.runtime.inspection.threshold import conformal_thresholds
 from dskd.runtime.inspection.tiling import coarse, infer_tiles
 from dskd.runtime.result import Image
+from dskd.train.data import read_tiles
 
 TILES = 1  # at a time, as ``answer`` runs its inputs
 
@@ -41,29 +41,6 @@ class HeldOut:
 
     scores: NDArray[np.float32]
     map_correlation: float
-
-
-@dataclass(frozen=True)
-class Row:
-    """One graph against the float32 graph. Labelled figures are missing where there are no labelled images."""
-
-    graph: str
-    precision: str
-    megabytes: float
-    macs: int
-    macs_in_eight_bits: int
-    score_shift: float
-    score_shift_largest: float
-    map_correlation: float
-    reject_threshold: float
-    review_threshold: float
-    flips: int
-    judged: int
-    labelled: dict[str, float] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return asdict(self)
 
 
 Answer = tuple[np.float32, NDArray[np.float32]]  # score and map [H, W]
@@ -90,12 +67,12 @@ def answers_of_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: s
     Maps are at network size; of a tiled picture each cell holds the worst of what it covers.
     """
     spec = bundle.manifest.input
-    if spec.tiling is None:
-        inputs = Inputs([(path, 0) for path in paths], spec)
-        yield from answers(bundle, graph, inputs, label)
-        return
     with _backend(bundle, graph) as backend:
         for path in tqdm(paths, desc=label, unit="image", leave=False, disable=None):
+            if spec.tiling is None:
+                output = backend.infer(read_tiles(path, spec))
+                yield output.scores[0], output.maps()[0]
+                continue
             found = infer_tiles(backend.infer, read_image(path), spec, TILES).anomaly_map
             yield found.max(), coarse(found, spec.height, spec.width)
 
@@ -122,7 +99,7 @@ def held_out_answers(bundle: Bundle, graph: str, paths: Sequence[Path], referenc
 
 @contextmanager
 def _backend(bundle: Bundle, graph: str, literally: bool = False) -> Iterator[OnnxRuntimeBackend]:
-    """onnxruntime; it has no bfloat16, which is made for it as ``dskd.calibration.bfloat`` says."""
+    """onnxruntime; it has no bfloat16, which is made for it as ``dskd.export.graph.bfloat`` says."""
     rounded = rounded_to_bfloat16(onnx.load(bundle.graph_file(graph))) if graph == ROUNDED else None
     backend = OnnxRuntimeBackend(bundle, graph, model=rounded and rounded.SerializeToString(), literally=literally)
     del rounded
@@ -150,8 +127,3 @@ def parity(source: str, target: str, a: Answers, b: Answers) -> Parity:
         max_abs_diff_score=float(np.abs(a.scores - b.scores).max()),
         max_abs_diff_map=float(np.abs(a.maps - b.maps).max()),
     )
-
-
-def verdicts(scores: NDArray[np.float32], thresholds: Thresholds) -> NDArray[np.int_]:
-    """0 PASS, 1 REVIEW, 2 REJECT for each score."""
-    return (scores > thresholds.review.score).astype(int) + (scores > thresholds.reject.score)

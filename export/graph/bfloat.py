@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from dskd.calibration.graph_parts import HEAD, TRUNK, constants_of
+from dskd.export.graph.parts import HEAD, TRUNK, constants_of
 
 ROUNDED = "model.onnx@bf16"  # the manifest's key
 MULTIPLIES = ("Conv", "ConvTranspose", "MatMul", "Gemm")  # their weights are rounded too

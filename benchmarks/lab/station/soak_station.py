@@ -7,10 +7,10 @@ import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 
-from dskd.benchmarks.broken_network import Subscriber
-from dskd.benchmarks.drill import Broker, count, csv_keys, wait_until
-from dskd.benchmarks.onlookers import Browser, Onlooker, Receiver, ResultTaker, scrape
-from dskd.benchmarks.station_process import Counts
+from dskd.benchmarks.lab.station.broken_network import Subscriber
+from dskd.benchmarks.lab.station.drill import Broker, count, csv_keys, wait_until
+from dskd.benchmarks.lab.station.onlookers import Browser, Onlooker, Receiver, ResultTaker, scrape
+from dskd.benchmarks.lab.station.station_process import Counts
 from dskd.runtime.errors import DskdError
 
 CAMERAS = ("left", "right")

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from dskd.calibration.graph_parts import TRUNK, constants_of, remove_unused_constants
+from dskd.export.graph.parts import TRUNK, constants_of, remove_unused_constants
 
 LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = np.finfo(np.float16).smallest_subnormal

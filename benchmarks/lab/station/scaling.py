@@ -15,9 +15,9 @@ from pathlib import Path
 
 import onnx
 
-from dskd.benchmarks.line_simulation import simulate
-from dskd.benchmarks.load_sizes import CAMERAS, SIDE, Sizes, measure
-from dskd.export.graph_cost import graph_cost
+from dskd.benchmarks.lab.station.line_simulation import simulate
+from dskd.benchmarks.lab.station.load_sizes import CAMERAS, SIDE, Sizes, measure
+from dskd.export.graph.cost import graph_cost
 from dskd.export.onnx import convert
 from dskd.export.prune import prune
 from dskd.runtime.bundle.manifest import InputSpec, Tiling

@@ -8,7 +8,7 @@ from math import prod
 import onnx
 from onnx import shape_inference
 
-from dskd.calibration.graph_parts import TRUNK
+from dskd.export.graph.parts import TRUNK
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from dskd.calibration.graph_parts import constants_of, remove_unused_constants, set_constant
+from dskd.export.graph.parts import constants_of, remove_unused_constants, set_constant
 
 STRIDE = 2
 

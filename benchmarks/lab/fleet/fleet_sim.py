@@ -1,4 +1,4 @@
-"""``dskd jetson fleet-sim``: many devices on one machine take a good update, a bad one and a good one again.
+"""``python -m jetson fleet-sim``: many devices on one machine take a good update, a bad one and a good one again.
 
 Everything but the hardware is real: agents, slots, stores, golden checks, inspections, an MQTT broker (mosquitto) and a
 static file host, both of which are killed and started again in between. The bad bundle passes its golden check and then
@@ -20,10 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dskd.benchmarks.lab.fleet.fleet_host import Broker, FileHost
+from dskd.benchmarks.lab.fleet.power_drill import changed
 from dskd.jetson.agent import Agent, open_link
-from dskd.jetson.drill import changed
 from dskd.jetson.fleet_config import FleetConfig
-from dskd.jetson.fleet_host import Broker, FileHost
 from dskd.jetson.live_check import LiveLimits
 from dskd.jetson.publish import publish
 from dskd.jetson.signing import load_private, make_key
@@ -240,7 +240,9 @@ def _check(fleet: Fleet, rolled_back: int) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = Parser(prog="dskd jetson fleet-sim", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options = Parser(
+        prog="python -m jetson fleet-sim", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--devices", type=int, default=50, help="default: 50")
     options.add_argument("--workers", type=int, default=4, help="devices that work at the same moment (default: 4)")

@@ -20,10 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dskd.benchmarks.contenders import check_output
-from dskd.benchmarks.drill import free_port, scratch, wait_until
-from dskd.benchmarks.figures import environment, row
-from dskd.benchmarks.soak_station import CAMERAS, Outside, station_file
-from dskd.benchmarks.station_process import Counts, StationProcess, running
+from dskd.benchmarks.lab.station.drill import free_port, scratch, wait_until
+from dskd.benchmarks.lab.station.figures import environment, row
+from dskd.benchmarks.lab.station.soak_station import CAMERAS, Outside, station_file
+from dskd.benchmarks.lab.station.station_process import Counts, StationProcess, running
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, Parser

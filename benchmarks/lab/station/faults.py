@@ -17,10 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dskd.benchmarks.broken_network import broker_down, idle_reader
-from dskd.benchmarks.drill import Drill, Fault, scratch, wait_until
-from dskd.benchmarks.kills import kills
-from dskd.benchmarks.rtsp_camera import RtspCamera, picture
+from dskd.benchmarks.lab.station.broken_network import broker_down, idle_reader
+from dskd.benchmarks.lab.station.drill import Drill, Fault, scratch, wait_until
+from dskd.benchmarks.lab.station.kills import kills
+from dskd.benchmarks.lab.station.rtsp_camera import RtspCamera, picture
 from dskd.runtime.bundle.loading import default_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, Parser, one_line
 

@@ -1,0 +1,1 @@
+"""Updates under power cuts, and many devices on one machine."""

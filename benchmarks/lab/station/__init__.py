@@ -1,0 +1,1 @@
+"""A station under faults, under load for hours, and on paper."""
