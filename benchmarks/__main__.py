@@ -19,6 +19,7 @@ NAMES = {
     "energy": "joules for an inspection, from a Jetson's power rails",
     "peers": "the same frames through anomalib, or through trtexec on a device",
     "deployed": "image AUROC of what runs on the line, ours and anomalib's",
+    "evaluate": "a bundle on labelled pictures of one's own",
     "compare": "two results: faster, slower or not distinguishable",
     "report": "docs/performance.md from results",
     "references": "docs/settings.md, line-yaml.md and fleet-yaml.md from the code",

@@ -18,12 +18,14 @@ COMMANDS = {
     "calibration": ("dskd.calibration", "add INT8 graphs to a bundle and report what they cost"),
     "export.trt": ("dskd.export.trt", "build the TensorRT engine on the device"),
     "runtime": ("dskd.runtime", "inspect images, a video or a camera"),
+    "evaluate": ("dskd.benchmarks.evaluate", "score a bundle on labelled pictures, with a report"),
     "station": ("dskd.runtime.station", "run an inspection station from its file"),
     "recalibrate": ("dskd.runtime.station.recalibrate", "thresholds from what a camera scored on the line"),
     "jetson": ("dskd.jetson", "the device: doctor, power, telemetry, updates"),
     "benchmarks": ("dskd.benchmarks", "measure accuracy, latency, memory and more"),
 }
-EXTRAS = {
+EXTRAS = {  # the first that fits
+    "dskd.benchmarks.evaluate": "evaluate",
     "dskd.train": "train", "dskd.export": "export", "dskd.calibration": "export", "dskd.benchmarks": "export", "dskd.jetson": "fleet",
 }  # fmt: skip
 

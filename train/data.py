@@ -64,7 +64,7 @@ def find_images(root: Path, category: str | None = None) -> InspectionSet:
     folder = root / category if category else root
     if training := _good_folders(folder / "train"):
         good = [path for part in training for path in list_images(part)]
-        return InspectionSet(_product(folder), folder, good, _find_test(folder))
+        return InspectionSet(_product(folder), folder, good, find_labelled(folder / "test", folder / "ground_truth"))
     categories = categories_of(root)
     if categories:
         raise CallError(f"data {root}: name one category with --category: {', '.join(categories)}")
@@ -96,13 +96,17 @@ def _product(folder: Path) -> str:
     return folder.parent.name if folder.name.lower() in (*GOOD, "train", "images") else folder.name
 
 
-def _find_test(folder: Path) -> list[TestImage]:
+def find_labelled(tests: Path, masks: Path) -> list[TestImage]:
+    """Pictures in folders by class below ``tests``, with their masks in folders of the same names below ``masks``.
+
+    ``good`` and ``ok``, in any case, are the class "good". Empty where there are no such folders.
+    """
     found = []
-    for defect in sorted(p for p in (folder / "test").glob("[!.]*") if p.is_dir()):
+    for defect in sorted(p for p in tests.glob("[!.]*") if p.is_dir()):
         pictures = list_images(defect)
-        masks = pair_masks(pictures, defect, same_name(folder / "ground_truth", defect.name))
+        paired = pair_masks(pictures, defect, same_name(masks, defect.name))
         name = "good" if defect.name.lower() in GOOD else defect.name
-        found += [TestImage(path, name, masks.get(path)) for path in pictures]
+        found += [TestImage(path, name, paired.get(path)) for path in pictures]
     return found
 
 
