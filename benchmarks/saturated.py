@@ -38,7 +38,7 @@ class Camera:
     def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
         """Counts."""
         if isinstance(result, Dropped):
-            self.fault = result.reason
+            self.fault = result.explanation
         self.judgements.append(time.perf_counter())
         self.waits.append(time.time() - frame.captured)
 

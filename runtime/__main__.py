@@ -17,7 +17,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from dskd.runtime.bundle.loading import default_bundle, load_bundle
 from dskd.runtime.bundle.manifest import PRECISIONS, Thresholds
-from dskd.runtime.capture.frame_queue import REPLACED
 from dskd.runtime.capture.image_container import MOST_MEGAPIXELS, limit_megapixels
 from dskd.runtime.capture.image_files import BadImage, read_mask
 from dskd.runtime.capture.sources import FORMS as SOURCE_FORMS
@@ -27,6 +26,7 @@ from dskd.runtime.inspection.backends import NAMES
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.inspector import Inspector, open_proved
 from dskd.runtime.pipeline import Tally, comes_when_it_comes, run
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Inspection
 from dskd.runtime.sinks import FORMS as SINK_FORMS
 from dskd.runtime.sinks import open_sinks
@@ -132,8 +132,10 @@ def main(arguments: list[str]) -> int:
     try:
         for result in run(source, inspector, sinks, tally):
             if isinstance(result, Dropped):
-                if result.reason != REPLACED:  # one camera may give hundreds of these a minute: the counts tell them
-                    print(f"dropped: {one_line(result.reason)}", file=sys.stderr)
+                if (
+                    result.reason is not Reason.REPLACED
+                ):  # one camera may give hundreds of these a minute: the counts tell them
+                    print(f"dropped: {one_line(result.explanation)}", file=sys.stderr)
             elif options.json:
                 inspections.append(result[1].as_dict())
             elif not quiet:

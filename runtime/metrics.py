@@ -6,8 +6,6 @@ from the station file and from short fixed sets, so that their number is bounded
 
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +17,7 @@ from dskd.runtime.sinks.delivery import SinkStatus
 
 STAGES = ("queue", "preprocess", "inference", "decision", "store", "total")
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)  # seconds
-MOST_REASONS = 32
 OTHER = "other"
-_REASON = re.compile(r"[a-z][a-z -]{0,31}")
 
 
 @dataclass(frozen=True)
@@ -57,8 +53,6 @@ class Metrics:
         except ImportError as error:
             raise MissingPart("metrics: prometheus-client is not installed; pip install 'dskd-edge[line]'") from error
         self._cameras, self._snapshot = frozenset(cameras), snapshot
-        self._reasons: set[str] = set()
-        self._lock = threading.Lock()
         self._client: Any = prometheus_client
         self._registry: Any = prometheus_client.CollectorRegistry()
         own: dict[str, Any] = {"registry": self._registry, "namespace": "dskd"}
@@ -88,8 +82,8 @@ class Metrics:
             self._latency.labels(camera).observe(max(latency, 0.0))
 
     def dropped(self, dropped: Dropped) -> None:
-        """Counts a dropped frame by the kind of its reason: what stands before the first colon."""
-        self._dropped.labels(self._camera(dropped.source), self._kind(dropped.reason)).inc()
+        """Counts a dropped frame, or the frames that one record stands for, by reason."""
+        self._dropped.labels(self._camera(dropped.source), dropped.reason.label).inc(dropped.frames or 1)
 
     def page(self) -> bytes:
         """All metrics as Prometheus reads them."""
@@ -138,13 +132,3 @@ class Metrics:
 
     def _camera(self, name: str) -> str:
         return name if name in self._cameras else OTHER
-
-    def _kind(self, reason: str) -> str:
-        kind = reason.partition(":")[0].strip().lower()
-        if not _REASON.fullmatch(kind) or kind == reason.strip().lower():
-            return OTHER
-        with self._lock:
-            if kind not in self._reasons and len(self._reasons) >= MOST_REASONS:
-                return OTHER
-            self._reasons.add(kind)
-        return kind

@@ -10,11 +10,11 @@ from contextlib import ExitStack, closing
 from inspect import GEN_RUNNING, getgeneratorstate
 
 from dskd.runtime.capture.camera_thread import newest_frames
-from dskd.runtime.capture.frame_queue import REPLACED
 from dskd.runtime.capture.sources import Source, frames
 from dskd.runtime.capture.sources.watched_folder import WatchedFolderSource
 from dskd.runtime.errors import DskdError
 from dskd.runtime.inspection.inspector import Inspector
+from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Dropped, Frame, Result, Verdict
 from dskd.runtime.sinks import Sink
 
@@ -65,7 +65,7 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
         for result in stack.enter_context(closing(write(results, sinks))):
             if isinstance(result, Dropped):
                 tally.dropped += 1
-                tally.replaced += result.reason == REPLACED
+                tally.replaced += result.reason is Reason.REPLACED
             else:
                 tally.verdicts[result[1].verdict] += 1
             yield result
@@ -157,7 +157,7 @@ def write_at_once(results: Iterator[Result], sinks: Sequence[Sink]) -> Generator
 
 
 def _overtaken(result: Result) -> bool:
-    return isinstance(result, Dropped) and result.reason == REPLACED
+    return isinstance(result, Dropped) and result.reason is Reason.REPLACED
 
 
 def store(results: Sequence[Result], sinks: Sequence[Sink]) -> None:
@@ -173,4 +173,5 @@ def _inspect(inspector: Inspector, frame: Frame) -> Result:
     try:
         return frame, inspector.inspect(frame)
     except DskdError as error:
-        return frame.dropped(str(error))
+        why = NotInspected.of(error)
+        return frame.dropped(why.reason, why.detail)

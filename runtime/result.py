@@ -10,6 +10,8 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+from dskd.runtime.reason import Reason
+
 
 class Verdict(str, Enum):
     """What to do with the part."""
@@ -34,7 +36,7 @@ class Region:
     peak: float
 
 
-def nobody_waits() -> None:
+def no_op() -> None:
     """For sources that need not know what became of a frame."""
 
 
@@ -54,23 +56,34 @@ class Frame:
     image: Image
     device_time: float | None = None
     part: str | None = None
-    stored: Callable[[], None] = field(default=nobody_waits, compare=False, repr=False)
+    stored: Callable[[], None] = field(default=no_op, compare=False, repr=False)
 
-    def dropped(self, reason: str) -> Dropped:
+    def dropped(self, reason: Reason, detail: str = "") -> Dropped:
         """The record of this frame where it will not be inspected."""
-        return Dropped(self.source, self.id, self.captured, reason, self.part, self.stored)
+        return Dropped(self.source, self.id, self.captured, reason, detail, self.part, self.stored)
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """A frame that was captured but could not be inspected, and why. ``stored`` as in Frame."""
+    """A frame that was captured but could not be inspected, and why. ``stored`` as in Frame.
+
+    ``frames`` is set where one record stands for several frames, lost for one reason.
+    """
 
     source: str
     id: str
     captured: float
-    reason: str
+    reason: Reason
+    detail: str = ""
     part: str | None = None
-    stored: Callable[[], None] = field(default=nobody_waits, compare=False, repr=False)
+    stored: Callable[[], None] = field(default=no_op, compare=False, repr=False)
+    frames: int | None = None
+
+    @property
+    def explanation(self) -> str:
+        """The reason for people, and as it is stored."""
+        text = self.reason.text(self.detail)
+        return text if self.frames is None else f"{self.frames} frames: {text}"
 
 
 @dataclass(frozen=True)
@@ -128,8 +141,14 @@ class Answer:
     camera: str
     part: str
     verdict: Verdict
-    reason: str
+    reason: Reason
     triggered: float
     answered: float
     inspection: Inspection | None = None
     moment: float | None = field(default=None, compare=False)
+    detail: str = ""
+
+    @property
+    def explanation(self) -> str:
+        """The reason for people, and as it is stored."""
+        return self.reason.text(self.detail)

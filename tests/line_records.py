@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Region, Verdict
 
 
@@ -33,16 +34,15 @@ def inspection(
     )
 
 
-def dropped(number: int, reason: str = "blank: all black", source: str = "top") -> Dropped:
-    return Dropped(source, f"f{number:06}", 1_790_000_000.0 + number, reason)
+def dropped(number: int, reason: Reason = Reason.BLANK, detail: str = "all black", source: str = "top") -> Dropped:
+    return Dropped(source, f"f{number:06}", 1_790_000_000.0 + number, reason, detail)
 
 
 def answer(number: int, found: Inspection | None = None) -> Answer:
     moment = 1_790_000_000.0 + number
     verdict = Verdict.REJECT if found is None else found.verdict
-    return Answer(
-        "top", f"p{number}", verdict, "" if found else "no verdict before the deadline", moment, moment + 0.1, found
-    )
+    reason = Reason.INSPECTED if found else Reason.NO_VERDICT
+    return Answer("top", f"p{number}", verdict, reason, moment, moment + 0.1, found)
 
 
 def frame_of(found: Inspection, side: int = 32) -> Frame:

@@ -204,7 +204,7 @@ def test_frames_of_a_failing_backend_are_dropped_and_it_is_opened_again(bench: B
         feed.add(1)
         bench.thread.wake()
         wait_for(lambda number=number: len(feed.results) == number + 1)  # type: ignore[misc]
-    assert all(isinstance(r, Dropped) and "CUDA error: device lost" in r.reason for r in feed.results)
+    assert all(isinstance(r, Dropped) and "CUDA error: device lost" in r.detail for r in feed.results)
     wait_for(lambda: len(bench.opened) == 2)
     assert bench.opened[0].closed
     feed.add(1)

@@ -21,6 +21,7 @@ from dskd.runtime.capture.sources.base import SourceLost
 from dskd.runtime.capture.sources.gstreamer import has_elements
 from dskd.runtime.capture.sources.rtsp import ffmpeg_source
 from dskd.runtime.errors import DskdError
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
 
 RTSP: list[Any] = [
@@ -48,7 +49,7 @@ def test_every_frame_is_counted_once_with_a_slow_consumer(policy: Any) -> None:
     counts = capture.status().counts
     frames = [t for t in taken if isinstance(t, Frame)]
     assert (len(taken), len(frames)) == (counts.captured, counts.handed_out)
-    assert counts.drops.keys() == {"replaced" if policy == "latest" else "overflow"}
+    assert counts.drops.keys() == {Reason.REPLACED if policy == "latest" else Reason.OVERFLOW}
     assert len({t.id for t in taken}) == len(taken)
     assert {t.source for t in taken} == {"cam"}
     numbers = [int(frame.id.rpartition("-")[2]) for frame in frames]
@@ -107,7 +108,7 @@ def test_frames_of_another_resolution_and_frozen_ones_are_never_handed_out(make:
         camera.kill()
         camera.size = (640, 480)
         camera.start()
-        wait_until(lambda: capture.status().counts.drops.get("size", 0) > 3)
+        wait_until(lambda: capture.status().counts.drops.get(Reason.SIZE, 0) > 3)
         assert capture.status().fault.startswith("size: 640x480 instead of 320x240")
         assert {t.image.shape for t in drain(capture) if isinstance(t, Frame)} <= {(240, 320, 3)}
         camera.kill()
@@ -115,7 +116,7 @@ def test_frames_of_another_resolution_and_frozen_ones_are_never_handed_out(make:
         camera.start()
         next_frame(capture)
         camera.frozen = True
-        wait_until(lambda: capture.status().counts.drops.get("frozen", 0) > 3)
+        wait_until(lambda: capture.status().counts.drops.get(Reason.FROZEN, 0) > 3)
         drain(capture)
         assert not [t for t in (capture.take(0.05) for _ in range(10)) if isinstance(t, Frame)]
         camera.frozen = False
@@ -165,7 +166,7 @@ def test_a_part_gets_the_first_frame_after_its_trigger_from_a_camera_that_runs_f
         camera.kill()
         told = capture.take(6.0)
     assert isinstance(told, Dropped)
-    assert (told.part, told.reason.partition(":")[0]) == ("lost", "camera lost")
+    assert (told.part, told.reason) == ("lost", Reason.CAMERA_LOST)
 
 
 def test_more_parts_than_can_wait_are_refused() -> None:

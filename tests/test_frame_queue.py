@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dskd.runtime.capture.frame_queue import FrameQueue
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
 
 
@@ -27,7 +28,7 @@ def test_any_sequence_of_puts_and_takes_adds_up(actions: list[str], policy: Any)
         put += 1
         part = f"p{number}" if action == "part" else None
         frame = Frame("cam", str(number), float(number), image, None, part)
-        queue.put(Dropped("cam", str(number), 0.0, "frozen: still") if action == "dropped" else frame)
+        queue.put(Dropped("cam", str(number), 0.0, Reason.FROZEN, "still") if action == "dropped" else frame)
         counts = queue.counts()
         assert counts.captured == put == counts.handed_out + counts.dropped + counts.waiting
         assert counts.waiting <= 3
@@ -37,7 +38,7 @@ def test_any_sequence_of_puts_and_takes_adds_up(actions: list[str], policy: Any)
     assert [t.part for t in taken if isinstance(t, Frame) and t.part] == sorted(
         (t.part for t in taken if isinstance(t, Frame) and t.part), key=lambda part: int(part[1:])
     )
-    assert not [t for t in taken if t.part and isinstance(t, Dropped) and t.reason.startswith("replaced")]
+    assert not [t for t in taken if t.part and isinstance(t, Dropped) and t.reason is Reason.REPLACED]
 
 
 def test_frames_that_can_wait_do_so_where_they_are_large() -> None:

@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from station_files import wait_for
 
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Verdict
 from dskd.runtime.station.config import GpioOutput, GpioTrigger
 from dskd.runtime.station.outputs import gpio_guard
@@ -121,7 +122,7 @@ def test_a_pulse_is_due_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) 
     pulses._guard = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     now = time.monotonic()
     for wall in (time.time() - 3600, time.time() + 3600):
-        pulses.answer(Answer("top", "A", Verdict.REJECT, "inspected", wall, wall, moment=now - 0.2))
+        pulses.answer(Answer("top", "A", Verdict.REJECT, Reason.INSPECTED, wall, wall, moment=now - 0.2))
     assert pulses._guard.stdout is not None
     pulses.close()
     orders = pulses._guard.stdout.read().decode().splitlines()
@@ -147,7 +148,7 @@ def test_without_a_chip_it_says_so_and_tries_again(tmp_path: Path) -> None:
     pulses = GpioPulses("gate", GpioOutput(kind="gpio", line=3))
     wait_for(lambda: pulses.status().health == "fault")
     assert "there is no /dev/gpiochip0" in pulses.status().detail
-    pulses.answer(Answer("top", "A", Verdict.REJECT, "inspected", time.time(), time.time()))
+    pulses.answer(Answer("top", "A", Verdict.REJECT, Reason.INSPECTED, time.time(), time.time()))
     assert "1 lost" in pulses.status().detail
     pulses.close()
     trigger = EdgeTrigger("top", GpioTrigger(kind="gpio", line=3), lambda part, moment: "")

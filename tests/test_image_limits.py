@@ -252,7 +252,7 @@ def test_short_memory_is_not_the_files_fault(
     monkeypatch.setattr(place, name, fail)
     with pytest.raises(MemoryShort, match=r"part.png: memory is short"):
         read_image(path)
-    assert "memory is short" in read_frame("x", "x", path).reason  # type: ignore[union-attr]
+    assert "memory is short" in read_frame("x", "x", path).detail  # type: ignore[union-attr]
 
 
 def test_a_golden_array_that_claims_more_than_its_file_holds_is_refused(
@@ -285,7 +285,7 @@ def test_a_video_that_breaks_off_is_told(tmp_path: Path) -> None:
     source.open()
     for _ in times:
         source.read(1)
-    assert "ends after" in source.read(1).reason  # type: ignore[union-attr]
+    assert "ends after" in source.read(1).detail  # type: ignore[union-attr]
 
 
 def matroska(path: Path, times: list[int], duration: int) -> Path:

@@ -46,6 +46,7 @@ from dskd.jetson.slots import Slots, Trial
 from dskd.jetson.update import Updater
 from dskd.runtime.bundle.loading import Bundle, file_sha256
 from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Inspection, Verdict
 from dskd.runtime.store import Store
 
@@ -625,7 +626,7 @@ def records(bundle: str, verdicts: str) -> list[Inspection | Dropped]:
     made: list[Inspection | Dropped] = []
     for k, letter in enumerate(verdicts):
         if letter == "D":
-            made.append(Dropped("top", str(k), 1.0, "blank"))
+            made.append(Dropped("top", str(k), 1.0, Reason.BLANK))
         else:
             verdict = Verdict.PASS if letter == "P" else Verdict.REJECT
             made.append(Inspection("top", str(k), 1.0, verdict, 0.1, 1.0, (), {}, bundle, "onnxruntime"))

@@ -16,6 +16,7 @@ from pymodbus.client import ModbusTcpClient
 from station_files import wait_for
 
 from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Inspection, Region, Verdict
 from dskd.runtime.station.config import ModbusOutput
 from dskd.runtime.station.outputs.handshake import Handshake
@@ -104,7 +105,7 @@ def plc() -> Iterator[Plc]:
 def answer(part: str, verdict: Verdict = Verdict.PASS, score: float = 0.5, inspected: bool = True) -> Answer:
     region = Region((0, 0, 1, 1), 1, 1.0)
     found = Inspection("top", "1", 1.0, verdict, score, 0.75, (region,), {}, "b", "x", part=part)
-    reason = "inspected" if inspected else "no verdict before the deadline"
+    reason = Reason.INSPECTED if inspected else Reason.NO_VERDICT
     return Answer("top", part, verdict, reason, 10.0, 10.123, found if inspected else None)
 
 

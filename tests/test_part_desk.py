@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Inspection, Verdict
 from dskd.runtime.station.debounce import Debounce
 from dskd.runtime.station.part_desk import LATE, NotReady, PartDesk
@@ -60,8 +61,8 @@ def test_answers_keep_the_order_of_the_triggers() -> None:
     desk.inspected("c")
     desk.inspected("a", Verdict.REVIEW)
     assert desk.parts == ["a"]
-    desk.desk.dropped(Dropped("top", "f", time.time(), "black: lamp off", "b"))
-    assert [(a.part, a.verdict, a.reason) for a in desk.told] == [
+    desk.desk.dropped(Dropped("top", "f", time.time(), Reason.BLACK, "lamp off", "b"))
+    assert [(a.part, a.verdict, a.explanation) for a in desk.told] == [
         ("a", Verdict.REVIEW, "inspected"), ("b", Verdict.REJECT, "black: lamp off"), ("c", Verdict.PASS, "inspected"),
     ]  # fmt: skip
     assert desk.told[0].inspection is not None
@@ -79,7 +80,7 @@ def test_a_deadline_gives_the_fail_safe_verdict_and_a_late_inspection_is_kept_an
     start = time.monotonic()
     while len(desk.told) < 2 and time.monotonic() < start + 5:
         time.sleep(0.005)
-    assert [(a.part, a.verdict, a.reason) for a in desk.told] == [
+    assert [(a.part, a.verdict, a.explanation) for a in desk.told] == [
         ("a", Verdict.REJECT, "no frame before the deadline"), ("b", Verdict.REJECT, "no frame before the deadline"),
     ]  # fmt: skip
     assert all(answer.answered - answer.triggered > 0.09 for answer in desk.told)
@@ -118,7 +119,7 @@ def test_a_part_under_way_a_camera_that_refuses_and_a_hindrance_are_missed_trigg
     assert desk.desk.missed == 3
     assert desk.desk.busy == 1
     desk.desk.close()
-    assert desk.told[0].reason == "the station stopped"
+    assert desk.told[0].reason is Reason.STATION_STOPPED
     with pytest.raises(NotReady, match="stops"):
         desk.desk.trigger("z")
 
@@ -155,7 +156,7 @@ def test_whatever_comes_in_whatever_order_each_part_is_answered_once_and_in_orde
     def judge(k: int) -> None:
         for _ in range(2 if k in twice else 1):
             if k in dropped:
-                desk.desk.dropped(Dropped("top", str(k), time.time(), "gone", names[k]))
+                desk.desk.dropped(Dropped("top", str(k), time.time(), Reason.STOPPED, "gone", names[k]))
             else:
                 desk.inspected(names[k])
 

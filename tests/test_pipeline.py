@@ -15,7 +15,6 @@ import pytest
 from broker import wait_for
 
 from dskd.runtime.capture.camera_thread import newest_frames
-from dskd.runtime.capture.frame_queue import REPLACED
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import DskdError
 from dskd.runtime.pipeline import (
@@ -26,6 +25,7 @@ from dskd.runtime.pipeline import (
     write_at_once,
     write_behind,
 )
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame, Inspection, Result, Verdict
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
@@ -46,7 +46,11 @@ class Counting:
                     self.asked = k + 1
                     self.changed.notify_all()
                 self.threads.add(threading.get_ident())
-                yield Dropped("f", str(k), 0.0, "unreadable") if k % 3 == 2 else Frame("f", str(k), 0.0, PICTURE)
+                yield (
+                    Dropped("f", str(k), 0.0, Reason.UNUSABLE, "unreadable")
+                    if k % 3 == 2
+                    else Frame("f", str(k), 0.0, PICTURE)
+                )
             if self.failing:
                 raise DskdError("the folder is gone")
         finally:
@@ -92,7 +96,7 @@ def test_who_stops_early_closes_the_source_and_leaves_no_thread() -> None:
 
 
 def dropped(number: int) -> Dropped:
-    return Dropped("f", str(number), 0.0, "unreadable")
+    return Dropped("f", str(number), 0.0, Reason.UNUSABLE, "unreadable")
 
 
 def name_of(result: Result) -> str:
@@ -277,7 +281,7 @@ def test_nothing_is_told_that_could_not_be_stored() -> None:
 
 
 def overtaken(number: int) -> Dropped:
-    return Dropped("f", str(number), 0.0, REPLACED)
+    return Dropped("f", str(number), 0.0, Reason.REPLACED)
 
 
 def test_frames_that_were_overtaken_are_stored_with_the_one_that_overtook_them() -> None:

@@ -21,8 +21,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dskd.runtime import metrics_listener
 from dskd.runtime.errors import DskdError
-from dskd.runtime.metrics import MOST_REASONS, CameraNumbers, Metrics, Snapshot
+from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
 from dskd.runtime.metrics_listener import MetricsListener
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Verdict
 from dskd.runtime.sinks.delivery import SinkStatus
 
@@ -51,7 +52,7 @@ def test_what_happened_is_what_is_told(metrics: Metrics) -> None:
     metrics.inspected(inspection(1, Verdict.REJECT), 0.04)
     metrics.inspected(inspection(2), 0.2)
     metrics.dropped(dropped(3))
-    metrics.dropped(dropped(4, "no reason at all"))
+    metrics.dropped(dropped(4, Reason.UNUSABLE, "part.png: cut off"))
     told = values(metrics.page())
     assert told["dskd_parts_total", "top", "REJECT"] == 1
     assert told["dskd_parts_total", "side", "PASS"] == 0
@@ -74,13 +75,13 @@ def test_what_happened_is_what_is_told(metrics: Metrics) -> None:
 @given(texts=st.lists(st.text(max_size=40), max_size=60))
 def test_labels_stay_few_whatever_cameras_and_reasons_say(metrics: Metrics, texts: list[str]) -> None:
     for text in texts:
-        metrics.dropped(dropped(1, f"{text}: x", source=text))
+        metrics.dropped(dropped(1, detail=text, source=text))
         found = inspection(1, source=text)
         metrics.inspected(replace(found, timings_ms={text: 1.0}))
-    for number in range(100):
-        metrics.dropped(dropped(1, f"kind {'abcdefghij'[number % 10]}{'abcdefghij'[number // 10]}: x"))
+    for reason in Reason:
+        metrics.dropped(dropped(1, reason))
     told = values(metrics.page())
-    assert len({key for key in told if key[0] == "dskd_dropped_total"}) <= 3 * (MOST_REASONS + 1)
+    assert len({key for key in told if key[0] == "dskd_dropped_total"}) <= 2 * len(Reason)
     assert len({key for key in told if key[0] == "dskd_stage_seconds_count"}) <= 7
     assert {key[1] for key in told if key[0] == "dskd_parts_total"} <= {"top", "side", "other"}
 

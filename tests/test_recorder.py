@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from station_files import wait_for
 
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
 from dskd.runtime.station.recorder import MOST_FRAMES, STORE_WAIT, Entry, Recorder
 from dskd.runtime.store import Store
@@ -40,7 +41,7 @@ class Line:
             "top", str(number), float(number), Verdict.PASS, 0.1, 1.0, (), {}, "b", "x", part=str(number)
         )
         self.recorder.put(inspection, Frame("top", str(number), float(number), np.zeros((4, 4, 3), np.uint8)))
-        self.recorder.put(Answer("top", str(number), Verdict.PASS, "inspected", 0.0, 1.0, inspection))
+        self.recorder.put(Answer("top", str(number), Verdict.PASS, Reason.INSPECTED, 0.0, 1.0, inspection))
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_a_full_spool_says_so_and_dropped_frames_become_one_record(tmp_path: Pat
         line.put(number)
     assert line.recorder.full
     for number in range(1000):
-        line.recorder.put(Dropped("top", str(number), 1.0, "store full"))
+        line.recorder.put(Dropped("top", str(number), 1.0, Reason.STORE_FULL))
     assert line.recorder.spooled == 10
     other.rollback()
     other.close()
@@ -117,8 +118,8 @@ def test_answers_are_given_while_the_store_is_full_and_take_no_memory(
     for number in range(5):
         line.put(number)
     for number in range(100):
-        line.recorder.put(Answer("top", f"late-{number}", Verdict.REJECT, "no room", 0.0, 1.0))
-        line.recorder.put(Dropped("top", str(number), 1.0, f"overflow: {number} frames wait"))
+        line.recorder.put(Answer("top", f"late-{number}", Verdict.REJECT, Reason.OVERFLOW, 0.0, 1.0))
+        line.recorder.put(Dropped("top", str(number), 1.0, Reason.OVERFLOW, f"{number} frames wait"))
     wait_for(lambda: len(line.handed) == 110)
     assert line.recorder.spooled == 10
     other.rollback()
@@ -141,7 +142,7 @@ def test_a_source_hears_when_what_became_of_its_frame_is_stored(line: Line) -> N
     other = blocked(line.path)
     frame = Frame("top", "a", 1.0, np.zeros((4, 4, 3), np.uint8), stored=lambda: heard.append("a"))
     line.recorder.put(Inspection("top", "a", 1.0, Verdict.PASS, 0.1, 1.0, (), {}, "b", "x"), frame)
-    line.recorder.put(Dropped("top", "b", 1.0, "blank", stored=lambda: heard.append("b")))
+    line.recorder.put(Dropped("top", "b", 1.0, Reason.BLANK, stored=lambda: heard.append("b")))
     wait_for(lambda: len(line.handed) == 2)
     assert heard == []
     other.rollback()

@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from line_records import answer, dropped, inspection
 
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Verdict
 from dskd.runtime.sinks import open_sinks
 from dskd.runtime.store import Label, Store, StoreBroken, StoreLocked, StoreReader
@@ -73,11 +74,11 @@ def test_any_text_is_stored_and_never_stops_the_batch(store: Store, texts: list[
     before = store.newest()
     source, frame, reason, part = texts
     found = inspection(1, source=source, part=part, captured=captured)
-    store.add([Dropped(source, frame, captured, reason, part=part), found, dropped(1)])
+    store.add([Dropped(source, frame, captured, Reason.UNUSABLE, reason, part), found, dropped(1)])
     store.add([replace(answer(1, found), camera=source, part=part)])
     row, other, _, told = store.after(before, 10)
     assert row.captured == other.captured == (captured if math.isfinite(captured) else None)
-    assert row.reason == reason.encode(errors="backslashreplace").decode()
+    assert row.reason == (reason or "unusable").encode(errors="backslashreplace").decode()
     assert told.inspection == (other.id if math.isfinite(captured) else None)
     assert all(json.loads(one.as_json()) for one in (row, other, told))
     store.audit(source, frame, reason)

@@ -14,6 +14,7 @@ from dskd.runtime.capture.frame_health import FrameHealth
 from dskd.runtime.capture.frame_queue import Counts, FrameQueue, Policy
 from dskd.runtime.capture.sources.base import Source, SourceEnded, SourceLost
 from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Dropped, Frame
 
 State = Literal["opening", "running", "lost", "ended", "stopped"]
@@ -160,7 +161,7 @@ class Capture:
                 self._connection()
             except SourceEnded as ended:
                 self._enter("ended", str(ended))
-                self._give_up_parts("ended: the source gave all it had")
+                self._give_up_parts(Reason.ENDED, "the source gave all it had")
                 return
             except Exception as error:  # a camera's library may raise anything; this thread must outlive it
                 self._lose(error)
@@ -172,7 +173,7 @@ class Capture:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping, delay)
         self._enter("stopped", "stopped")
-        self._give_up_parts("stopped: the station stops")
+        self._give_up_parts(Reason.STOPPED, "the station stops")
 
     def _connection(self) -> None:
         """Opens the source and captures from it until it is lost or ``stop`` is called."""
@@ -216,7 +217,7 @@ class Capture:
         self.failure = error
         reason = one_line(str(error) if isinstance(error, DskdError) else f"{type(error).__name__}: {error}")
         self._enter("lost", reason)
-        self._give_up_parts(f"camera lost: {reason}")
+        self._give_up_parts(Reason.CAMERA_LOST, reason)
 
     def _read(self, source: Source, asks: bool) -> Frame | Dropped | None:
         """One read, after asking the device for the frame of the next part."""
@@ -233,24 +234,27 @@ class Capture:
 
     def _accept(self, captured: Frame | Dropped, source: Source, asks: bool) -> None:
         """Judges the frame's health, gives it its part and hands it on."""
-        fault = captured.reason if isinstance(captured, Dropped) else self._unsound(captured, source.live)
+        fault = self._fault_of(captured, source.live)
         self._enter("running", f"{source.uri} delivers")
         with self._changed:
-            self._fault, self._live = fault, source.live
+            self._fault, self._live = "" if fault is None else str(fault), source.live
             part = self._part_of(captured, asks) if self.triggered else None
             if self.triggered and part is None and not asks:
                 self._unasked += 1
                 return
-        if self.triggered and part is None and not fault:
-            fault = "unasked: no part asked for this frame"
-        if fault:
-            record = captured if isinstance(captured, Dropped) else captured.dropped(fault)
-            self._queue.put(replace(record, reason=fault, part=part))
-        elif isinstance(captured, Frame):
+        if self.triggered and part is None and fault is None:
+            fault = NotInspected(Reason.UNASKED, "no part asked for this frame")
+        if isinstance(captured, Dropped):
+            self._queue.put(replace(captured, part=part))
+        elif fault is not None:
+            self._queue.put(replace(captured.dropped(fault.reason, fault.detail), part=part))
+        else:
             self._queue.put(replace(captured, part=part), replaceable=source.live)
 
-    def _unsound(self, frame: Frame, live: bool) -> str:
-        return "" if self._health is None else self._health.fault(frame.image, live)
+    def _fault_of(self, captured: Frame | Dropped, live: bool) -> NotInspected | None:
+        if isinstance(captured, Dropped):
+            return NotInspected(captured.reason, captured.detail)
+        return None if self._health is None else self._health.fault(captured.image, live)
 
     def _part_of(self, captured: Frame | Dropped, asks: bool) -> str | None:
         """The part that waits longest, if this frame was exposed after its trigger. Called with the lock held."""
@@ -260,13 +264,13 @@ class Capture:
         exposed = time.monotonic() - (time.time() - captured.captured)  # the wall clock may be set at any time
         return self._pending.popleft()[0] if self._pending and self._pending[0][1] <= exposed else None
 
-    def _give_up_parts(self, reason: str) -> None:
+    def _give_up_parts(self, reason: Reason, detail: str) -> None:
         """Every part that still waits for its frame gets a Dropped instead."""
         with self._changed:
             parts = [part for part, _ in self._pending]
             self._pending.clear()
         for part in parts:
-            self._queue.put(Dropped(self.name, f"no-frame-{part}", time.time(), reason, part))
+            self._queue.put(Dropped(self.name, f"no-frame-{part}", time.time(), reason, detail, part))
 
     def _enter(self, state: State, detail: str) -> None:
         with self._changed:

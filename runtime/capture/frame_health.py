@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Image
 
 _SAMPLES = 96  # rows and columns looked at; every other figure here is about these pixels
@@ -42,53 +43,59 @@ class FrameHealth:
         self._last_samples: NDArray[np.uint8] | None = None
         self._still = 0
 
-    def fault(self, image: Image, live: bool = True) -> str:
-        """Why ``image`` [H, W, 3] must not be inspected, as ``kind: what is seen; what to do``; empty where it is sound.
+    def fault(self, image: Image, live: bool = True) -> NotInspected | None:
+        """Why ``image`` [H, W, 3] must not be inspected, what is seen and what to do; None where it is sound.
 
         ``live`` False leaves out what compares with the frame before: files may repeat.
         """
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            return f"size: {image.dtype} {list(image.shape)} is no 8-bit colour picture; check the camera's format"
+            detail = f"{image.dtype} {list(image.shape)} is no 8-bit colour picture; check the camera's format"
+            return NotInspected(Reason.SIZE, detail)
         size = (image.shape[1], image.shape[0])
         if self._size is not None and size != self._size:
-            return f"size: {size[0]}x{size[1]} instead of {self._size[0]}x{self._size[1]}; check which camera it is"
+            detail = f"{size[0]}x{size[1]} instead of {self._size[0]}x{self._size[1]}; check which camera it is"
+            return NotInspected(Reason.SIZE, detail)
         samples = image[_grid(size[1])][:, _grid(size[0])]
-        fault = self._frozen(image, samples) if live and self.limits.frozen else ""
+        fault = self._frozen(image, samples) if live and self.limits.frozen else None
         fault = fault or self._exposure(samples) or self._blurred(image)
-        if not fault and live:
+        if fault is None and live:
             self._size = size  # a sound frame says what this camera gives
         return fault
 
-    def _frozen(self, image: Image, samples: NDArray[np.uint8]) -> str:
+    def _frozen(self, image: Image, samples: NDArray[np.uint8]) -> NotInspected | None:
         last, last_samples = self._last, self._last_samples
         self._last, self._last_samples = image, samples
         if last is None or last_samples is None or last.shape != image.shape:
             self._still = 0
-            return ""
+            return None
         moved = np.count_nonzero(cv2.absdiff(samples, last_samples) > 1)
         if moved == 0 and np.array_equal(samples, last_samples) and np.array_equal(image, last):
-            return "frozen: the same picture as before, bit for bit; restart the camera"  # no sensor is free of noise
+            detail = "the same picture as before, bit for bit; restart the camera"  # no sensor is free of noise
+            return NotInspected(Reason.FROZEN, detail)
         self._still = self._still + 1 if moved <= _STILL_SHARE * samples.size else 0
         if self._still < _STILL_RUN:
-            return ""
-        return f"frozen: hardly anything changed over {self._still} frames; restart the camera"
+            return None
+        return NotInspected(Reason.FROZEN, f"hardly anything changed over {self._still} frames; restart the camera")
 
-    def _exposure(self, samples: NDArray[np.uint8]) -> str:
+    def _exposure(self, samples: NDArray[np.uint8]) -> NotInspected | None:
         first, low, high, last = np.percentile(samples, (1, 5, 95, 99))
         if high < self.limits.black:
-            return f"black: 95 % of the picture are darker than {self.limits.black} of 255; check light, lens and cable"
+            detail = f"95 % of the picture are darker than {self.limits.black} of 255; check light, lens and cable"
+            return NotInspected(Reason.BLACK, detail)
         if low > self.limits.bright:
-            return f"over-exposed: 95 % of the picture are brighter than {self.limits.bright} of 255; expose shorter"
+            detail = f"95 % of the picture are brighter than {self.limits.bright} of 255; expose shorter"
+            return NotInspected(Reason.OVER_EXPOSED, detail)
         flat = last - first <= _FLAT or all(np.ptp(np.percentile(c, (1, 99))) <= _FLAT for c in cv2.split(samples))
-        return "blank: one even colour; check the camera" if flat else ""
+        return NotInspected(Reason.BLANK, "one even colour; check the camera") if flat else None
 
-    def _blurred(self, image: Image) -> str:
+    def _blurred(self, image: Image) -> NotInspected | None:
         if not self.limits.blur:
-            return ""
+            return None
         sharpest = max(_sharpness(tile) for tile in _tiles(image))
         if sharpest >= self.limits.blur:
-            return ""
-        return f"blurred: sharpness {sharpest:.0f} is under {self.limits.blur:g}; clean the lens, check focus and light"
+            return None
+        detail = f"sharpness {sharpest:.0f} is under {self.limits.blur:g}; clean the lens, check focus and light"
+        return NotInspected(Reason.BLURRED, detail)
 
 
 def _grid(length: int) -> slice:

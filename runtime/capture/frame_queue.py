@@ -8,22 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
 
 Policy = Literal["latest", "every"]
 
-REPLACED = "replaced: a newer frame came before this one was taken"
-KINDS = frozenset(
-    {"replaced", "overflow", "unasked", "incomplete", "camera lost", "ended", "stopped"}
-    | {"frozen", "black", "over-exposed", "blank", "blurred", "size"}
-)  # what stands before the colon of a reason; all else counts as unusable
+REPLACED = "a newer frame came before this one was taken"
 _MOST_BYTES = 64 << 20  # of frames that wait where their source can wait too: a device has little memory
 _MOST_RECORDS = 1000  # dropped frames that wait to be taken; only a station that hangs lets so many gather
 
 
 @dataclass(frozen=True)
 class Counts:
-    """``captured == handed_out + dropped + waiting``; ``drops`` is ``dropped`` by kind, ``handed_out`` frames alone.
+    """``captured == handed_out + dropped + waiting``; ``drops`` is ``dropped`` by reason, ``handed_out`` frames alone.
 
     ``unreported`` are those of ``dropped`` whose record was thrown away because nobody took it.
     """
@@ -33,7 +30,7 @@ class Counts:
     dropped: int
     waiting: int
     unreported: int
-    drops: dict[str, int]
+    drops: dict[Reason, int]
 
 
 class FrameQueue:
@@ -45,7 +42,7 @@ class FrameQueue:
         self._changed = threading.Condition()
         self._frames: deque[Frame] = deque()
         self._records: deque[Dropped] = deque()
-        self._drops: Counter[str] = Counter()
+        self._drops: Counter[Reason] = Counter()
         self._handed_out = self._unreported = 0
         self._closed = False
 
@@ -103,15 +100,14 @@ class FrameQueue:
             and self._frames
             and self._frames[-1].part is None
         ):
-            self._drop(self._frames.pop().dropped(REPLACED))
+            self._drop(self._frames.pop().dropped(Reason.REPLACED, REPLACED))
         if len(self._frames) >= self.depth:
-            self._drop(frame.dropped(f"overflow: {self.depth} frames wait already; inspection is too slow"))
+            self._drop(frame.dropped(Reason.OVERFLOW, f"{self.depth} frames wait already; inspection is too slow"))
         else:
             self._frames.append(frame)
 
     def _drop(self, record: Dropped) -> None:
-        kind = record.reason.partition(":")[0]
-        self._drops[kind if kind in KINDS else "unusable"] += 1
+        self._drops[record.reason] += 1
         if len(self._records) == _MOST_RECORDS:
             self._records.popleft()
             self._unreported += 1

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskd.runtime.bundle.manifest import InputSpec, Thresholds
-from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.errors import CallError
+from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Region, Verdict
 
 Map = NDArray[np.float32]
@@ -59,6 +60,10 @@ class Settings:
             )
 
 
+class MaskMisfit(NotInspected, CallError):
+    """The region of interest is no mask for this frame: the station file or the call is wrong."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """Verdict, score, and the regions that count.
@@ -85,7 +90,7 @@ def decide(
         return Decision(Verdict.PASS, score, ())
     anomaly_map = fetch_map()
     if not (isfinite(anomaly_map.min()) and isfinite(anomaly_map.max())):  # what is no number is passed on by both
-        raise DskdError("anomaly map: holds values that are no finite numbers; check the engine and the device")
+        raise NotInspected(Reason.MAP, "holds values that are no finite numbers; check the engine and the device")
     flagged = anomaly_map > settings.review
     if not flagged.any():  # score and map differ by a rounding just at the threshold
         return Decision(Verdict.REVIEW, score, ())
@@ -108,15 +113,17 @@ def crop_box(frame_size: tuple[int, int], spec: InputSpec) -> tuple[int, int, in
 def _check_roi(roi: NDArray[np.bool_], frame_size: tuple[int, int], spec: InputSpec) -> None:
     """Every frame is held against the mask, also one that passes: a mask that does not fit must not go unseen."""
     if roi.shape != frame_size:
-        raise CallError(
-            f"region of interest: the mask is {roi.shape[1]}x{roi.shape[0]}, the frame {frame_size[1]}x{frame_size[0]}; "
-            "paint it on a frame of this camera"
+        raise MaskMisfit(
+            Reason.ROI,
+            f"the mask is {roi.shape[1]}x{roi.shape[0]}, the frame {frame_size[1]}x{frame_size[0]}; "
+            "paint it on a frame of this camera",
         )
     x, y, width, height = crop_box(frame_size, spec)
     if not roi[y : y + height, x : x + width].any():
-        raise CallError(
-            f"region of interest: the mask is black inside the crop {[x, y, width, height]}, so every part would pass; "
-            "paint it white where to look"
+        raise MaskMisfit(
+            Reason.ROI,
+            f"the mask is black inside the crop {[x, y, width, height]}, so every part would pass; "
+            "paint it white where to look",
         )
 
 

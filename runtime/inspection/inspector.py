@@ -21,6 +21,7 @@ from dskd.runtime.inspection.decision import Map, Settings, decide
 from dskd.runtime.inspection.golden import GoldenCheck, golden_check
 from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.inspection.tiling import Tiles
+from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Frame, Image, Inspection
 from dskd.runtime.user_cache import key_of, recall, remember
 
@@ -66,8 +67,11 @@ def _libraries() -> str:
     return " ".join(sorted(f"{name} {getattr(sys.modules.get(name), '__version__', '')}" for name in COMPUTE))
 
 
-class BackendFailed(DskdError):
+class BackendFailed(NotInspected):
     """The backend gave no answer, or one that is no number: no frame of the batch was judged."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Reason.BACKEND_FAILED, detail)
 
 
 class Inspector:
@@ -257,8 +261,9 @@ def _prepare(frame: Frame, spec: InputSpec, image: Image) -> float | DskdError:
     return _milliseconds(start, time.perf_counter())
 
 
-def _blank(lowest: np.integer, highest: np.integer) -> DskdError:
-    return DskdError(f"blank: all of the picture lies between {lowest} and {highest}; check lens, light and exposure")
+def _blank(lowest: np.integer, highest: np.integer) -> NotInspected:
+    detail = f"all of the picture lies between {lowest} and {highest}; check lens, light and exposure"
+    return NotInspected(Reason.BLANK, detail)
 
 
 def _milliseconds(start: float, end: float) -> float:

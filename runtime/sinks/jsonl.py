@@ -51,7 +51,7 @@ class JsonlSink:
 def _line(result: Result) -> str:
     if not isinstance(result, Dropped):
         return result[1].as_json()
-    fields = {"source": result.source, "frame": result.id, "captured": result.captured, "dropped": result.reason}
+    fields = {"source": result.source, "frame": result.id, "captured": result.captured, "dropped": result.explanation}
     return json.dumps(fields)
 
 

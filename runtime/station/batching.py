@@ -25,6 +25,7 @@ from dskd.runtime.inspection.backends import Backend, Candidate, first_that
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.golden import golden_check
 from dskd.runtime.inspection.inspector import BackendFailed, Inspector
+from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Frame, Inspection
 from dskd.runtime.station.gathering import Feed, Gathering, Job
 
@@ -60,7 +61,8 @@ class InspectionThread:
         self._failures, self._pause, self._retry_at = 0, FIRST_PAUSE, 0.0
         self.opened: Future[Backend] = Future()
         self.backend = ""  # name of the one in use, or of the last one
-        self.fault, self.since, self.beat = "", time.time(), time.monotonic()
+        self._fault: NotInspected | None = None
+        self.since, self.beat = time.time(), time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"inspect-{bundle.manifest.name}", daemon=True)
 
     def start(self) -> Backend:
@@ -82,6 +84,11 @@ class InspectionThread:
     def ready(self) -> bool:
         """Whether it has a backend that works, as far as is known."""
         return self.alive and self._inspector is not None
+
+    @property
+    def fault(self) -> str:
+        """Why frames get no verdict now, empty where they do."""
+        return "" if self._fault is None else str(self._fault)
 
     @property
     def model(self) -> tuple[str, str]:
@@ -220,8 +227,8 @@ class InspectionThread:
             if job.answer is not None:
                 job.answer.set_exception(result) if isinstance(result, DskdError) else job.answer.set_result(result)
             elif job.feed is not None and isinstance(result, DskdError):
-                reason = one_line(str(result))
-                job.feed.judged(frame, frame.dropped(reason))
+                why = NotInspected.of(result)
+                job.feed.judged(frame, frame.dropped(why.reason, why.detail))
             elif job.feed is not None and isinstance(result, Inspection):
                 waiting = round(1000 * max(batch.at - frame.captured, 0.0), 3)
                 job.feed.judged(frame, replace(result, timings_ms={"queue": waiting, **result.timings_ms}))
@@ -232,21 +239,22 @@ class InspectionThread:
     def _judged(self, batch: _Begun) -> list[Inspection | DskdError]:
         """An inspection or a reason for each frame, whatever the backend does."""
         if batch.finish is None:
-            return [DskdError(self.fault) for _ in batch.jobs]
+            return [self._fault or NotInspected(Reason.BACKEND_CLOSED, "it was closed") for _ in batch.jobs]
         try:
             judged = batch.finish()
         except BackendFailed as error:
             self._failures += 1
-            self._note(f"backend failed: {one_line(str(error))}")
+            self._note(error)
             if self._failures >= FAILURES:  # more than are ever under way together
                 self._close_backend()
                 self._retry_at = time.monotonic()
-            return [DskdError(self.fault) for _ in batch.jobs]
+            return [error for _ in batch.jobs]
         except Exception as error:  # a fault of ours must cost these frames, not the station
             log.exception("inspection: unexpected")
-            return [DskdError(f"inspection failed: {type(error).__name__}: {one_line(str(error))}") for _ in batch.jobs]
+            why = NotInspected(Reason.INSPECTION_FAILED, f"{type(error).__name__}: {error}")
+            return [why for _ in batch.jobs]
         self._failures, self._pause = 0, FIRST_PAUSE
-        self._note("")
+        self._note(None)
         return judged
 
     def _reopen(self) -> None:
@@ -257,7 +265,7 @@ class InspectionThread:
         except Exception as error:  # a driver's own types
             self._retry_at = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            self._note(f"backend cannot be opened: {one_line(str(error))}")
+            self._note(NotInspected(Reason.BACKEND_CLOSED, str(error)))
         else:
             self._failures = FAILURES - 1  # on probation: the next failure closes it again
             log.warning("bundle %s: backend opened again", self.bundle.id)
@@ -270,10 +278,10 @@ class InspectionThread:
                 log.warning("backend does not close: %s", one_line(str(error)))
             self._inspector = None
 
-    def _note(self, fault: str) -> None:
-        if fault != self.fault:
-            self.fault, self.since = fault, time.time()
-            log.warning("bundle %s: %s", self.bundle.id, fault or "well again")
+    def _note(self, fault: NotInspected | None) -> None:
+        if str(fault) != str(self._fault):
+            self._fault, self.since = fault, time.time()
+            log.warning("bundle %s: %s", self.bundle.id, fault or "works again")
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -12,10 +12,11 @@ import numpy as np
 
 from dskd.runtime.capture.camera_thread import PATIENCE, Capture, CaptureStatus
 from dskd.runtime.capture.frame_health import FrameHealth, HealthLimits
-from dskd.runtime.capture.frame_queue import REPLACED, Policy
+from dskd.runtime.capture.frame_queue import Policy
 from dskd.runtime.capture.sources import Source
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.config import Camera, FreeTrigger
@@ -144,14 +145,14 @@ class StationCamera:
             if isinstance(captured, Dropped):
                 self._drop(captured)
             elif self._recorder.full:
-                reason = "store full: it takes no records, and nothing inspected may be lost; check the disk"
-                self.judged(captured, captured.dropped(reason))
+                detail = "it takes no records, and nothing inspected may be lost; check the disk"
+                self.judged(captured, captured.dropped(Reason.STORE_FULL, detail))
             elif self.desk is not None and captured.part is not None:
                 if self.desk.waits(captured.part, captured.captured):
                     self.desk.seen(captured.part, captured.captured)
                     return captured, self.recipe.settings
-                late = "late: the part was answered at its deadline"  # else every part behind it would come late too
-                self.judged(captured, captured.dropped(late))
+                late = "the part was answered at its deadline"  # else every part behind it would come late too
+                self.judged(captured, captured.dropped(Reason.LATE, late))
             else:
                 return captured, self.recipe.settings
 
@@ -171,7 +172,7 @@ class StationCamera:
             self.desk.inspected(result, lambda inspection: self._recorder.put(inspection, frame))
         else:
             self._recorder.put(result, frame)
-            self._tell_free(result.frame, result.captured, result.verdict, "inspected", result)
+            self._tell_free(result.frame, result.captured, result.verdict, Reason.INSPECTED, result)
 
     def show(self, frame: Frame, inspection: Inspection) -> None:
         """Makes a frame the newest judged one."""
@@ -227,11 +228,10 @@ class StationCamera:
         try:
             part = self.desk.trigger(None, captured.captured)
         except DskdError as error:
-            reason = str(error)
             if isinstance(captured, Frame):
                 with self._counts:
                     self._dropped += 1
-                captured = captured.dropped(reason)
+                captured = captured.dropped(Reason.MISSED_TRIGGER, str(error))
             self._recorder.put(captured)
             return
         if isinstance(captured, Dropped):
@@ -243,19 +243,27 @@ class StationCamera:
         self._recorder.put(dropped)
         if self.desk is not None:
             self.desk.dropped(dropped)
-        elif not (dropped.reason == REPLACED and self.policy == "latest"):  # live pictures: a newer one tells as much
-            self._tell_free(dropped.id, dropped.captured, self.recipe.fail_safe, dropped.reason, None)
+        elif not (
+            dropped.reason is Reason.REPLACED and self.policy == "latest"
+        ):  # live pictures: a newer one tells as much
+            self._tell_free(dropped.id, dropped.captured, self.recipe.fail_safe, dropped.reason, detail=dropped.detail)
 
     def _tell_free(
-        self, frame: str, captured: float, verdict: Verdict, reason: str, inspection: Inspection | None
+        self,
+        frame: str,
+        captured: float,
+        verdict: Verdict,
+        reason: Reason,
+        inspection: Inspection | None = None,
+        detail: str = "",
     ) -> None:
         """Where nothing triggers, each frame is a part, or a change of the debounced verdict is told."""
         changed = self._debounce.add(verdict)
         if self.tell and (changed or self._free.debounce == 1):
             now = time.time()
             moment = time.monotonic() - max(now - captured, 0.0)
-            answer = Answer(self.name, frame, self._debounce.verdict, reason, captured, now, inspection, moment)
-            self._recorder.put(answer)
+            verdict = self._debounce.verdict
+            self._recorder.put(Answer(self.name, frame, verdict, reason, captured, now, inspection, moment, detail))
 
 
 __all__ = ["NotReady", "StationCamera"]

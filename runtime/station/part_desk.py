@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Inspection, Verdict
 
 LONGEST_PART = 64  # characters of a part id: fits a Modbus register block, a file name and a screen
@@ -120,14 +121,14 @@ class PartDesk:
                 keep(replace(inspection, timings_ms={**inspection.timings_ms, LATE: late}))
                 return
             keep(inspection)
-            self._decide(part, inspection.verdict, "inspected", inspection)
+            self._decide(part, inspection.verdict, Reason.INSPECTED, inspection)
 
     def dropped(self, dropped: Dropped) -> None:
         """Takes the news that a part's frame cannot be judged."""
         with self._change:
             part = self._find(dropped.part, dropped.captured)
             if part is not None and part.answer is None:
-                self._decide(part, self._fail_safe(), one_line(dropped.reason), None)
+                self._decide(part, self._fail_safe(), dropped.reason, detail=one_line(dropped.detail))
 
     def close(self) -> None:
         """Answers what is under way with the fail-safe verdict and takes no more."""
@@ -135,7 +136,7 @@ class PartDesk:
             self._closed = True
             for part in self._parts:
                 if part.answer is None:
-                    self._set(part, self._fail_safe(), "the station stopped", None)
+                    self._set(part, self._fail_safe(), Reason.STATION_STOPPED)
             self._flush()
             self._change.notify_all()
         self._timer.join()
@@ -149,12 +150,16 @@ class PartDesk:
         """A part by its id; an older frame is of an earlier part that was called the same."""
         return next((part for part in self._parts if part.id == name and captured >= part.triggered), None)
 
-    def _set(self, part: _Part, verdict: Verdict, reason: str, inspection: Inspection | None) -> None:
-        moment = part.due - self._deadline
-        part.answer = Answer(self.camera, part.id, verdict, reason, part.triggered, time.time(), inspection, moment)
+    def _set(
+        self, part: _Part, verdict: Verdict, reason: Reason, inspection: Inspection | None = None, detail: str = ""
+    ) -> None:
+        moment, now = part.due - self._deadline, time.time()
+        part.answer = Answer(self.camera, part.id, verdict, reason, part.triggered, now, inspection, moment, detail)
 
-    def _decide(self, part: _Part, verdict: Verdict, reason: str, inspection: Inspection | None) -> None:
-        self._set(part, verdict, reason, inspection)
+    def _decide(
+        self, part: _Part, verdict: Verdict, reason: Reason, inspection: Inspection | None = None, detail: str = ""
+    ) -> None:
+        self._set(part, verdict, reason, inspection, detail)
         self._flush()
         self._change.notify_all()
 
@@ -171,7 +176,6 @@ class PartDesk:
                 left = None if due is None else due - time.monotonic()
                 if left is not None and left <= 0:
                     part = next(part for part in self._parts if part.answer is None)
-                    reason = "no verdict before the deadline" if part.seen else "no frame before the deadline"
-                    self._decide(part, self._fail_safe(), reason, None)
+                    self._decide(part, self._fail_safe(), Reason.NO_VERDICT if part.seen else Reason.NO_FRAME)
                 else:
                     self._change.wait(left)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from dskd.runtime.errors import one_line
-from dskd.runtime.result import Answer, Dropped, Frame, Inspection, nobody_waits
+from dskd.runtime.reason import Reason
+from dskd.runtime.result import Answer, Dropped, Frame, Inspection, no_op
 from dskd.runtime.store import Store, StoreError
 
 STORE_WAIT = 0.05  # seconds an answer may wait for the store beyond its deadline
@@ -49,8 +50,8 @@ class Recorder:
         self._change = threading.Condition()
         self._waiting: deque[Entry] = deque()  # not handed on yet
         self._spool: deque[tuple[Inspection | Dropped | Answer, Callable[[], None]]] = deque()  # not stored yet
-        self._unstorable: dict[tuple[str, str], list[Dropped]] = {}
-        self._merged: dict[tuple[str, str], int] = {}
+        self._unstorable: dict[tuple[str, Reason], list[Dropped]] = {}
+        self._merged: dict[tuple[str, Reason], int] = {}
         self._stored = self._handed = self._frames = self._unstored_answers = 0
         self._closing = False
         self.fault, self.since = "", time.time()
@@ -95,7 +96,7 @@ class Recorder:
             spooled = not (isinstance(record, Answer) and self.full)
             self._waiting.append(Entry(record, frame, due, spooled))
             if spooled:
-                self._keep(record, nobody_waits if frame is None else frame.stored)
+                self._keep(record, no_op if frame is None else frame.stored)
             self._unstored_answers += not spooled
             self._change.notify_all()
 
@@ -116,17 +117,17 @@ class Recorder:
 
     def _merge(self, dropped: Dropped) -> None:
         """One record for many frames: a camera goes on while nothing can be stored, and memory is finite."""
-        key = dropped.source, dropped.reason.partition(":")[0]  # what follows may name a number
+        key = dropped.source, dropped.reason
         ends = self._unstorable.setdefault(key, [dropped, dropped])
         ends[1] = dropped
         self._merged[key] = self._merged.get(key, 0) + 1
 
     def _unmerge(self) -> None:
         for key, (first, last) in self._unstorable.items():
-            reason = f"{self._merged[key]} frames: {first.reason}"
-            merged = replace(first, id=first.id if first is last else f"{first.id} to {last.id}", reason=reason)
+            name = first.id if first is last else f"{first.id} to {last.id}"
+            merged = replace(first, id=name, frames=self._merged[key])
             self._waiting.append(Entry(merged))
-            self._keep(merged, nobody_waits)
+            self._keep(merged, no_op)
         self._unstorable.clear()
         self._merged.clear()
         if self._unstored_answers:

@@ -82,11 +82,11 @@ def row_of(record: Inspection | Dropped | Answer, inspection_id: int | None) -> 
         fields |= {"timings_ms": json.dumps(fields["timings_ms"])}
     elif isinstance(record, Dropped):
         fields = {"kind": "dropped", "source": record.source, "frame": record.id, "captured": record.captured}
-        fields |= {"part": record.part, "reason": record.reason}
+        fields |= {"part": record.part, "reason": record.explanation}
     else:
         found = record.inspection
         fields = {"kind": "answer", "source": record.camera, "part": record.part, "verdict": record.verdict.value}
-        fields |= {"reason": record.reason, "triggered": record.triggered, "answered": record.answered}
+        fields |= {"reason": record.explanation, "triggered": record.triggered, "answered": record.answered}
         if found is not None:
             fields |= {"frame": found.frame, "captured": found.captured, "score": found.score}
             fields |= {"inspection": inspection_id}

@@ -17,6 +17,7 @@ from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.backends import open_backend
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.inspector import Inspector
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 from dskd.runtime.station.control import CameraStatus, Health, Live, PartStatus, StationStatus
@@ -74,7 +75,9 @@ class PictureStation:
             image = read_image(path)
             frame = Frame(camera, f"{path.parent.name}/{path.name}#{number}", time.time(), image, None, part)
             found = replace(self.inspectors[camera].inspect(frame), part=part or f"{number:06}")
-            answer = Answer(camera, found.part or "", found.verdict, "", frame.captured, time.time(), found)
+            answer = Answer(
+                camera, found.part or "", found.verdict, Reason.INSPECTED, frame.captured, time.time(), found
+            )
             record = self.store.add([found, answer])[0]
             if self.pictures.wants(found.verdict):
                 self.pictures.offer(frame, found, None)
@@ -87,8 +90,8 @@ class PictureStation:
         with self._lock:
             part = f"{next(self.numbers):06}"
             now = time.time()
-            answer = Answer(camera, part, Verdict.REJECT, reason, now, now)
-            self.store.add([Dropped(camera, part, now, reason, part), answer])
+            answer = Answer(camera, part, Verdict.REJECT, Reason.UNUSABLE, now, now, detail=reason)
+            self.store.add([Dropped(camera, part, now, Reason.UNUSABLE, reason, part), answer])
             self.dropped[camera] += 1
 
     def status(self) -> StationStatus:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Frame, Inspection, Region, Verdict
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 from dskd.runtime.sinks.delivery import payload
@@ -68,7 +69,12 @@ def _store(file: Path) -> tuple[float, float, float]:
         for start in range(0, PARTS, 100):
             parts = [_part(k) for k in range(start, start + 100)]
             store.add(parts)
-            store.add([Answer(p.source, str(p.part), p.verdict, "", p.captured, p.captured + 0.02, p) for p in parts])
+            store.add(
+                [
+                    Answer(p.source, str(p.part), p.verdict, Reason.INSPECTED, p.captured, p.captured + 0.02, p)
+                    for p in parts
+                ]
+            )
         records = store.after(0, 2 * PARTS)
     finally:
         store.close()  # moves the write-ahead log into the file

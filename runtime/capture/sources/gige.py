@@ -16,6 +16,7 @@ from dskd.runtime.capture.sources.pixel_formats import to_bgr
 from dskd.runtime.capture.sources.system_gi import typelib
 from dskd.runtime.configuration.uri import Options, without_password
 from dskd.runtime.errors import CallError, MissingPart, one_line
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
 
 PACKAGE = "gir1.2-aravis-0.8"
@@ -141,8 +142,8 @@ class GigeSource:
     def _captured(self, buffer: Any) -> Frame | Dropped:
         now, frame_id, status = time.time(), str(buffer.get_frame_id()), buffer.get_status()
         if status != self._aravis.BufferStatus.SUCCESS:
-            reason = f"incomplete: {status.value_nick}; check cable, packet size and net.core.rmem_max"
-            return Dropped(self.uri, frame_id, now, reason)
+            detail = f"{status.value_nick}; check cable, packet size and net.core.rmem_max"
+            return Dropped(self.uri, frame_id, now, Reason.INCOMPLETE, detail)
         width, height, pixel = buffer.get_image_width(), buffer.get_image_height(), buffer.get_image_pixel_format()
         image = to_bgr(np.frombuffer(buffer.get_data(), np.uint8), width, height, pixel)
         if image is None:
@@ -156,8 +157,10 @@ class GigeSource:
         lost = range(self._last_id + 1, frame_id) if self._last_id >= 0 else range(0)
         self._last_id = frame_id
         if len(lost) <= _MOST_LOST:
-            reason = "incomplete: no packet arrived; check cable, packet size and net.core.rmem_max"
-            self._arrived.extend(Dropped(self.uri, str(number), time.time(), reason) for number in lost)
+            detail = "no packet arrived; check cable, packet size and net.core.rmem_max"
+            self._arrived.extend(
+                Dropped(self.uri, str(number), time.time(), Reason.INCOMPLETE, detail) for number in lost
+            )
 
     def _call(self, failed: str, action: Callable[[], Any]) -> Any:
         try:

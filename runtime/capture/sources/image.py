@@ -8,6 +8,7 @@ from pathlib import Path
 from dskd.runtime.capture.image_files import BadImage, MemoryShort, read_image
 from dskd.runtime.capture.sources.base import SourceEnded
 from dskd.runtime.errors import CallError, one_line
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
 
 
@@ -45,7 +46,7 @@ def read_frame(source: str, frame_id: str, path: Path) -> Frame | Dropped:
     try:
         return read_frame_or_wait(source, frame_id, path)
     except MemoryShort as error:
-        return Dropped(source, one_line(frame_id), time.time(), one_line(str(error)))
+        return Dropped(source, one_line(frame_id), time.time(), Reason.UNUSABLE, one_line(str(error)))
 
 
 def read_frame_or_wait(source: str, frame_id: str, path: Path) -> Frame | Dropped:
@@ -55,4 +56,4 @@ def read_frame_or_wait(source: str, frame_id: str, path: Path) -> Frame | Droppe
     try:
         return Frame(source, frame_id, now, read_image(path))
     except BadImage as error:
-        return Dropped(source, frame_id, now, one_line(str(error)))
+        return Dropped(source, frame_id, now, Reason.UNUSABLE, one_line(str(error)))

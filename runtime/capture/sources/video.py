@@ -11,6 +11,7 @@ import numpy as np
 from dskd.runtime.capture.image_container import largest_pixels
 from dskd.runtime.capture.sources.base import SourceEnded
 from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
 
 
@@ -58,8 +59,8 @@ class VideoSource:
         if number == 0:
             raise DskdError(f"source {self.uri}: holds no frame that can be decoded; convert it to MP4")
         if broken_off:
-            reason = f"source {self.uri}: ends after {number} of {self._announced} frames; the rest cannot be decoded"
-            return Dropped(self.uri, str(number), time.time(), reason)
+            detail = f"source {self.uri}: ends after {number} of {self._announced} frames; the rest cannot be decoded"
+            return Dropped(self.uri, str(number), time.time(), Reason.UNUSABLE, detail)
         raise SourceEnded(f"source {self.uri}: all {number} frames are read")
 
     def _broken_off(self) -> bool:

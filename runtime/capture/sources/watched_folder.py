@@ -15,6 +15,7 @@ from dskd.runtime.capture.image_files import MemoryShort, is_image_name
 from dskd.runtime.capture.sources.base import SourceLost
 from dskd.runtime.capture.sources.image import read_frame_or_wait
 from dskd.runtime.errors import CallError, MissingPart, one_line
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
 
 MEMORY = ".dskd-seen"  # in the folder itself: what was seen is a fact about it, whoever watches
@@ -146,8 +147,8 @@ class WatchedFolderSource:
         """Reads a file that did not change for some seconds, None where it is to be read again later."""
         path, item = self.path / name, (name, mark)
         if self._attempts.get(item, 0) >= _MOST_ATTEMPTS:
-            reason = f"{path}: the program was killed {_MOST_ATTEMPTS} times while it was read or inspected; look at it"
-            return Dropped(self.uri, one_line(name), time.time(), one_line(reason))
+            detail = f"{path}: the program was killed {_MOST_ATTEMPTS} times while it was read or inspected; look at it"
+            return Dropped(self.uri, one_line(name), time.time(), Reason.UNUSABLE, one_line(detail))
         if item not in self._begun:  # not forced to disk: it must survive the process, not the power
             with _remembering:
                 self._begun.add(item)

@@ -16,6 +16,8 @@ from dskd.runtime.station.outputs.registers import (
     HOLDING_REGISTERS,
     INPUT_REGISTERS,
     INPUTS,
+    NOT_INSPECTED_REASON,
+    REASONS,
     TEXT,
     VERDICTS,
     address,
@@ -26,7 +28,6 @@ from dskd.runtime.station.outputs.registers import (
 )
 
 NOT_READY_ERROR, PART_ERROR, NO_JOB_ERROR, JOB_ERROR, OVERRUN_ERROR = 10, 11, 20, 21, 30
-DEADLINE_REASON, NOT_INSPECTED_REASON = 1, 2
 log = logging.getLogger(__name__)
 
 
@@ -179,14 +180,13 @@ class Handshake:
             return
         number, answer = self._waiting[0]
         found = answer.inspection
-        reason = 0 if found else DEADLINE_REASON if answer.reason.endswith("deadline") else NOT_INSPECTED_REASON
         self._result = [
             *two_registers(number),
             VERDICTS[answer.verdict],
             *two_registers(round(1000 * found.score) if found else 0),
             *two_registers(round(1000 * found.threshold) if found else 0),
             min(max(round(1000 * (answer.answered - answer.triggered)), 0), 0xFFFF),
-            reason,
+            REASONS.get(answer.reason, NOT_INSPECTED_REASON),
             min(len(found.regions), 0xFFFF) if found else 0,
             *text_registers(answer.part),
         ]

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dskd.runtime.reason import Reason
 from dskd.runtime.result import Verdict
 
 TEXT = 32  # registers of a part id: 64 characters, two in a register, the first in the high byte, NUL at the end
+DEADLINE_REASON, NOT_INSPECTED_REASON = 1, 2  # in register Reason
+REASONS = {
+    Reason.INSPECTED: 0,
+    Reason.NO_FRAME: DEADLINE_REASON,
+    Reason.NO_VERDICT: DEADLINE_REASON,
+    Reason.LATE: DEADLINE_REASON,
+}  # all others: NOT_INSPECTED_REASON
 VERDICTS = {Verdict.PASS: 1, Verdict.REVIEW: 2, Verdict.REJECT: 3}
 
 
