@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from budget import cases
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Inspection, Verdict
+from dskd.runtime.station import part_desk
 from dskd.runtime.station.debounce import Debounce
 from dskd.runtime.station.part_desk import LATE, NotReady, PartDesk
 
@@ -189,3 +191,27 @@ def test_debounce(need: int, window: int, seen: str, said: str) -> None:
         assert debounce.add(short[letter]) == (debounce.verdict is not before)
         verdicts.append(debounce.verdict)
     assert verdicts == [short[letter] for letter in said]
+
+
+def test_a_verdict_is_judged_at_the_moment_of_telling_by_the_monotonic_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under load the timer may come to a part later than its verdict does; the wall clock says nothing about it."""
+    moment = [100.0]
+    monkeypatch.setattr(part_desk, "time", SimpleNamespace(monotonic=lambda: moment[0], time=time.time))
+    desk = Desk(deadline=50.0, queue=8)
+    for part in "abc":
+        desk.desk.trigger(part)
+    desk.inspected("b")  # in time, but held up by a
+    moment[0] += 49.9
+    desk.inspected("a")
+    assert [(a.part, a.verdict) for a in desk.told] == [("a", Verdict.PASS), ("b", Verdict.PASS)]
+    moment[0] += 0.2
+    desk.inspected("c")
+    assert (desk.told[2].verdict, desk.told[2].reason) == (Verdict.REJECT, Reason.NO_VERDICT)
+    assert desk.kept[2].timings_ms[LATE] == pytest.approx(100.0, abs=0.01)
+    for part in "de":
+        desk.desk.trigger(part)
+    desk.inspected("e")
+    moment[0] += 51.0
+    desk.inspected("d")
+    assert [(a.part, a.verdict) for a in desk.told[3:]] == [("d", Verdict.REJECT), ("e", Verdict.REJECT)]
+    desk.desk.close()

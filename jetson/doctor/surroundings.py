@@ -8,9 +8,12 @@ from pathlib import Path
 
 from dskd.jetson.doctor.base import Context, Finding, fail, ok, warn
 from dskd.runtime.errors import DskdError
+from dskd.runtime.store import StoreReader
+from dskd.runtime.wall_clock import CLOCK, WallClock
 
 DEVICES = {"/dev/video*": "video", "/dev/gpiochip*": "gpio", "/dev/nvhost-*": "video", "/dev/nvmap": "video"}
 CLOCK_SLACK = 86400.0  # seconds a bundle may come "from the future" before the clock is thought to be unset
+STORE = "store.db"
 UNIT = "dskd-station.service"
 
 
@@ -59,10 +62,26 @@ def clock(context: Context) -> Finding:
     )
     if context.now < newest - CLOCK_SLACK:
         return fail(f"the clock says {shown}, but the software or the bundle is newer: it is not set", mend)
+    if doubt := _doubt_of_station(context):
+        return fail(doubt, f"{mend}; where it is right now, start the station once with --accept-clock")
     synchronised = (context.machine.run("timedatectl", "show", "--property=NTPSynchronized", "--value") or "").strip()
     if synchronised == "no":
         return warn(f"the clock says {shown} and follows no time server", mend)
     return ok(f"{shown}{', synchronised' if synchronised == 'yes' else ''}")
+
+
+def _doubt_of_station(context: Context) -> str:
+    """What the station's own records say against the clock, empty where nothing does."""
+    file = context.data / STORE
+    if not file.is_file():
+        return ""
+    with suppress(DskdError):
+        store = StoreReader(file)
+        try:
+            return WallClock(store.recall(CLOCK), store.last_moment(), wall=lambda: context.now).doubt()
+        finally:
+            store.close()
+    return ""
 
 
 def service(context: Context) -> Finding:

@@ -34,6 +34,7 @@ from dskd.runtime.sinks.archive_shelf import Shelf
 from dskd.runtime.sinks.delivery import Health, SinkStatus
 from dskd.runtime.sinks.images import file_name
 from dskd.runtime.store import Record
+from dskd.runtime.wall_clock import WallClock
 
 KEEP = re.compile(r"all|rejects(?: and 1 in ([1-9][0-9]{0,8}) passes)?")
 MOST_WAITING = 64  # pictures in the queue
@@ -77,13 +78,15 @@ class _Item:
 class Archive:
     """Writes in a thread of its own; what comes faster than the disk takes it is dropped and counted, never waited for.
 
-    ``folder``: made if it is not there. Raises DskdError where it cannot be.
+    ``folder``: made if it is not there. Raises DskdError where it cannot be. ``clock`` says whether there is one to
+    judge age by.
     """
 
     kind = "archive"
 
-    def __init__(self, name: str, config: ArchiveConfig, folder: Path) -> None:
+    def __init__(self, name: str, config: ArchiveConfig, folder: Path, clock: WallClock | None = None) -> None:
         self.name, self._config = name, config
+        self._clock = clock or WallClock()
         self._shelf = Shelf(folder)
         self._share = _share_of_passes(config.keep)
         self._chance = random.Random()  # noqa: S311 a sample by counting would meet the same cavity of a mould each time
@@ -188,6 +191,8 @@ class Archive:
         found = item.inspection
         stem = _stem(self._shelf.folder, found.source, found.frame, found.captured, found.verdict)
         picture = item.frame.image
+        if self._clock.doubt():
+            self._shelf.mistimed(stem.parent, self._clock.likely_now())
         atomic.write_bytes(*self._encoded(stem, picture))
         if self._config.heat and found.anomaly_map is not None:
             layer = heat_layer(found.anomaly_map, found.threshold)
@@ -202,8 +207,11 @@ class Archive:
         config, shelf = self._config, self._shelf
         while config.max_count is not None and shelf.held >= config.max_count and shelf.remove_oldest():
             pass
-        if config.max_age_days is not None:
-            until = datetime.now(timezone.utc) - timedelta(days=config.max_age_days, hours=1)
+        now = self._clock.safe_now()
+        if now is not None:
+            self._shelf.date_mistimed(now)
+        if config.max_age_days is not None and now is not None:
+            until = datetime.fromtimestamp(now, timezone.utc) - timedelta(days=config.max_age_days, hours=1)
             while (oldest := shelf.oldest_hour()) is not None and oldest < until and shelf.remove_oldest():
                 pass
         least = config.min_free_gb * 1e9

@@ -5,6 +5,7 @@ Only the names of one hour are held in memory, so that a million pictures cost n
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import deque
@@ -14,7 +15,9 @@ from pathlib import Path
 
 from dskd.runtime import atomic
 from dskd.runtime.errors import DskdError
+from dskd.runtime.wall_clock import EARLIEST
 
+MISTIMED = "mistimed.json"
 _DAY, _HOUR = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d\d")
 _STEM = re.compile(r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg|\.heat\.png|\.overlay\.jpg)")
 
@@ -25,12 +28,31 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.held = 0
+        self._mistimed: dict[str, float] = {}  # by hour: when it truly was, in seconds since the epoch
         self._hour: Path | None = None
         self._stems: deque[str] = deque()  # of ``_hour``, oldest first
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DskdError(f"archive {folder}: cannot be made ({error.strerror}); name another folder") from error
+        self._read_mistimed()
+
+    def mistimed(self, hour: Path, truly: float) -> None:
+        """Says that ``hour`` is filled under a clock that is not believed, at about ``truly``: its name says no age."""
+        name = f"{hour.parent.name}/{hour.name}"
+        if abs(self._mistimed.get(name, 0.0) - truly) < 3600:
+            return
+        present = {key: value for key, value in self._mistimed.items() if (self.folder / key).is_dir()}
+        self._mistimed = {**present, name: truly}
+        atomic.write_text(self.folder / MISTIMED, json.dumps(self._mistimed))
+        self._stems.clear()  # another hour may be the oldest now
+
+    def date_mistimed(self, now: float) -> None:
+        """Hours that were filled before anything said when it was count from now on."""
+        if any(truly < EARLIEST for truly in self._mistimed.values()):
+            self._mistimed = {name: now if truly < EARLIEST else truly for name, truly in self._mistimed.items()}
+            atomic.write_text(self.folder / MISTIMED, json.dumps(self._mistimed))
+            self._stems.clear()
 
     def count(self) -> None:
         """Sets ``held`` from what is there, and clears what a killed writer left."""
@@ -45,8 +67,7 @@ class Shelf:
         if not self._fill():
             return None
         assert self._hour is not None
-        moment = datetime.strptime(f"{self._hour.parent.name} {self._hour.name}", "%Y-%m-%d %H")
-        return moment.replace(tzinfo=timezone.utc)
+        return self._moment(self._hour)
 
     def remove_oldest(self) -> bool:
         """Deletes the oldest inspection's files; false where there is none. Raises OSError where it cannot."""
@@ -74,8 +95,26 @@ class Shelf:
         return False
 
     def _hours(self) -> list[Path]:
-        days = sorted(day for day in self._folders(self.folder) if _DAY.fullmatch(day.name))
-        return [hour for day in days for hour in sorted(self._folders(day)) if _HOUR.fullmatch(hour.name)]
+        """Oldest first, by when they truly were filled."""
+        days = [day for day in self._folders(self.folder) if _DAY.fullmatch(day.name)]
+        hours = [hour for day in days for hour in self._folders(day) if _HOUR.fullmatch(hour.name)]
+        return sorted(
+            (hour for hour in hours if self._moment(hour) is not None), key=lambda hour: (self._moment(hour), hour)
+        )
+
+    def _moment(self, hour: Path) -> datetime | None:
+        """When it began; None where its name is no time."""
+        name = f"{hour.parent.name}/{hour.name}"
+        with suppress(ValueError, OverflowError, OSError):
+            if name in self._mistimed:
+                return datetime.fromtimestamp(self._mistimed[name], timezone.utc)
+            return datetime.strptime(name, "%Y-%m-%d/%H").replace(tzinfo=timezone.utc)
+        return None
+
+    def _read_mistimed(self) -> None:
+        with suppress(OSError, ValueError, TypeError):
+            found = json.loads((self.folder / MISTIMED).read_text())
+            self._mistimed = {str(name): float(truly) for name, truly in found.items()}
 
     @staticmethod
     def _folders(folder: Path) -> list[Path]:

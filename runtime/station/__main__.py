@@ -42,6 +42,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--check-config", action="store_true", help="open nothing; print what would run and every fault"
     )
+    options.add_argument(
+        "--accept-clock", action="store_true", help="the clock is right although it jumped since the last run"
+    )
     options.add_schema(StationConfig)
     return options
 
@@ -58,6 +61,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda *_: stop.set())
     station = Station(config)
     station.start()
+    if options.accept_clock:
+        station.accept_clock("command line")
     page = None
     try:
         if config.web is not None:  # its libraries are needed only then

@@ -96,6 +96,10 @@ class StationControl(Protocol):
         """
         ...
 
+    def accept_clock(self, who: str) -> None:
+        """Says that the wall clock is right although it jumped; what is old by it may be deleted again."""
+        ...
+
     def rejudge(self, image: Image, camera: str) -> Inspection:
         """Inspects a stored picture with the camera's present recipe; nothing is stored."""
         ...

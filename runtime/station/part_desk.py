@@ -116,9 +116,12 @@ class PartDesk:
         """Takes a part's verdict. ``keep`` gets the inspection before the line does, marked where it comes too late."""
         with self._change:
             part = self._find(inspection.part, inspection.captured)
-            if part is None or part.answer is not None:
-                late = round(1000 * max(time.time() - inspection.captured - self._deadline, 0.0), 3)
-                keep(replace(inspection, timings_ms={**inspection.timings_ms, LATE: late}))
+            past = None if part is None else time.monotonic() - part.due
+            if part is None or part.answer is not None or (past is not None and past > 0):
+                late = max(time.time() - inspection.captured - self._deadline, 0.0) if past is None else max(past, 0.0)
+                keep(replace(inspection, timings_ms={**inspection.timings_ms, LATE: round(1000 * late, 3)}))
+                if part is not None and part.answer is None:  # the timer has not come to it yet
+                    self._decide(part, self._fail_safe(), Reason.NO_VERDICT)
                 return
             keep(inspection)
             self._decide(part, inspection.verdict, Reason.INSPECTED, inspection)
@@ -164,9 +167,13 @@ class PartDesk:
         self._change.notify_all()
 
     def _flush(self) -> None:
-        """Gives away all answers that no earlier part holds up."""
+        """Gives away all answers that no earlier part holds up; one that was held up past its deadline is fail-safe."""
         while self._parts and self._parts[0].answer is not None:
-            self._answer(replace(self._parts[0].answer, answered=time.time()), self._parts[0].due)
+            part = self._parts[0]
+            if part.answer is not None and part.answer.inspection is not None and time.monotonic() > part.due:
+                self._set(part, self._fail_safe(), Reason.NO_VERDICT)
+            assert part.answer is not None
+            self._answer(replace(part.answer, answered=time.time()), part.due)
             self._parts.popleft()
 
     def _watch_deadlines(self) -> None:

@@ -31,6 +31,7 @@ from dskd.runtime.station.recorder import Entry, Recorder
 from dskd.runtime.station.station_sinks import StationSinks, part_status
 from dskd.runtime.station.triggers import EdgeTrigger
 from dskd.runtime.store import Store
+from dskd.runtime.wall_clock import CLOCK, WallClock
 
 STORE = "store.db"
 LEAST_FREE_BYTES = 200 << 20  # below it the station warns: the store needs some to go on
@@ -60,6 +61,9 @@ class Station:
             raise CallError(f"{config.data}: cannot be used ({error.strerror}); name another data folder") from error
         try:
             self.store = Store(config.data / STORE)
+            self.clock = WallClock(
+                self.store.recall(CLOCK), self.store.last_moment(), newest=lambda: self.store.newest_known
+            )
             self.recipes = RecipesInUse(config, self.cameras, self.store)
         except BaseException:
             self._owner.close()
@@ -69,6 +73,7 @@ class Station:
         self.outputs: list[Output] = []
         self.sinks: StationSinks | None = None
         self.drift = DriftWatches(self.store)
+        self._told_doubt = ""
         self._metrics: Metrics | None = None
         self._listener: MetricsListener | None = None
         self._triggers: list[EdgeTrigger] = []
@@ -80,7 +85,8 @@ class Station:
             self.recorder.start()
             for name in self.config.cameras:
                 self._add_camera(name)
-            self.sinks = StationSinks(self.config, self.store, self)
+            self.sinks = StationSinks(self.config, self.store, self, self.clock)
+            self._keep_clock()
             for name, output in self.config.outputs.items():
                 self.outputs.append(self._open_output(name, output))
             for camera in self.cameras.values():
@@ -127,6 +133,7 @@ class Station:
             self._listener.stop()
         if self._keeper.ident is not None:
             self._keeper.join()
+        self._keep_clock()
         self.store.close()
         self._owner.close()
         self._tell_end(left)
@@ -138,7 +145,14 @@ class Station:
         cameras = tuple(camera.status() for camera in self.cameras.values())
         sinks = [] if self.sinks is None else [part_status(sink) for sink in self.sinks.statuses()]
         lines = [*(output.status() for output in self.outputs), *(trigger.status() for trigger in self._triggers)]
-        parts = (self._store_status(), self._disk_status(), *lines, *sinks, *self.drift.statuses())
+        parts = (
+            self._store_status(),
+            self._disk_status(),
+            self._clock_status(),
+            *lines,
+            *sinks,
+            *self.drift.statuses(),
+        )
         worst = [camera.status.health for camera in cameras] + [part.health for part in parts]
         health: Health = "fault" if "fault" in worst else "warning" if "warning" in worst else "ok"
         return StationStatus(
@@ -166,6 +180,13 @@ class Station:
         serving = self._camera(camera).serving
         frame = Frame(camera, "rejudged", time.time(), image)
         return serving.thread.judge(frame, serving.recipe.settings)
+
+    def accept_clock(self, who: str) -> None:
+        """A person says that the clock is right although it jumped: what is old by it may be deleted again."""
+        doubt = self.clock.doubt()
+        self.clock.accept()
+        self.store.audit(who, "clock", f"accepted: {doubt or 'was believed already'}")
+        self._keep_clock()
 
     # ------------------------------------------------------------------------------------------------------ liveness
 
@@ -205,14 +226,41 @@ class Station:
 
     def _keep_house(self) -> None:
         """Deletes old records now and then; the store must not fill the disk in a year."""
-        limits = self.config.store
         while not self._stopped.wait(HOUSEKEEPING):
-            before = None if limits.max_age_days is None else time.time() - 86400 * limits.max_age_days
-            try:
-                self.store.prune(limits.max_count, before)
-            except DskdError as error:
-                log.warning("old records stay: %s", one_line(str(error)))
+            self._delete_old()
+            self._keep_clock()
             self.drift.refresh()
+
+    def _delete_old(self) -> None:
+        limits, now = self.config.store, self.clock.safe_now()
+        before = None if limits.max_age_days is None or now is None else now - 86400 * limits.max_age_days
+        try:
+            self.store.prune(limits.max_count, before, self.clock.spans())
+        except DskdError as error:
+            log.warning("old records stay: %s", one_line(str(error)))
+        else:
+            if before is not None:
+                self.clock.forget(before)
+
+    def _keep_clock(self) -> None:
+        doubt = self.clock.doubt()
+        if doubt != self._told_doubt:
+            log.log(logging.WARNING if doubt else logging.INFO, "clock: %s", doubt or "believed again")
+            self._told_doubt = doubt
+        try:
+            self.store.remember(CLOCK, self.clock.as_kept())
+        except DskdError as error:
+            log.warning("clock: cannot be kept: %s", one_line(str(error)))
+
+    def _clock_status(self) -> PartStatus:
+        doubt = self.clock.doubt()
+        if not doubt:
+            return PartStatus("clock", "clock", "ok", "goes evenly", self.started)
+        asked = (
+            "nothing is deleted by age until then; set it (sudo timedatectl set-ntp true), or where it is right now, "
+            "say so on this page or start once with --accept-clock"
+        )
+        return PartStatus("clock", "clock", "warning", f"{doubt}; {asked}", self.clock.since)
 
     def _tell_end(self, left: int) -> None:
         for state in (camera.status() for camera in self.cameras.values()):

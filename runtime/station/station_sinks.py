@@ -16,6 +16,7 @@ from dskd.runtime.sinks.webhook import WebhookConfig, WebhookTarget
 from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.control import PartStatus, StationControl
 from dskd.runtime.store import Store
+from dskd.runtime.wall_clock import WallClock
 
 ARCHIVE = "archive"  # folder in the data folder
 ARCHIVE_STOP = 30.0  # seconds to write the pictures that wait
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 class StationSinks:
     """Made and started with the station, stopped after the recorder. Raises DskdError where one cannot be made."""
 
-    def __init__(self, config: StationConfig, store: Store, control: StationControl) -> None:
+    def __init__(self, config: StationConfig, store: Store, control: StationControl, clock: WallClock) -> None:
         self.archive: Archive | None = None
         self.deliveries: list[Delivery] = []
         self._desks: list[CommandDesk] = []
@@ -34,7 +35,7 @@ class StationSinks:
             store.forget_sink(gone)
         for name, sink in config.sinks.items():
             if isinstance(sink, ArchiveConfig):
-                self.archive = Archive(name, sink, config.data / ARCHIVE)
+                self.archive = Archive(name, sink, config.data / ARCHIVE, clock)
             elif isinstance(sink, MqttConfig):
                 desk = CommandDesk(control) if sink.commands else None
                 self._desks += [desk] if desk else []

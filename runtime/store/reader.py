@@ -180,6 +180,11 @@ class StoreReader:
         question = "SELECT * FROM audit WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?"
         return [Audited(**row) for row in self._ask(question, (before, before, limit))]
 
+    def last_moment(self) -> float | None:
+        """When the newest record was made (seconds since the epoch), None before the first."""
+        rows = self._ask("SELECT coalesce(answered, captured) AS moment FROM records ORDER BY id DESC LIMIT 1")
+        return None if not rows or rows[0]["moment"] is None else float(rows[0]["moment"])
+
     def recall(self, name: str) -> str | None:
         """What ``Store.remember`` kept under ``name``."""
         rows = self._ask("SELECT value FROM notes WHERE name = ?", (name,))

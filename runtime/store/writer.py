@@ -19,6 +19,7 @@ from dskd.runtime.result import Answer, Dropped, Inspection
 from dskd.runtime.store.file import StoreBroken, StoreLocked, connect, meaning
 from dskd.runtime.store.reader import QUARTER, Label, StoreReader
 from dskd.runtime.store.records import COLUMNS, plain_text, row_of
+from dskd.runtime.wall_clock import Span
 
 OPEN_PATIENCE = 10.0  # seconds to wait for another program at the start
 WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camera to verdict
@@ -135,17 +136,18 @@ class Store(StoreReader):
         with self._transaction(WRITE_PATIENCE) as database:
             database.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
-    def prune(self, keep: int | None = None, before: float | None = None) -> int:
+    def prune(self, keep: int | None = None, before: float | None = None, spans: Sequence[Span] = ()) -> int:
         """Deletes old records and returns how many: all but the newest ``keep``, those captured ``before``, or both.
 
-        What a sink has not delivered yet stays, and so does what a person labelled. Counts and audit log stay. Takes
-        its time, so that inspection does not notice.
+        Records of ``spans`` carry times that mean nothing; their age is that of the span. What a sink has not delivered
+        yet stays, and so does what a person labelled. Counts and audit log stay. Takes its time, so that inspection does
+        not notice.
         """
         deleted = 0
         while True:
             begun = time.monotonic()
             with self._transaction(WRITE_PATIENCE, durable=False) as database:  # after a power cut they go next time
-                found = _prune_oldest(database, keep, before)
+                found = _prune_oldest(database, keep, before, spans)
             deleted += found
             if not found:
                 return deleted
@@ -229,16 +231,24 @@ _FREE = (
 )
 _SURPLUS = f"SELECT id FROM records WHERE id <= ? AND {_FREE} ORDER BY id LIMIT {CHUNK}"  # noqa: S608
 # By the index: records of a clock that was ahead stand before others and must hold none of them.
-_OLD = f"SELECT id FROM records WHERE captured < ? AND {_FREE} ORDER BY captured LIMIT {CHUNK}"  # noqa: S608
-_OLD_ANSWERS = f"SELECT id FROM records WHERE captured IS NULL AND answered < ? AND {_FREE} LIMIT {CHUNK}"  # noqa: S608
+_OLD = f"SELECT id FROM records WHERE captured < ? AND {_FREE} %s ORDER BY captured LIMIT {CHUNK}"  # noqa: S608
+_OLD_ANSWERS = f"SELECT id FROM records WHERE captured IS NULL AND answered < ? AND {_FREE} %s LIMIT {CHUNK}"  # noqa: S608
+_OLD_SPAN = f"SELECT id FROM records WHERE id BETWEEN ? AND ? AND {_FREE} ORDER BY id LIMIT {CHUNK}"  # noqa: S608
 
 
-def _prune_oldest(database: sqlite3.Connection, keep: int | None, before: float | None) -> int:
+def _prune_oldest(database: sqlite3.Connection, keep: int | None, before: float | None, spans: Sequence[Span]) -> int:
     """Deletes up to ``CHUNK`` of the records that may go and returns how many; none where none may."""
     newest = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
-    surplus = None if keep is None or newest is None else newest[0] - keep
-    for question, limit in ((_SURPLUS, surplus), (_OLD, before), (_OLD_ANSWERS, before)):
-        going = [] if limit is None else database.execute(question, (limit,)).fetchall()
+    questions: list[tuple[str, tuple[float, ...]]] = []
+    if keep is not None and newest is not None:
+        questions.append((_SURPLUS, (newest[0] - keep,)))
+    if before is not None:
+        outside = "AND id NOT BETWEEN ? AND ? " * len(spans)
+        ends = tuple(end for span in spans for end in (span.first, span.last))
+        questions += [(_OLD % outside, (before, *ends)), (_OLD_ANSWERS % outside, (before, *ends))]
+        questions += [(_OLD_SPAN, (span.first, span.last)) for span in spans if span.when < before]
+    for question, values in questions:
+        going = database.execute(question, values).fetchall()
         if going:
             database.executemany("DELETE FROM records WHERE id = ?", going)
             return len(going)

@@ -68,6 +68,7 @@ class Changes:
                 "defects speak against them and 'confirm' is not true", self.thresholds, True, body=Thresholds,
             ),
             Endpoint("POST", f"{camera}/recipe", "another recipe from the next part on", self.recipe, True, body=Recipe),
+            Endpoint("POST", "/api/clock", "the clock is right although it jumped", self.clock, True, body=Empty),
             Endpoint("POST", f"{camera}/trigger", "inspects one part now", self.trigger, True, body=Trigger),
             Endpoint("POST", f"{one}/label", "what a person found on the part", self.label, True, body=Look),
             Endpoint(
@@ -102,6 +103,11 @@ class Changes:
 
         await self._screen.change(work)
         return as_json({"recipe": wish.recipe})
+
+    async def clock(self, call: Call) -> Response:
+        """Deletion by age goes on."""
+        await self._screen.change(lambda: self._screen.control.accept_clock(call.who))
+        return as_json({"clock": "accepted"})
 
     async def trigger(self, call: Call) -> Response:
         """Gives the part's name."""

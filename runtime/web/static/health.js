@@ -14,6 +14,10 @@ export function startHealth(page) {
     ], camera.ready ? "ready" : "not ready"));
   }
 
+  function accept() {
+    return h("button", { type: "button", onclick: () => page.change("/api/clock", {}).catch(() => {}) }, "The clock is right");
+  }
+
   return {
     render() {
       const { state } = page;
@@ -25,7 +29,7 @@ export function startHealth(page) {
         view.replaceChildren(
           h("div", { class: "card" }, h("div", { class: "filters" }, h("h2", {}, "Cameras")), h("ul", { class: "health-list" }, ...cameras(state))),
           h("div", { class: "card" }, h("div", { class: "filters" }, h("h2", {}, "Store, sinks and outputs")),
-            h("ul", { class: "health-list" }, ...state.parts.map((part) => row(part, [])))),
+            h("ul", { class: "health-list" }, ...state.parts.map((part) => row(part, [], undefined, part.kind === "clock" && part.health !== "ok" ? accept() : null)))),
           h("p", { class: "hint", id: "uptime" }));
       }
       text(byId("uptime"), `Station ${state.name} has been running for ${up}, since ${moment(state.started)}. Programs ask /healthz; /api describes the interface.`);
@@ -33,10 +37,10 @@ export function startHealth(page) {
   };
 }
 
-function row(part, counts, extra) {
+function row(part, counts, extra, more = null) {
   return h("li", { class: "health-row", "data-health": part.health },
     pill(part.health, WORD[part.health]),
     h("div", { class: "health-name" }, h("strong", {}, part.name), h("span", {}, extra ? `${part.kind}, ${extra}` : part.kind)),
-    h("p", { class: "health-detail" }, part.detail, h("span", { class: "since" }, ` since ${moment(part.since)}`)),
+    h("p", { class: "health-detail" }, part.detail, h("span", { class: "since" }, ` since ${moment(part.since)}`), more),
     counts.length ? h("dl", { class: "facts" }, ...counts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))) : null);
 }
