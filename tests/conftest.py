@@ -27,6 +27,7 @@ from dskd.runtime.sinks.delivery import Delivery, Target
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
 from dskd.runtime.sinks.mqtt_commands import CommandDesk
 from dskd.runtime.store import Store
+from dskd.train.methods import METHODS
 
 if TYPE_CHECKING:
     from dskd.train.config import TrainConfig
@@ -41,9 +42,7 @@ SMALL = [
 ]  # fmt: skip
 
 # What every method, and what prunes or exports differently, must pass: settings beside SMALL.
-FAMILY: dict[str, tuple[str, ...]] = {
-    name: (f"method={name}",) for name in ("dskd", "rd", "rdpp", "urd", "snl", "stfpm")
-} | {
+FAMILY: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in METHODS.built_in} | {
     "urd, plain": ("method=urd", "urd.injection=plain"),
     "dskd, slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"),
 }

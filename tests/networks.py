@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dskd.train.config import TrainConfig, load_config
-from dskd.train.methods import Method, build
+from dskd.train.methods.base import Method, build
 from dskd.train.networks.resnet import BACKBONES, Encoder
 
 SIZE = 64

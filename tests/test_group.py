@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 from dskd.train.config import load_config
 from dskd.train.group import join_processes
 from dskd.train.loop import train
-from dskd.train.methods import build
+from dskd.train.methods.base import build
 from dskd.train.networks.resnet import BACKBONES, Encoder
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from dskd.train.config import load_config
 from dskd.train.error_statistics import SeenFeatures
 from dskd.train.evaluate import EagerGraph, score
 from dskd.train.local_statistics import HIGHER, build_map, fit_map, plain_or_usual
-from dskd.train.methods import build
+from dskd.train.methods.base import build
 from dskd.train.networks.cosine_distance import cosine_distance
 from dskd.train.networks.joined_distance import JoinedDistances
 from dskd.train.networks.nearest_distance import NearestDistance

@@ -13,7 +13,7 @@ from dskd.train.config import load_config
 from dskd.train.error_statistics import ErrorStatistics, PrincipalComponents
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map, fit_map
-from dskd.train.methods import build
+from dskd.train.methods.base import build
 from dskd.train.networks.local_distance import LocalDistance
 from dskd.train.networks.resnet import BACKBONES, Encoder
 

@@ -20,7 +20,7 @@ from dskd.train.checkpoint import load_checkpoint, save_checkpoint
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.group import Process
 from dskd.train.loop import Curve, learning_rate_factor, new_optimiser, read_curve, train
-from dskd.train.methods import Method, build
+from dskd.train.methods.base import Method, build
 from dskd.train.networks.resnet import BACKBONES, Encoder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -14,7 +14,7 @@ from dskd.train.data import load_inputs
 from dskd.train.evaluate import EagerGraph, score_frames
 from dskd.train.local_statistics import build_map, fit_map
 from dskd.train.map_choice import Candidate, Judged, Looking, as_decided, candidates, judge, settle_map
-from dskd.train.methods import build
+from dskd.train.methods.base import build
 from dskd.train.networks.joined_distance import FIRST
 from dskd.train.networks.resnet import BACKBONES, Encoder
 from dskd.train.selection import auroc, painted

@@ -12,8 +12,7 @@ from conftest import SMALL
 from dskd.runtime.errors import CallError
 from dskd.train.config import load_config
 from dskd.train.data import find_images
-from dskd.train.methods import METHODS, build
-from dskd.train.methods.base import Features
+from dskd.train.methods.base import Features, build
 from dskd.train.methods.rd import DecoderPath, ReverseDistillation
 from dskd.train.networks.resnet import BACKBONES, Encoder
 from dskd.train.rehearsal import rehearse
@@ -44,7 +43,7 @@ class Unfinished(ReverseDistillation):
 def wrong(request: pytest.FixtureRequest) -> Iterator[str]:
     method, said = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "rd", method)
+        patch.setattr(ReverseDistillation, "of", classmethod(lambda _, *given: method(*given)))
         yield said
 
 

@@ -14,7 +14,7 @@ from dskd.runtime.errors import CallError, one_line
 from dskd.train.methods import METHODS
 from dskd.train.settings import RunConfig
 
-OWN = {name: method.Settings for name, method in METHODS.items() if method.Settings.model_fields}
+OWN = {name: method.Settings for name, method in METHODS.all().items() if method.Settings.model_fields}
 
 
 class _Completed(RunConfig):
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     TrainConfig = RunConfig
 else:
     _sections = {name: (settings | None, Field(None, description=settings.__doc__)) for name, settings in OWN.items()}
-    _method = (Literal[tuple(METHODS)], Field("dskd", description="training method"))
+    _method = (Literal[tuple(METHODS.all())], Field("dskd", description="training method"))
     TrainConfig = create_model(
         "TrainConfig", __base__=_Completed, __doc__="One training run.", method=_method, **_sections
     )

@@ -26,7 +26,7 @@ from dskd.train.batches import Schedule, batches
 from dskd.train.checkpoint import load_checkpoint, save_checkpoint
 from dskd.train.config import TrainConfig
 from dskd.train.group import Process, agree, lost
-from dskd.train.methods import Method
+from dskd.train.methods.base import Method
 from dskd.train.networks.image_input import ImageInput
 from dskd.train.settings import RecipeConfig
 

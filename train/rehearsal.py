@@ -8,7 +8,7 @@ from dskd.runtime.errors import CallError
 from dskd.runtime.result import Image
 from dskd.train.config import TrainConfig
 from dskd.train.local_statistics import fit_map
-from dskd.train.methods import Method
+from dskd.train.methods.base import Method
 from dskd.train.trained_run import build_maps, graph_of
 
 FEW = 2  # pictures

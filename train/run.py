@@ -32,7 +32,7 @@ from dskd.train.evaluate import Figures, Scored, figures, score, score_frames
 from dskd.train.group import Process, join_processes
 from dskd.train.local_statistics import fit_map
 from dskd.train.map_choice import settle_map
-from dskd.train.methods import Method, build
+from dskd.train.methods.base import Method, build
 from dskd.train.networks.resnet import BACKBONES
 from dskd.train.networks.rounding import rounding
 from dskd.train.products import figures_by_product, held_out_by_product, split_products

@@ -15,7 +15,7 @@ from dskd.train.checkpoint import load_model, read_tensors
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map
-from dskd.train.methods import Method, build
+from dskd.train.methods.base import Method, build
 from dskd.train.networks.maps import AnomalyMap
 from dskd.train.networks.resnet import BACKBONES, Encoder
 

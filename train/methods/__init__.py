@@ -1,49 +1,42 @@
-"""Training methods, a file each. A new method is one file and a line in ``METHODS``."""
+"""Training methods by name. Each file here but ``base`` is one, under the file's name: its ``METHOD`` says which class.
+
+Packages bring more by the entry point group ``dskd.methods``; docs/plugins.md shows how. Nothing is imported until a
+method is asked for.
+"""
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter, ValidationError
+import pkgutil
+from inspect import isabstract
+from typing import TYPE_CHECKING
 
-from dskd.runtime.bundle.manifest import Reading
-from dskd.runtime.errors import CallError
-from dskd.train.methods.base import Method
-from dskd.train.methods.dskd import DualStudent
-from dskd.train.methods.rd import ReverseDistillation
-from dskd.train.methods.rdpp import ProjectedReverseDistillation
-from dskd.train.methods.snl import StructuralDistillation
-from dskd.train.methods.stfpm import FeaturePyramidMatching
-from dskd.train.methods.urd import GuidedReverseDistillation
-from dskd.train.networks.resnet import BACKBONES, Encoder
-from dskd.train.settings import RunConfig
+from dskd.runtime.configuration.registry import Registry
 
-METHODS: dict[str, type[Method]] = {
-    "dskd": DualStudent,
-    "rd": ReverseDistillation,
-    "rdpp": ProjectedReverseDistillation,
-    "urd": GuidedReverseDistillation,
-    "snl": StructuralDistillation,
-    "stfpm": FeaturePyramidMatching,
-}
+if TYPE_CHECKING:
+    from dskd.train.methods.base import Method
+
+_FILES = [file.name for file in pkgutil.iter_modules(__path__) if file.name != "base"]
 
 
-_READING: TypeAdapter[str] = TypeAdapter(Reading)
+def _check(name: str, found: type[Method]) -> None:
+    """Raises TypeError or ValueError where a package's method would break the configuration of every run."""
+    from dskd.runtime.configuration.strict_yaml import Strict
+    from dskd.train.methods.base import Method
+    from dskd.train.settings import RunConfig
+
+    if not isinstance(found, type) or not issubclass(found, Method) or isabstract(found):
+        missing = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+        raise TypeError(f"needs a class that is a Method{f', with {missing}' if missing else ''}")
+    if not name.isidentifier() or name in RunConfig.model_fields:
+        raise ValueError("its name is no word of its own: it names a section of the settings")
+    if not (isinstance(found.Settings, type) and issubclass(found.Settings, Strict)):
+        raise TypeError("its Settings are no Strict model")
+    if unknown := found.recipe.keys() - RunConfig.model_fields.keys():
+        raise ValueError(f"its recipe holds unknown sections: {', '.join(sorted(unknown))}")
 
 
-def build(config: RunConfig, teacher: Encoder) -> Method:
-    """The method that ``config`` names, with fresh students around ``teacher``.
+METHODS: Registry[type[Method]] = Registry(
+    "method", "dskd.methods", {name: f"{__name__}.{name}:METHOD" for name in _FILES}, _check
+)
 
-    Raises CallError where an inference path has a name that no manifest can hold: found here, hours before the export.
-    """
-    method = METHODS[config.method].of(config, BACKBONES[config.backbone], teacher)
-    for reading in method.readings():
-        try:
-            _READING.validate_python(reading)
-        except ValidationError as error:
-            raise CallError(
-                f"method {config.method}: its inference path {reading!r} needs a name of small letters, digits and _, "
-                "a letter first; rename it in readings()"
-            ) from error
-    return method
-
-
-__all__ = ["METHODS", "Method", "build"]
+__all__ = ["METHODS"]

@@ -7,14 +7,19 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import ClassVar, TypeVar
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
+from dskd.runtime.bundle.manifest import Reading
 from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.runtime.errors import CallError
 from dskd.train import losses
+from dskd.train.methods import METHODS
 from dskd.train.networks.embedding import Features as Features
-from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.networks.resnet import BACKBONES, Backbone, Encoder
 from dskd.train.settings import RunConfig
 
+_READING: TypeAdapter[str] = TypeAdapter(Reading)
 _Settings = TypeVar("_Settings", bound=Strict)
 
 
@@ -106,6 +111,23 @@ class Method(nn.Module, ABC):
         if reading not in self.readings():
             raise ValueError(f"no reading {reading!r}; this model has {', '.join(self.readings())}")
         return reading
+
+
+def build(config: RunConfig, teacher: Encoder) -> Method:
+    """The method that ``config`` names, with fresh students around ``teacher``.
+
+    Raises CallError where an inference path has a name that no manifest can hold: found here, hours before the export.
+    """
+    method = METHODS[config.method].of(config, BACKBONES[config.backbone], teacher)
+    for reading in method.readings():
+        try:
+            _READING.validate_python(reading)
+        except ValidationError as error:
+            raise CallError(
+                f"method {config.method}: its inference path {reading!r} needs a name of small letters, digits and _, "
+                "a letter first; rename it in readings()"
+            ) from error
+    return method
 
 
 def own_settings(config: RunConfig, kind: type[_Settings]) -> _Settings:

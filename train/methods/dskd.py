@@ -113,3 +113,6 @@ class DualStudent(ReverseDistillation):
         if self._known(reading) == "teacher":
             return super().inference_path(reading)
         return EncoderFedPath(self.teacher, self.encoder_student, self._bottleneck(), self.decoder)
+
+
+METHOD = DualStudent

@@ -81,3 +81,6 @@ class ReverseDistillation(Method):
         """See Method."""
         self._known(reading)
         return DecoderPath(self.teacher, self._bottleneck(), self.decoder)
+
+
+METHOD = ReverseDistillation

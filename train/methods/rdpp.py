@@ -96,3 +96,6 @@ class ProjectedReverseDistillation(ReverseDistillation):
         """See Method."""
         rate = self.config.recipe.learning_rate * self.own.projection_rate
         return [*super().parameter_groups(), {"params": list(self.projections.parameters()), "lr": rate}]
+
+
+METHOD = ProjectedReverseDistillation

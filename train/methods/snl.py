@@ -63,3 +63,6 @@ class StructuralDistillation(ReverseDistillation):
             "intra": self.own.intra * losses.intra_affinity(target, rebuilt),
             "inter": self.own.inter * losses.inter_affinity(target, rebuilt),
         }
+
+
+METHOD = StructuralDistillation

@@ -66,3 +66,6 @@ class FeaturePyramidMatching(Method):
         """See Method."""
         self._known(reading)
         return EncoderPath(self.teacher, self.encoder_student)
+
+
+METHOD = FeaturePyramidMatching

@@ -111,3 +111,6 @@ class GuidedReverseDistillation(ReverseDistillation):
         """See Method."""
         self._known(reading)
         return InjectedPath(self.teacher, self.embedding, self.decoder)
+
+
+METHOD = GuidedReverseDistillation

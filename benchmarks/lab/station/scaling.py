@@ -27,7 +27,7 @@ from dskd.runtime.sinks.mqtt import ON_THE_WAY
 from dskd.train.config import load_config
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map
-from dskd.train.methods import build
+from dskd.train.methods.base import build
 from dskd.train.networks.resnet import BACKBONES
 from dskd.train.weights import load_teacher
 
