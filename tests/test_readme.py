@@ -44,17 +44,20 @@ def python_pictures(small_set: Path) -> list[NDArray[np.uint8]]:
 def test_the_path_in_five_commands_and_the_python_example(small_set: Path, tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "good").symlink_to(small_set / "train" / "good")
+    (tmp_path / "parts" / "test").symlink_to(small_set / "test")
     (tmp_path / "pictures").symlink_to(small_set / "test")
-    lines = [shlex.split(line, comments=True) for line in fenced("sh", "python -m train").splitlines()]
+    lines = [shlex.split(line, comments=True) for line in fenced("sh", "dskd train").splitlines()]
     assert lines[0][:2] == ["pip", "install"]
-    commands = [words for words in lines if words[:2] == ["python", "-m"]]
-    assert [words[2] for words in commands] == ["train", "export.onnx", "export.verify", "runtime"]
+    commands = [words for words in lines if words[:1] == ["dskd"]]
+    assert [words[1] for words in commands] == ["train", "export.onnx", "export.verify", "runtime", "evaluate"]
     small = [part for setting in SMALL for part in ("--set", setting)]  # the README's own settings take an hour here
     for words in commands:
-        output = run([sys.executable, *words[1:], *(small if words[2] == "train" else [])], tmp_path)
-    assert "captured 14 inspected 14 dropped 0" in output
+        output = run([sys.executable, "-m", *words, *(small if words[1] == "train" else [])], tmp_path)
+        if words[1] == "runtime":
+            assert "captured 14 inspected 14 dropped 0" in output
     assert list((tmp_path / "overlays").rglob("*.png"))
     assert (tmp_path / "line.db").exists()
+    assert (tmp_path / "evaluation" / "report.html").exists()
     for picture in python_pictures(small_set):
         write_image(tmp_path / "part.png", picture)
         verdict, ratio = run([sys.executable, "-c", fenced("python", "dskd.load")], tmp_path).split()
@@ -71,3 +74,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 def test_documents_of_the_readme_exist() -> None:
     for target in re.findall(r"\]\(([\w/.-]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 100
