@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from dskd.jetson.disk import Disk
 from dskd.jetson.signing import Refused
+from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError, DskdError
 
 BLOCK = 1 << 16
@@ -36,7 +37,7 @@ class NotFetched(DskdError):
 def check_source(source: str) -> str:
     """An https:// or file:// address; http:// only on this machine. Raises CallError; never shows a password."""
     parts = urlsplit(source)
-    if parts.username or parts.password:
+    if "@" in source.partition("://")[2] and parts.scheme != "file":
         raise CallError(
             "the source's address holds a user or password; protect the server by client certificates or a network instead"
         )
@@ -64,7 +65,7 @@ def address(source: str, name: str) -> str:
 
 def shown(url: str) -> str:
     """An address for logs and the fleet: without its query, which may be a key to the server."""
-    return urlunsplit(urlsplit(url)._replace(query="", fragment=""))
+    return without_password(url).partition("?")[0]
 
 
 class NoRoom(DskdError):

@@ -10,7 +10,13 @@ from urllib.parse import parse_qsl, unquote
 
 from dskd.runtime.errors import CallError, one_line
 
-_SECRET_OPTION = re.compile(r"\b(user-id|user-pw|user|username|password|passwd|pwd|token)=(\"[^\"]*\"|[^&\s]+)", re.I)
+_HARMLESS = re.compile(r"(?:width|height|fps|size|seed|exposure|gain|flip)=[0-9.x]{1,12}", re.ASCII)
+_OWN = ("csi", "v4l2", "gige", "test")  # whose options are this product's, and no secrets
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[\w. -]*)(?::\d{1,5})?")
+_SEGMENT = re.compile(r"[\w.~:+,-]*")
+_CODEC = re.compile(r"codec=(?:h264|h265|other)")
+_LOGIN_IN_PATH = re.compile(r"[^/]*:.*@")
+_FILES = ("file", "folder", "watch")
 
 
 def uri_scheme(uri: str) -> str:
@@ -30,9 +36,73 @@ def uri_path(uri: str) -> Path:
 
 
 def without_password(uri: str) -> str:
-    """``uri`` as it may be shown: one line, no user, no password, no token."""
-    words = one_line(uri).split(" ")
-    return _SECRET_OPTION.sub(r"\1=***", " ".join(re.sub(r"://\S*@", "://", word) for word in words))
+    """``uri`` as it may be shown: scheme, host, port, path and options known to be harmless, on one line.
+
+    Which part is a secret is not guessed by its name: cameras call it pass, loginpas, auth and what not.
+    """
+    scheme, mark, rest = uri.partition("://")
+    if not mark or scheme.lower() in _FILES:
+        path = rest if mark else uri
+        login = _LOGIN_IN_PATH.search(path)
+        return one_line(f"{scheme + mark if mark else ''}{path if login is None else '***' + path[login.end() - 1 :]}")
+    shown = scheme if re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]{0,31}", scheme) else "***"
+    if scheme.lower() == "gst":
+        return f"gst://{_first_element(rest)}"
+    return f"{shown}://{_shown_address(scheme, rest)}"
+
+
+def _first_element(pipeline: str) -> str:
+    """A pipeline's properties may be anything."""
+    found = re.match(r"\s*([A-Za-z][A-Za-z0-9_-]{0,63})(?=\s|!|$)", pipeline)
+    return "..." if found is None else f"{found[1]} ..." if pipeline[found.end() :].strip() else found[1]
+
+
+def _shown_address(scheme: str, rest: str) -> str:
+    """What stands behind ``://``, without user, fragment and options that may be secret."""
+    behind = rest.rfind("@") + 1
+    end = next((k for k, letter in enumerate(rest) if letter in "?#"), len(rest))
+    if behind > end:  # a password with ? or #, or an option with @
+        return "***"
+    host, *path = rest[behind:end].split("/")
+    address = host if _HOST.fullmatch(host) else "***"
+    for segment in path:
+        address += f"/{segment if _SEGMENT.fullmatch(segment) else '***'}"
+    query, _, fragment = rest[end:].partition("#")
+    if query:
+        given = re.split("[&;]", query[1:])
+        known = [option for option in given if _shown_option(scheme, option)]
+        address += "?" + "&".join(known + ["..."] * (len(known) < len(given)))
+    return f"{address}#{fragment}" if _CODEC.fullmatch(fragment) else address
+
+
+def hidden_in(text: str, uri: str) -> str:
+    """What a library said about ``uri``, as it may be shown."""
+    for piece in sorted(_secret_parts(uri), key=len, reverse=True):
+        text = text.replace(piece, "***")
+    return one_line(re.sub(r"://.*", "://...", text, flags=re.DOTALL))
+
+
+def _secret_parts(uri: str) -> set[str]:
+    """Every piece of ``uri`` that must not be shown, as it is written and as it is meant."""
+    scheme, _, rest = uri.partition("://")
+    pieces = {uri}
+    if scheme.lower() == "gst":
+        pieces.update(rest.split()[1:], re.split(r"[\s!=\"'@:/]+", rest)[1:])
+        pieces.update(
+            re.findall(r'=\s*"?([^"]*)"', rest), re.findall(r"'([^']*)'", rest), re.findall(r":([^:]*)@", rest)
+        )
+        pieces.update(re.findall(r'=([^="]*)"', rest))
+    elif "@" in rest:
+        user = rest[: rest.rfind("@")]
+        pieces.update((user, *user.partition(":")[::2]))
+    options = [option for option in re.split("[?&;#]", rest)[1:] if not _shown_option(scheme, option)]
+    pieces.update(options, (option.partition("=")[2] for option in options))
+    pieces |= {unquote(piece) for piece in pieces}
+    return {piece for piece in pieces if piece.strip("!= ")}
+
+
+def _shown_option(scheme: str, option: str) -> bool:
+    return scheme.lower() in _OWN and _HARMLESS.fullmatch(option) is not None
 
 
 class Options:
@@ -53,7 +123,7 @@ class Options:
         if text is None:
             return None
         if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
-            raise CallError(f"source {self.uri}: {key}={text} must be a whole number from {least} to {most}")
+            raise CallError(f"source {self.uri}: {key} must be a whole number from {least} to {most}")
         return int(text)
 
     def number(self, key: str, least: float, most: float) -> float | None:
@@ -66,7 +136,7 @@ class Options:
         except ValueError:
             value = math.nan
         if not least <= value <= most:
-            raise CallError(f"source {self.uri}: {key}={text} must be a number from {least:g} to {most:g}")
+            raise CallError(f"source {self.uri}: {key} must be a number from {least:g} to {most:g}")
         return value
 
     def text(self, key: str, pattern: str = r"[\w.:+-]{1,64}") -> str | None:
@@ -74,7 +144,7 @@ class Options:
         self._known.append(key)
         text = self._given.get(key)
         if text is not None and not re.fullmatch(pattern, text):
-            raise CallError(f"source {self.uri}: {key}={one_line(text)} is not what this option takes")
+            raise CallError(f"source {self.uri}: {key} is given something that this option does not take")
         return text
 
     def end(self) -> None:
@@ -82,4 +152,4 @@ class Options:
         for key in self._given.keys() - set(self._known):
             near = difflib.get_close_matches(key, self._known, 1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self._known) or 'none'}"
-            raise CallError(f"source {self.uri}: has no option {one_line(key)}; {hint}")
+            raise CallError(f"source {self.uri}: is given an option that it does not have; {hint}")

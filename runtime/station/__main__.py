@@ -14,6 +14,7 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from dskd.runtime.bundle.loading import load_bundle
+from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import DskdError, Parser, exit_with_code, one_line
 from dskd.runtime.station import systemd
 from dskd.runtime.station.config import StationConfig
@@ -123,7 +124,10 @@ def check(file: Path) -> int:
 def describe(config: StationConfig) -> list[str]:
     """What would run, a line each; variables are not replaced."""
     lines = [f"station {config.name}, data in {config.data}"]
-    lines += [f"camera {n}: {c.source}, recipe {c.recipe}, trigger {c.trigger.kind}" for n, c in config.cameras.items()]
+    lines += [
+        f"camera {n}: {without_password(c.source)}, recipe {c.recipe}, trigger {c.trigger.kind}"
+        for n, c in config.cameras.items()
+    ]
     lines += [f"output {name}: {output.kind}" for name, output in config.outputs.items()]
     lines += [f"sink {name}: {sink.kind}" for name, sink in config.sinks.items()]
     lines += [f"page on {config.web.listen}"] if config.web else ["no page"]

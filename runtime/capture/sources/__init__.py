@@ -29,7 +29,7 @@ def open_source(uri: str, trigger: Trigger = "free") -> Source:
     if not uri:
         raise CallError(f"source: is empty; use {FORMS}")
     if "://" not in uri:
-        return _by_path(one_line(uri), Path(uri))
+        return _by_path(one_line(uri), Path(uri), without_password(uri))
     scheme = uri_scheme(uri)
     if trigger == "line" and scheme != "gige":
         raise CallError(f"source {without_password(uri)}: only gige:// cameras have an input line; use another trigger")
@@ -41,7 +41,7 @@ def open_source(uri: str, trigger: Trigger = "free") -> Source:
 def _of_files(scheme: str, uri: str, path: Path) -> Source:
     if scheme == "folder":
         return FolderSource(uri, path)
-    return WatchedFolderSource(uri, path) if scheme == "watch" else _by_path(uri, path)
+    return WatchedFolderSource(uri, path) if scheme == "watch" else _by_path(uri, path, without_password(uri))
 
 
 def _camera(scheme: str, uri: str, trigger: Trigger) -> Source:
@@ -66,7 +66,7 @@ def _camera(scheme: str, uri: str, trigger: Trigger) -> Source:
 
             return PatternSource(uri, triggered=trigger == "software")
     shown = without_password(uri)
-    raise CallError(f"source {shown}: no kind of source is called {one_line(scheme)!r}; use {FORMS}")
+    raise CallError(f"source {shown}: there is no such kind of source; use {FORMS}")
 
 
 def _pipeline(uri: str, scheme: str) -> Source:
@@ -80,11 +80,12 @@ def _pipeline(uri: str, scheme: str) -> Source:
     return opencv_pipeline(uri, lambda: pipeline)
 
 
-def _by_path(uri: str, path: Path) -> Source:
+def _by_path(uri: str, path: Path, shown: str) -> Source:
+    """``shown``: for a path that is none, but an address without its scheme."""
     if os.path.isdir(path):  # os.path's tests never raise, whatever the path holds
         return FolderSource(uri, path)
     if not os.path.exists(path):
-        raise CallError(f"source {uri}: there is no such file or folder; use {FORMS}")
+        raise CallError(f"source {shown}: there is no such file or folder; use {FORMS}")
     if not os.path.isfile(path):
         raise CallError(f"source {uri}: is a device or pipe, not a file; a camera is v4l2://{path.resolve()}")
     return ImageSource(uri, path) if is_image_name(path.name) else VideoSource(uri, path)

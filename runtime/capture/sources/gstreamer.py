@@ -12,7 +12,7 @@ import numpy as np
 
 from dskd.runtime.capture.sources.base import SourceEnded, SourceLost
 from dskd.runtime.capture.sources.system_gi import typelib
-from dskd.runtime.configuration.uri import without_password
+from dskd.runtime.configuration.uri import hidden_in, without_password
 from dskd.runtime.errors import CallError, DskdError, MissingPart, one_line
 from dskd.runtime.result import Frame, Image
 
@@ -48,7 +48,7 @@ class GStreamerSource:
     def __init__(self, uri: str, pipeline: Callable[[], str], finite: bool = False) -> None:
         """``pipeline``: written anew for each opening. ``finite``: it may read files, and its end is the end."""
         self.live = True
-        self.uri = without_password(uri)
+        self.uri, self._full = without_password(uri), uri
         self._write, self._finite = pipeline, finite
         self._gst: Any = None
         self._pipeline: Any = None
@@ -148,7 +148,7 @@ class GStreamerSource:
         if message.type == gst.MessageType.EOS:
             raise self._ended()
         error, _ = message.parse_error()
-        said = f"{message.src.get_name()}: {without_password(error.message)}"
+        said = f"{message.src.get_name()}: {hidden_in(error.message, self._full)}"
         if error.matches(gst.core_error_quark(), gst.CoreError.MISSING_PLUGIN):
             raise MissingPart(f"source {self.uri}: {said} apt install {PACKAGES}")
         kind = SourceLost if self._number else MissingPart  # what never delivered is not there
@@ -160,8 +160,8 @@ class GStreamerSource:
         return SourceLost(f"source {self.uri}: the camera closed the stream after {self._number} frames")
 
     def _unbuilt(self, error: Any) -> DskdError:
-        text = without_password(error.message)
+        text = hidden_in(error.message, self._full)
         if error.matches(self._gst.parse_error_quark(), self._gst.ParseError.NO_SUCH_ELEMENT):
-            hint = "only a Jetson has it" if '"nv' in text else f"apt install {PACKAGES}"
+            hint = "only a Jetson has it" if '"nv' in error.message else f"apt install {PACKAGES}"
             return MissingPart(f"source {self.uri}: {text}; {hint}")
         return CallError(f"source {self.uri}: is no pipeline: {text}")

@@ -83,7 +83,7 @@ def checked_rtsp(uri: str) -> SplitResult:
     if not named or "@" in parts.path:
         raise CallError(
             f"source {without_password(uri)}: is no camera's address; write rtsp://USER:PASSWORD@HOST/PATH "
-            "(@ and / in a password as %40 and %2F)"
+            "(in a password: @ as %40, / as %2F, ? as %3F, # as %23, a blank as %20)"
         )
     return parts
 

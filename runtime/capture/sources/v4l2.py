@@ -10,7 +10,7 @@ from dskd.runtime.capture.sources import pipelines
 from dskd.runtime.capture.sources.base import Source
 from dskd.runtime.capture.sources.gstreamer import GStreamerSource, has_elements
 from dskd.runtime.capture.sources.opencv_capture import OpenCvSource
-from dskd.runtime.configuration.uri import Options, uri_path
+from dskd.runtime.configuration.uri import Options, uri_path, without_password
 from dskd.runtime.errors import CallError, MissingPart
 
 _CLOSED = "is not a camera, or busy, or not yours to read; add yourself to group video"
@@ -28,7 +28,7 @@ def v4l2_source(uri: str) -> Source:
 def _checked(uri: str, device: str) -> str:
     _refuse_absent(uri, device)
     if not os.access(device, os.R_OK | os.W_OK):
-        raise MissingPart(f"source {uri}: {_CLOSED}")
+        raise MissingPart(f"source {without_password(uri)}: {_CLOSED}")
     return pipelines.v4l2(uri)
 
 
@@ -41,7 +41,9 @@ def _open(uri: str, device: str) -> cv2.VideoCapture:
         asked = options.whole(key, 16, 16384)
         if asked is not None and capture.isOpened() and not capture.set(option, asked):
             capture.release()
-            raise CallError(f"source {uri}: the camera does not give {key}={asked}; v4l2-ctl --list-formats-ext")
+            raise CallError(
+                f"source {without_password(uri)}: the camera does not give {key}={asked}; v4l2-ctl --list-formats-ext"
+            )
     fps = options.whole("fps", 1, 1000)
     if fps is not None:
         capture.set(cv2.CAP_PROP_FPS, fps)
@@ -50,4 +52,6 @@ def _open(uri: str, device: str) -> cv2.VideoCapture:
 
 def _refuse_absent(uri: str, device: str) -> None:
     if not os.path.exists(device):
-        raise MissingPart(f"source {uri}: there is no {device}; plug the camera in (v4l2-ctl --list-devices shows it)")
+        raise MissingPart(
+            f"source {without_password(uri)}: there is no {device}; plug the camera in (v4l2-ctl --list-devices shows it)"
+        )
