@@ -105,7 +105,7 @@ def _painted(done: TrainedRun, look: _Looking) -> Judged:
     good = load_inputs(held_out, spec)
     found = [
         (preprocess(picture, spec.height, spec.width, spec.crop), at_network_size(mask, spec))
-        for _, picture, mask in painted(held_out)
+        for _, picture, mask in painted(held_out, spec)
     ]
     pictures, masks = (np.stack(part) for part in zip(*found, strict=True))
     empty = np.zeros((len(good), spec.height, spec.width), bool)

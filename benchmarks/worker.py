@@ -29,7 +29,7 @@ from dskd.runtime.errors import CallError, Parser, exit_with_code
 from dskd.runtime.inspection.backends import open_backend
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.inspector import Inspector, open_proved
-from dskd.runtime.inspection.preprocess import preprocess
+from dskd.runtime.inspection.network_input import network_input
 from dskd.runtime.pipeline import write_behind
 from dskd.runtime.result import Frame, Image, Result, Verdict
 from dskd.runtime.sinks import Sink, open_sinks
@@ -69,7 +69,7 @@ class Contender:
         self._held = list(islice(self._endless(), HELD))
         self._frames, self._read = self._in_turn(), self._endless()
         spec = bundle.manifest.input
-        self._inputs: Image = np.stack([preprocess(f.image, spec.height, spec.width, spec.crop) for f in self._held])
+        self._inputs: Image = np.stack([network_input(frame.image, spec) for frame in self._held])
         self._saturated: Saturated | None = None
 
     def inspect(self, seconds: float) -> dict[str, object]:

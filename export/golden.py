@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import torch
 
+from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import read_image, write_image
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.preprocess import preprocess
+from dskd.runtime.inspection.fixture.reference import PartNotFound
+from dskd.runtime.inspection.network_input import network_input, upright
 from dskd.runtime.result import Image
 from dskd.train.augment import pseudo_anomaly
 from dskd.train.evaluate import score
@@ -19,6 +21,7 @@ from dskd.train.trained_run import TrainedRun
 COUNT = 8
 LARGEST_SIDE = 1024  # pixels of a stored frame: enough to exercise the resize, little to carry
 PARITY_IMAGES = 32
+TRIES = 20  # pseudo-anomalies of which one leaves the part to be found
 
 
 def held_out_images(run: TrainedRun) -> list[Path]:
@@ -32,7 +35,7 @@ def held_out_images(run: TrainedRun) -> list[Path]:
 
 def _frames(run: TrainedRun, count: int) -> list[Image]:
     """``count`` different frames of the held-out images: in turn plain and with a pseudo-anomaly, all with one from the
-    second round on. Where a crop is trained, frames keep the camera's size, else they are made small. A model of tiles
+    second round on. Where a crop or a fixture is trained, frames keep the camera's size, else they are made small. A model of tiles
     proves itself on single tiles.
     """
     present = held_out_images(run)
@@ -43,10 +46,22 @@ def _frames(run: TrainedRun, count: int) -> list[Image]:
         frame = read_image(present[index])
         if tiling:
             frame = _cut(frame, tiling.side, rng)
-        elif not run.config.input.crop:
+        elif not run.config.input.crop and not run.config.input.fixture:
             frame = _shrink(frame)
-        frames.append(pseudo_anomaly(frame, rng) if k % 2 or again else frame)
+        frames.append(_changed(frame, run.config.input, rng) if k % 2 or again else frame)
     return frames
+
+
+def _changed(frame: Image, spec: InputSpec, rng: np.random.Generator) -> Image:
+    """The frame with a pseudo-anomaly through which a fixture still finds the part."""
+    for _ in range(TRIES):
+        changed = pseudo_anomaly(frame, rng)
+        try:
+            upright(changed, spec)
+        except PartNotFound:
+            continue
+        return changed
+    return frame
 
 
 def _cut(image: Image, side: int, rng: np.random.Generator) -> Image:
@@ -65,7 +80,7 @@ def _shrink(image: Image) -> Image:
 def parity_inputs(run: TrainedRun, count: int = PARITY_IMAGES) -> Image:
     """Network inputs [count, height, width, 3] on which all forms of a model are compared."""
     spec = run.config.input
-    return np.stack([preprocess(frame, spec.height, spec.width, spec.crop) for frame in _frames(run, count)])
+    return np.stack([network_input(frame, spec) for frame in _frames(run, count)])
 
 
 def write_golden(run: TrainedRun, reading: str, folder: Path) -> int:
@@ -73,7 +88,7 @@ def write_golden(run: TrainedRun, reading: str, folder: Path) -> int:
     folder.mkdir()
     spec = run.config.input
     frames = _frames(run, COUNT)
-    inputs = np.stack([preprocess(frame, spec.height, spec.width, spec.crop) for frame in frames])
+    inputs = np.stack([network_input(frame, spec) for frame in frames])
     answers = score(run.graph(reading), inputs, torch.device("cpu"), "golden frames")
     for k, frame in enumerate(frames):
         write_image(folder / f"frame_{k}.png", frame)

@@ -15,7 +15,7 @@ from dskd.runtime.metrics_listener import MetricsListener
 from dskd.runtime.result import Dropped, Inspection, Verdict
 from dskd.runtime.sinks.delivery import SinkStatus
 
-STAGES = ("queue", "preprocess", "inference", "decision", "store", "total")
+STAGES = ("queue", "fixture", "preprocess", "inference", "decision", "store", "total")
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)  # seconds
 OTHER = "other"
 

@@ -21,9 +21,10 @@ from dskd.runtime.capture.image_files import read_image, read_mask, write_image
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.backends import Backend
 from dskd.runtime.inspection.decision import Settings, crop_box
+from dskd.runtime.inspection.fixture.reference import PartNotFound
 from dskd.runtime.inspection.inspector import Inspector, open_proved
 from dskd.runtime.inspection.overlay import annotate, heat_map
-from dskd.runtime.result import Frame, Image, Inspection, Region, Verdict
+from dskd.runtime.result import Found, Frame, Image, Inspection, Region, Verdict
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]
 
@@ -62,8 +63,13 @@ class Result:
         return self.inspection.regions
 
     @property
+    def found(self) -> Found | None:
+        """Where the part was found: corners, angle, likeness; None where the bundle has no fixture."""
+        return self.inspection.found
+
+    @property
     def anomaly_map(self) -> NDArray[np.float32]:
-        """[H, W] at the network's size, larger is worse; it covers what the network sees of the picture."""
+        """[H, W] at the network's size, larger is worse; it covers ``inspection.covers`` of the picture."""
         found = self.inspection.anomaly_map
         assert found is not None
         return found
@@ -71,8 +77,9 @@ class Result:
     def plot(self, file: str | os.PathLike[str] | None = None) -> Image:
         """The picture with heat, boxes and a banner, uint8 BGR [H, W, 3]; also written to ``file`` as PNG."""
         image = self._image
-        box = crop_box((image.shape[0], image.shape[1]), self._input)
-        drawn = annotate(heat_map(image, self.anomaly_map, self.threshold, box), self.verdict, self.score, self.regions)
+        box = self.inspection.covers or crop_box((image.shape[0], image.shape[1]), self._input)
+        heated = heat_map(image, self.anomaly_map, self.threshold, box)
+        drawn = annotate(heated, self.verdict, self.score, self.regions, self.found)
         if file is not None:
             write_image(Path(file), drawn)
         return drawn
@@ -106,7 +113,8 @@ class Model:
         """Inspects one picture, or a list of them in batches of at most the bundle's ``max_batch``.
 
         A picture is a file's name or an array: uint8, BGR [H, W, 3] as OpenCV reads it, or grey [H, W]. Raises DskdError
-        with the first picture that cannot be read or judged (a blank one, say).
+        with the first picture that cannot be read or judged (a blank one, say), PartNotFound where a fixture does not find the
+        part.
         """
         if isinstance(images, (str, os.PathLike, np.ndarray)):
             return self._inspect([images])[0]
@@ -121,6 +129,8 @@ class Model:
             judged = self._inspector.inspect_batch([(frame, self.settings) for frame in frames])
         results = []
         for frame, found in zip(frames, judged, strict=True):
+            if isinstance(found, PartNotFound):
+                raise PartNotFound(f"{frame.id}: {found.detail}") from found
             if isinstance(found, DskdError):
                 raise DskdError(f"{frame.id}: {found}") from found
             results.append(Result(found, frame.image, self.bundle.manifest.input))

@@ -87,10 +87,27 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Found:
+    """Where a fixture found the part: the ``corners`` (x, y) of the picture that it cut out, in frame pixels, from what is
+    its top left on clockwise; ``angle`` in degrees clockwise; ``likeness`` to the reference, 1 at most.
+    """
+
+    corners: tuple[tuple[float, float], ...]
+    angle: float
+    likeness: float
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return {"corners": [list(c) for c in self.corners], "angle": self.angle, "likeness": self.likeness}
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What was decided about one frame.
 
-    ``anomaly_map`` [H, W] is at network size, of a tiled frame as fine as its tiles' maps, None where nothing asked.
+    ``anomaly_map`` [H, W] is at network size, of a tiled frame as fine as its tiles' maps, None where nothing asked. It
+    ``covers`` a box (x, y, width, height) of the frame, all of it where that is None. ``found``: where the part was
+    found, None where nothing sought it.
     """
 
     source: str
@@ -105,6 +122,8 @@ class Inspection:
     backend: str
     anomaly_map: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     part: str | None = None
+    covers: tuple[int, int, int, int] | None = field(default=None, repr=False)
+    found: Found | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The fields that other programs read; the map is left out."""
@@ -120,6 +139,7 @@ class Inspection:
             "bundle": self.bundle,
             "backend": self.backend,
             **({} if self.part is None else {"part": self.part}),
+            **({} if self.found is None else {"found": self.found.as_dict()}),
         }
 
     def as_json(self) -> str:

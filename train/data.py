@@ -18,6 +18,9 @@ from dskd.runtime.bundle.loading import file_sha256
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import BadImage, list_images, read_image, read_mask
 from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.inspection.fixture.pose import Pose
+from dskd.runtime.inspection.fixture.reference import PartNotFound
+from dskd.runtime.inspection.network_input import network_input, upright
 from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.inspection.tiling import Grid, coarse
 from dskd.runtime.result import Image
@@ -124,10 +127,20 @@ def read_input(path: Path, spec: InputSpec) -> Image:
 
 
 def to_input(image: Image, path: Path, spec: InputSpec) -> Image:
-    """Network input [height, width, 3] of the picture [H, W, 3] in ``path``. Raises BadImage where the crop leaves it."""
+    """Network input [height, width, 3] of the picture [H, W, 3] in ``path``. Raises BadImage where the crop leaves it, or
+    the part is not found.
+    """
     try:
-        return preprocess(image, spec.height, spec.width, spec.crop)
+        return network_input(image, spec)
     except DskdError as error:
+        raise BadImage(f"{path}: {error}") from error
+
+
+def read_upright(path: Path, spec: InputSpec) -> Image:
+    """The part as a fixture cuts it out of a file, or the whole picture [H, W, 3]. Raises BadImage."""
+    try:
+        return upright(read_image(path), spec)[0]
+    except PartNotFound as error:
         raise BadImage(f"{path}: {error}") from error
 
 
@@ -220,16 +233,17 @@ def all_alike(inputs: Image) -> bool:
     return same or all(np.ptp(each, axis=(0, 1)).max() <= ALIKE for each in inputs)
 
 
-def load_mask(item: TestImage, spec: InputSpec, size: tuple[int, int] | None = None) -> NDArray[np.bool_]:
-    """Mask at network size [height, width]: resized like the image, then true over one half. All false where none is.
+def load_mask(item: TestImage, spec: InputSpec, frame: Image | None = None) -> NDArray[np.bool_]:
+    """Mask at network size [height, width]: cut out and resized like the image, then true over one half. All false where
+    none is.
 
-    Of a tiled picture, whose defects would vanish like that, true wherever anything is marked. ``size`` is the
-    picture's height and width where it was read already. Raises BadImage where the mask has another size.
+    Of a tiled picture, whose defects would vanish like that, true wherever anything is marked. ``frame`` is the picture
+    where it was read already. Raises BadImage where the mask has another size, or the part is not found.
     """
     if item.mask is None:
         return np.zeros((spec.height, spec.width), np.bool_)
-    mask = read_mask(item.mask)
-    height, width = size or read_image(item.path).shape[:2]
+    mask, frame = read_mask(item.mask), read_image(item.path) if frame is None else frame
+    height, width = frame.shape[:2]
     if mask.shape != (height, width):
         raise BadImage(
             f"{item.mask}: the mask has {mask.shape[1]}x{mask.shape[0]} pixels and its picture, upright, "
@@ -238,13 +252,15 @@ def load_mask(item: TestImage, spec: InputSpec, size: tuple[int, int] | None = N
     if spec.tiling:
         return coarse(mask, spec.height, spec.width)
     try:
-        return at_network_size(mask, spec)
+        return at_network_size(mask, spec, upright(frame, spec)[1])
+    except PartNotFound as error:
+        raise BadImage(f"{item.path}: {error}") from error
     except DskdError as error:
         raise BadImage(f"{item.mask}: {error}") from error
 
 
-def at_network_size(mask: NDArray[np.bool_], spec: InputSpec) -> NDArray[np.bool_]:
-    """[H, W] of a picture -> [height, width], resized like the picture, then true over one half."""
-    grey = mask.astype(np.uint8) * 255
-    resized = preprocess(np.repeat(grey[..., None], 3, axis=2), spec.height, spec.width, spec.crop)
-    return np.asarray(resized[..., 0] > 127)
+def at_network_size(mask: NDArray[np.bool_], spec: InputSpec, pose: Pose | None = None) -> NDArray[np.bool_]:
+    """[H, W] of a picture -> [height, width], cut out at ``pose`` and resized like the picture, then true over one half."""
+    grey = np.repeat((mask.astype(np.uint8) * 255)[..., None], 3, axis=2)
+    seen = grey if pose is None else pose.cut_out(grey)
+    return np.asarray(preprocess(seen, spec.height, spec.width, spec.crop)[..., 0] > 127)

@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from dskd.runtime.bundle.manifest import InputSpec
-from dskd.runtime.inspection.preprocess import preprocess
+from dskd.runtime.inspection.network_input import network_input
 from dskd.runtime.inspection.tiling import Grid, MergedMap, coarse
 from dskd.runtime.result import Image
 from dskd.train import metrics
@@ -81,9 +81,7 @@ def score_frames(
 ) -> Scored:
     """Runs ``count`` frames [H, W, 3] of any size as the runtime does: a tiled one by its merged map."""
     if spec.tiling is None:
-        return score(
-            graph, np.stack([preprocess(f, spec.height, spec.width, spec.crop) for f in frames]), device, label
-        )
+        return score(graph, np.stack([network_input(frame, spec) for frame in frames]), device, label)
     scores, maps = [], []
     for frame in tqdm(frames, total=count, desc=label, unit="image", leave=False, disable=None):
         merged, tiles = MergedMap(Grid.of((frame.shape[0], frame.shape[1]), spec)), cut_tiles(frame, spec)

@@ -7,6 +7,7 @@ from pathlib import Path
 from dskd.runtime.errors import CallError
 from dskd.train.config import TrainConfig
 from dskd.train.data import InspectionSet, data_sha256
+from dskd.train.fixture import as_found, settle_fixture
 from dskd.train.map_choice import as_decided
 from dskd.train.networks.resnet import BACKBONES
 from dskd.train.products import split_products
@@ -23,7 +24,7 @@ def finished(
         done = load_run(folder)
     except CallError:
         return None
-    config, _ = settle_input(config, images)
+    config, _ = settle_input(settle_fixture(as_found(config, done.config), images)[0], images)
     training = [path for part, _ in split_products(images, config, strict) for path in part]
     _, _, teacher = load_teacher(BACKBONES[config.backbone], teacher_weights)
     config = as_decided(config, done.config)

@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.result import Image
 from dskd.train.config import TrainConfig
+from dskd.train.data import read_upright
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import fit_usual, plain_or_usual, unit_of
 from dskd.train.networks.joined_distance import FIRST, JoinedDistances, Shares
@@ -139,11 +139,11 @@ def _with(config: TrainConfig, chosen: Candidate) -> TrainConfig:
 def judge(looking: Looking, held_out: Sequence[Path], open_to: Sequence[Candidate]) -> Judged:
     """Each candidate on the held-out pictures and on painted defects."""
     bar = tqdm(held_out, desc="good pictures", leave=False, disable=None)
-    good = np.stack([looking(read_image(path)) for path in bar])
+    good = np.stack([looking(read_upright(path, looking.spec)) for path in bar])
     units = [unit_of(good[:, k, ::2, ::2]) for k in range(good.shape[1])]
     weights = np.stack([looking.weights(candidate, units) for candidate in open_to])
     calm = np.stack([_scores(maps, weights) for maps in good])
-    drawn = tqdm(painted(list(held_out)), desc="painted defects", leave=False, disable=None)
+    drawn = tqdm(painted(list(held_out), looking.spec), desc="painted defects", leave=False, disable=None)
     marked = np.stack([_scores(looking(picture), weights) for _, picture, _ in drawn])
     return Judged(calm, marked, np.repeat(np.arange(len(held_out)), painted_on_each(len(held_out))))
 
@@ -159,7 +159,7 @@ class Looking:
     def __init__(
         self, config: TrainConfig, graph: EagerGraph, images: Image, kinds: Sequence[Usual], device: torch.device
     ) -> None:
-        self._spec, self._graph, self._device = config.input, graph.to(device).eval(), device
+        self.spec, self._graph, self._device = config.input, graph.to(device).eval(), device
         self.distances: dict[Usual, LocalDistance | NearestDistance] = {}
         for kind in kinds:
             wanted = config.map.model_copy(update={"usual": kind})
@@ -172,7 +172,7 @@ class Looking:
 
     def __call__(self, picture: Image) -> Floats:
         """The maps [M, H, W] of one picture of any size."""
-        spec = self._spec
+        spec = self.spec
         inputs = preprocess(picture, spec.height, spec.width, spec.crop)[None]
         features = self._graph.path(self._graph.to_input(torch.from_numpy(inputs).to(self._device)))
         first, *scales = self._joined.each(*features)

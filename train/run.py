@@ -21,7 +21,7 @@ from torch import nn
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import file_sha256
 from dskd.runtime.bundle.manifest import InputSpec
-from dskd.runtime.capture.image_files import BadImage, read_image
+from dskd.runtime.capture.image_files import BadImage, read_image, write_image
 from dskd.runtime.errors import CallError, one_line
 from dskd.runtime.inspection.threshold import conformal_thresholds
 from dskd.runtime.result import Image
@@ -29,6 +29,7 @@ from dskd.train import data, loop
 from dskd.train.checkpoint import load_model
 from dskd.train.config import TrainConfig
 from dskd.train.evaluate import Figures, Scored, figures, score, score_frames
+from dskd.train.fixture import settle_fixture
 from dskd.train.group import Process, join_processes
 from dskd.train.local_statistics import fit_map
 from dskd.train.map_choice import settle_map
@@ -45,6 +46,7 @@ from dskd.train.weights import load_teacher
 
 log = logging.getLogger(__name__)
 AFTER_TRAINING = {"map", "thresholds"}  # settings that can change without training again
+ALIGNED = "aligned.png"  # a good part as the fixture cuts it out
 FOR_UNITS = 8  # frames whose tiles say how far the distances of good ones spread
 PACKAGES = ("dskd-edge", "torch", "numpy", "opencv-python", "opencv-python-headless", "onnx", "onnxruntime", "onnxsim")
 
@@ -80,6 +82,8 @@ def _run(
     process: Process,
     strict: bool,
 ) -> dict[str, object]:
+    config, fixture = settle_fixture(config, images)
+    log.info("fixture %s", fixture)
     config, shape = settle_input(config, images)
     log.info("input %s", shape)
     torch.manual_seed(config.recipe.seed)
@@ -130,7 +134,7 @@ def _run(
             "training_data_sha256": belongs["images"],
             "held_out": [str(path.resolve()) for path in held_out],
             "held_out_sha256": [file_sha256(path) for path in held_out],
-            "choices": {"input": shape, "map": reason},
+            "choices": {"fixture": fixture, "input": shape, "map": reason},
             "teacher_weights": weights_name,
             "teacher_weights_sha256": weights_sha256,
             "versions": versions(),
@@ -192,6 +196,10 @@ def _finish(
         "painted": painted_auroc(graph, held, held_out, config, device),
         "figures": {name: found.as_dict() for name, found in by_reading.items()},
     }
+    if config.input.fixture:  # to paint a region of interest on
+        write_image(folder / ALIGNED, data.read_upright(held_out[0], config.input))
+    else:
+        (folder / ALIGNED).unlink(missing_ok=True)
     tiling = config.input.tiling
     tiles = f", tiles of {tiling.side} frame pixels, {tiling.overlap} shared" if tiling else ""
     facts = {
@@ -237,7 +245,7 @@ def _evaluate(
     for item in images.test:
         try:
             frame = read_image(item.path)
-            picture, mask = data.to_input(frame, item.path, spec), data.load_mask(item, spec, frame.shape[:2])
+            picture, mask = data.to_input(frame, item.path, spec), data.load_mask(item, spec, frame)
         except BadImage as error:
             log.warning("skipped %s", one_line(str(error)))
         else:

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import read_image
 from dskd.train import metrics
 from dskd.train.config import TrainConfig
+from dskd.train.data import read_upright
 from dskd.train.defects import ALL_PAINTERS, Image, Mask, Painter
 from dskd.train.evaluate import EagerGraph, Scored, score_frames
 
@@ -24,12 +26,15 @@ SEED = 0  # the same defects for every recipe
 TRIES = 4  # places of which one is taken, by how much of the part lies there
 
 
-def painted(held_out: list[Path]) -> Iterator[tuple[str, Image, Mask]]:
-    """Kind, picture and mask of each defect, on every held-out image some of the kinds in turn."""
+def painted(held_out: list[Path], spec: InputSpec | None = None) -> Iterator[tuple[str, Image, Mask]]:
+    """Kind, picture and mask of each defect, on every held-out image some of the kinds in turn.
+
+    Where ``spec`` has a fixture, they are painted on the part as it cuts it out.
+    """
     rng, count = np.random.default_rng(SEED), len(ALL_PAINTERS)
     kinds = list(ALL_PAINTERS.items())
     for i, path in enumerate(held_out):
-        picture = read_image(path)
+        picture = read_image(path) if spec is None else read_upright(path, spec)
         busy = _busy(picture)
         for k in range(painted_on_each(len(held_out))):
             kind, painter = kinds[(i * PER_IMAGE + k) % count]
@@ -67,12 +72,13 @@ def painted_auroc(
     kinds: list[str] = []
 
     def pictures() -> Iterator[Image]:
-        for kind, picture, _ in painted(held_out):
+        for kind, picture, _ in painted(held_out, config.input):
             kinds.append(kind)
             yield picture
 
     count = len(held_out) * painted_on_each(len(held_out))
-    scores = score_frames(graph, pictures(), count, config.input, device, "painted defects").scores
+    spec = config.input.of_upright()
+    scores = score_frames(graph, pictures(), count, spec, device, "painted defects").scores
     groups = {"all": np.ones(len(kinds), bool)} | {kind: np.array(kinds) == kind for kind in ALL_PAINTERS}
     return {name: round(auroc(good.scores, scores[chosen]), 4) for name, chosen in groups.items() if chosen.any()}
 

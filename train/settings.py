@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from dskd.runtime.bundle.manifest import InputSpec, Rate, Side
+from dskd.runtime.bundle.manifest import InputSpec, NotNegative, Positive, Rate, Side
 from dskd.runtime.configuration.strict_yaml import Strict
 
 Weight = Annotated[float, Field(ge=0)]
@@ -34,6 +34,46 @@ class TrainInput(InputSpec):
         if isinstance(fields, dict) and "shape" not in fields and {"height", "width"} & set(fields):
             return {**fields, "shape": "given"}
         return fields
+
+
+class FixtureConfig(Strict):
+    """Whether the part is found in the picture, and cut out upright, before it is looked at. ``fixture=none`` for short."""
+
+    kind: Literal["auto", "none", "contour", "template"] = Field(
+        "auto",
+        description="auto: contour where good pictures say that parts lie anywhere and are found reliably, else none; "
+        "contour: the one thing on a plain background; template: what box or mask marks on picture",
+    )
+    picture: Path | None = Field(None, description="template: a picture of a good part")
+    box: tuple[NotNegative, NotNegative, Positive, Positive] | None = Field(
+        None, description="template: where the part lies on picture: x, y, width, height in its pixels"
+    )
+    mask: Path | None = Field(
+        None, description="template: instead of box, a mask of picture's size; the box around what is painted is taken"
+    )
+    turn: float = Field(180, ge=0, le=180, description="degrees up to which parts may lie turned, either way")
+    margin: float = Field(0.06, ge=0, le=1, description="kept around the part, as a share of its longer side")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_a_word(cls, fields: Any) -> Any:
+        """``fixture=none`` means ``fixture.kind=none``, and who marks a box wants a template."""
+        if isinstance(fields, str):
+            return {"kind": fields}
+        if isinstance(fields, dict) and "kind" not in fields and (fields.get("box") or fields.get("mask")):
+            return {**fields, "kind": "template"}
+        return fields
+
+    @model_validator(mode="after")
+    def _complete(self) -> FixtureConfig:
+        marked = (self.box is not None) + (self.mask is not None)
+        if self.kind == "template" and (self.picture is None or marked != 1):
+            raise ValueError(
+                "a template is a box on a picture; give fixture.picture and either fixture.box or fixture.mask"
+            )
+        if self.kind != "template" and (self.picture or marked):
+            raise ValueError(f"kind {self.kind} takes no picture, box or mask; leave them out or set kind=template")
+        return self
 
 
 class LossConfig(Strict):
@@ -165,6 +205,7 @@ class RunConfig(Strict):
     method: str = "dskd"
     backbone: Literal["resnet18", "wide_resnet50_2"] = Field("resnet18", description="teacher and student width")
     input: TrainInput = TrainInput()
+    fixture: FixtureConfig = FixtureConfig()
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from dskd.runtime.capture.image_files import BadImage, read_image
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.preprocess import Crop
 from dskd.train.data import InspectionSet
 from dskd.train.settings import RunConfig, TrainInput
 
@@ -31,8 +30,10 @@ def settle_input(config: RunConfig, images: InspectionSet) -> tuple[RunConfig, s
         return config, f"{given.height} x {given.width} (height x width): as asked for"
     height, width, reason = SIDE, SIDE, f"tiles are square, {SIDE} pixels a side"
     if given.tiling is None:
-        sizes = [(given.crop[3], given.crop[2])] if given.crop else sizes_of(images.good)
-        height, width, reason = choose_shape(sizes, given.crop)
+        found = given.fixture
+        sizes = [(found.height, found.width)] if found else [(given.crop[3], given.crop[2])] if given.crop else []
+        what = "the part as the fixture cuts it out is" if found else "the crop is" if given.crop else ""
+        height, width, reason = choose_shape(sizes or sizes_of(images.good), what)
     fields = given.model_dump() | {"height": height, "width": width, "shape": "given"}
     settled = config.model_copy(update={"input": TrainInput.model_validate(fields)})
     return settled, f"{height} x {width} (height x width): {reason}"
@@ -50,8 +51,8 @@ def sizes_of(paths: list[Path]) -> list[tuple[int, int]]:
     return found
 
 
-def choose_shape(sizes: list[tuple[int, int]], crop: Crop | None = None) -> tuple[int, int, str]:
-    """Height, width and the reason for pictures of these (height, width)."""
+def choose_shape(sizes: list[tuple[int, int]], what: str = "") -> tuple[int, int, str]:
+    """Height, width and the reason for pictures of these (height, width); ``what`` has that size, if not the pictures."""
     aspects = [log(width / height) for height, width in sizes]
     if not aspects:
         return SIDE, SIDE, "no picture could be read"
@@ -60,7 +61,7 @@ def choose_shape(sizes: list[tuple[int, int]], crop: Crop | None = None) -> tupl
         return SIDE, SIDE, "the pictures have many shapes"
     height, width = min(_sides(), key=lambda sides: _misfit(sides[0], sides[1], middle))
     typical = min(sizes, key=lambda size: abs(log(size[1] / size[0]) - middle))
-    what = "the crop is" if crop else "the pictures are" if len(set(sizes)) == 1 else "a typical picture is"
+    what = what or ("the pictures are" if len(set(sizes)) == 1 else "a typical picture is")
     return height, width, f"{what} {typical[0]} x {typical[1]}"
 
 

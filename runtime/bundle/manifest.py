@@ -34,6 +34,28 @@ class Tiling(Strict):
         return self
 
 
+class Fixture(Strict):
+    """How the part is found in a frame. A picture of ``width`` x ``height`` frame pixels is cut out around it, turned
+    upright; the network sees that picture. Training writes it.
+    """
+
+    finder: Literal["contour", "template"] = Field(
+        description="contour: the one thing that differs from a plain background; template: what a box shows"
+    )
+    width: Side = Field(description="of the picture that is cut out, in frame pixels")
+    height: Side = Field(description="of the picture that is cut out, in frame pixels")
+    turn: float = Field(180, ge=0, le=180, description="degrees up to which the part may lie turned, either way")
+    reference: str = Field(
+        max_length=1 << 16, description="how the part looks: a square grey picture, PNG in base64; around its centre"
+    )
+    reach: float = Field(gt=0, le=8192, description="half a side of the reference, in frame pixels")
+    centre: tuple[Finite, Finite] = Field(description="of the reference in the picture that is cut out: x, y")
+    likeness: float = Field(gt=0, lt=1, description="least correlation with the reference of what counts as the part")
+    contrast: int = Field(0, ge=0, le=255, description="contour: grey levels by which the part differs from its ground")
+    area: tuple[NotNegative, NotNegative] = Field((0, 0), description="contour: least and largest area in frame pixels")
+    box: tuple[NotNegative, NotNegative] = Field((0, 0), description="template: width and height, in frame pixels")
+
+
 class InputSpec(Strict):
     """What the graph takes: uint8 BGR [N, height, width, 3] after crop and resize, or a tile of the frame resized."""
 
@@ -43,21 +65,30 @@ class InputSpec(Strict):
         None, description="the part of the frame that is looked at: x, y, width, height in frame pixels"
     )
     tiling: Tiling | None = None
+    fixture: Fixture | None = Field(None, description="how the part is found; training writes it")
 
     @model_validator(mode="after")
     def _tiles_fit(self) -> InputSpec:
+        if self.fixture and (self.tiling or self.crop):
+            other = "tiling" if self.tiling else "crop"
+            raise ValueError(f"a fixture cuts out the part itself, so it goes with no {other}; leave one of them out")
         if self.tiling and self.crop:
             raise ValueError("tiles cover the whole frame; leave crop out, and give the runtime a region of interest")
         if self.tiling and self.height != self.width:
             raise ValueError(f"tiles are square, so height {self.height} and width {self.width} must be equal")
         return self
 
+    def of_upright(self) -> InputSpec:
+        """The same for pictures in which the part was found and cut out already."""
+        return self.model_copy(update={"fixture": None})
+
     @model_serializer(mode="wrap")
     def _without_none(self, fields: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Leaves an absent tiling out: bundles without one keep their id, and older runtimes read them."""
+        """Leaves absent tiling and fixture out: bundles without keep their id, and older runtimes read them."""
         dumped: dict[str, object] = fields(self)
-        if self.tiling is None:
-            del dumped["tiling"]
+        for name in ("tiling", "fixture"):
+            if getattr(self, name) is None:
+                del dumped[name]
         return dumped
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from typing import TypeVar
@@ -18,7 +19,9 @@ from dskd.runtime.errors import DskdError, NotExact
 from dskd.runtime.inspection.backends import Backend, Output, candidates, first_that
 from dskd.runtime.inspection.backends.base import Overlapping, cpu_words
 from dskd.runtime.inspection.decision import Map, Settings, decide
+from dskd.runtime.inspection.fixture.pose import Pose
 from dskd.runtime.inspection.golden import GoldenCheck, golden_check
+from dskd.runtime.inspection.network_input import upright
 from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.inspection.tiling import Tiles
 from dskd.runtime.reason import NotInspected, Reason
@@ -115,7 +118,7 @@ class Inspector:
             return lambda: [self._inspect_tiled(frame, settings) for frame, settings in batch]
         if len(batch) > len(self._inputs):
             raise BackendFailed(f"{len(batch)} frames at once are more than the bundle's {len(self._inputs)}")
-        prepared, rows = list[float | DskdError](), 0
+        prepared, rows = list[_Prepared | DskdError](), 0
         for frame, _ in batch:
             prepared.append(_prepare(frame, spec, self._inputs[rows]))
             rows += not isinstance(prepared[-1], DskdError)
@@ -124,7 +127,7 @@ class Inspector:
         return partial(self._finish, batch, prepared, start, answer)
 
     def _finish(
-        self, batch: Sequence[tuple[Frame, Settings]], prepared: list[float | DskdError], start: float,
+        self, batch: Sequence[tuple[Frame, Settings]], prepared: list[_Prepared | DskdError], start: float,
         answer: Callable[[], Output] | None,
     ) -> Judged:  # fmt: skip
         output = answer() if answer else None
@@ -135,8 +138,9 @@ class Inspector:
             if isinstance(took, DskdError):
                 judged.append(took)
             elif output and maps:
-                timings = {"preprocess": took, "inference": inference}
-                judged.append(self._judge(frame, settings, float(output.scores[row]), partial(maps.of, row), timings))
+                timings = {**took.timings, "inference": inference}
+                score, fetch = float(output.scores[row]), partial(maps.of, row)
+                judged.append(self._judge(frame, settings, score, fetch, timings, took.pose))
                 row += 1
         return judged
 
@@ -180,14 +184,17 @@ class Inspector:
         return output
 
     def _judge(
-        self, frame: Frame, settings: Settings, score: float, fetch: Callable[[], Map], timings: dict[str, float]
-    ) -> Inspection | DskdError:
+        self, frame: Frame, settings: Settings, score: float, fetch: Callable[[], Map], timings: dict[str, float],
+        pose: Pose | None = None,
+    ) -> Inspection | DskdError:  # fmt: skip
         """The decision on one frame of a batch; ``fetch`` gives its map."""
         start = time.perf_counter()
         try:
             size = frame.image.shape[0], frame.image.shape[1]
-            decision = decide(score, fetch, size, self.bundle.manifest.input, settings)
-            anomaly_map = fetch().copy() if self.keep_maps else None  # else it is the next frame's, or all of a batch
+            decision = decide(score, fetch, size, self.bundle.manifest.input, settings, pose)
+            anomaly_map = None
+            if self.keep_maps:  # a copy: else it is the next frame's, or all of a batch
+                anomaly_map = fetch().copy() if pose is None else pose.on_frame(fetch(), size)
         except DskdError as error:
             return error
         return Inspection(
@@ -203,6 +210,8 @@ class Inspector:
             backend=self.backend.name,
             anomaly_map=anomaly_map,
             part=frame.part,
+            covers=self.bundle.manifest.input.crop if pose is None else pose.covers(size),
+            found=None if pose is None else pose.found,
         )
 
 
@@ -248,17 +257,28 @@ def _asked(ask: Callable[[], Answer]) -> Answer:
         raise BackendFailed(str(error) or type(error).__name__) from error
 
 
-def _prepare(frame: Frame, spec: InputSpec, image: Image) -> float | DskdError:
-    """Writes the network input into ``image`` [height, width, 3]; the milliseconds it took, or why there is none."""
+@dataclass(frozen=True)
+class _Prepared:
+    """A network input that was written: milliseconds of each stage, and where the part was found."""
+
+    timings: dict[str, float]
+    pose: Pose | None
+
+
+def _prepare(frame: Frame, spec: InputSpec, image: Image) -> _Prepared | DskdError:
+    """Writes the network input into ``image`` [height, width, 3]; what it took, or why there is none."""
     start = time.perf_counter()
     try:
-        preprocess(frame.image, spec.height, spec.width, spec.crop, out=image)
+        picture, pose = upright(frame.image, spec)
+        found = time.perf_counter()
+        preprocess(picture, spec.height, spec.width, spec.crop, out=image)
     except DskdError as error:
         return error
     few = image[::SPARSE, ::SPARSE, 1]  # of one channel: they tell that nearly every picture is not blank
     if int(few.max()) - int(few.min()) <= BLANK_LEVELS and np.ptp(image, axis=(0, 1)).max() <= BLANK_LEVELS:
         return _blank(image.min(), image.max())
-    return _milliseconds(start, time.perf_counter())
+    fixture = {} if pose is None else {"fixture": _milliseconds(start, found)}
+    return _Prepared({**fixture, "preprocess": _milliseconds(found, time.perf_counter())}, pose)
 
 
 def _blank(lowest: np.integer, highest: np.integer) -> NotInspected:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dskd.runtime.result import Image, Region, Verdict
+from dskd.runtime.result import Found, Image, Region, Verdict
 
 COLOURS = {Verdict.PASS: (70, 174, 139), Verdict.REVIEW: (40, 170, 245), Verdict.REJECT: (98, 86, 255)}  # BGR
 ALPHA = 0.5
@@ -39,14 +39,20 @@ def banner(width: int) -> int:
     return max(24, width // 16)
 
 
-def annotate(image: Image, verdict: Verdict, score: float, regions: tuple[Region, ...]) -> Image:
-    """Draws region boxes and a banner with verdict and score above the frame."""
+def annotate(
+    image: Image, verdict: Verdict, score: float, regions: tuple[Region, ...], found: Found | None = None
+) -> Image:
+    """Draws region boxes, where the part was found, and a banner with verdict and score above the frame."""
     colour = COLOURS[verdict]
     width = max(image.shape[1], NARROWEST)
     banner_height = banner(width)
     drawn = np.zeros((image.shape[0] + banner_height, width, 3), np.uint8)
     drawn[banner_height:, : image.shape[1]] = image
     drawn[:banner_height] = colour
+    if found is not None:
+        outline = np.rint(np.array(found.corners)).astype(np.int32)
+        below = drawn[banner_height:, : image.shape[1]]  # what leaves the picture is not drawn over the banner
+        cv2.polylines(below, [outline], True, colour, max(1, width // 400), cv2.LINE_AA)
     for region in regions:
         x, y, box_width, box_height = region.box
         corner = (x + box_width - 1, y + banner_height + box_height - 1)

@@ -176,7 +176,7 @@ class StationCamera:
 
     def show(self, frame: Frame, inspection: Inspection) -> None:
         """Makes a frame the newest judged one."""
-        self.live = Live(frame.image, inspection, self.recipe_of(inspection).bundle.manifest.input.crop)
+        self.live = Live(frame.image, inspection, inspection.covers)
 
     def status(self) -> CameraStatus:
         """The present state and counts."""

@@ -288,7 +288,7 @@ class Station:
         recipe = camera.recipe_of(inspection)
         camera.show(frame, inspection)
         if self.sinks is not None:
-            self.sinks.offer(frame, inspection, recipe.bundle.manifest.input.crop)
+            self.sinks.offer(frame, inspection, inspection.covers)
         if self._metrics is not None:
             self._metrics.inspected(inspection, time.time() - inspection.captured)
         self.drift.feed(inspection, recipe)

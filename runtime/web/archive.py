@@ -93,9 +93,7 @@ class Archive:
             raise Refused(404, GONE)
         image = read_image(path)
         found = control.rejudge(image, record.source)
-        live = control.live(record.source)
-        crop = None if live is None else live.crop
-        return picture_fields(Live(image, found, crop), WIDTHS[-1], heat=True)
+        return picture_fields(Live(image, found, found.covers), WIDTHS[-1], heat=True)
 
 
 class _Crop(BaseModel):
