@@ -31,6 +31,10 @@ class NotExact(DskdError):
         self.told = told
 
 
+class DeviceLost(DskdError):
+    """The GPU failed in a way that stays with the process: only a new process can use it again."""
+
+
 class MissingPart(DskdError):
     """A needed part is absent: GPU, library, camera, weights (exit code 3)."""
 

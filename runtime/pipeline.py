@@ -12,7 +12,7 @@ from inspect import GEN_RUNNING, getgeneratorstate
 from dskd.runtime.capture.camera_thread import newest_frames
 from dskd.runtime.capture.sources import Source, frames
 from dskd.runtime.capture.sources.watched_folder import WatchedFolderSource
-from dskd.runtime.errors import DskdError
+from dskd.runtime.errors import DeviceLost, DskdError
 from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Dropped, Frame, Result, Verdict
@@ -169,9 +169,11 @@ def store(results: Sequence[Result], sinks: Sequence[Sink]) -> None:
 
 
 def _inspect(inspector: Inspector, frame: Frame) -> Result:
-    """A frame that cannot be judged is dropped with the reason, never a PASS."""
+    """A frame that cannot be judged is dropped with the reason, never a PASS. Raises DeviceLost."""
     try:
         return frame, inspector.inspect(frame)
+    except DeviceLost:
+        raise
     except DskdError as error:
         why = NotInspected.of(error)
         return frame.dropped(why.reason, why.detail)

@@ -1,7 +1,10 @@
 /* A driver without a GPU: "device" memory is the heap, and work in a stream is done when somebody waits for it.
  *
  * STUB_DEVICES: how many there are (1), STUB_INTEGRATED: whether they share the CPU's memory (1),
- * STUB_FAIL="cuMemAlloc_v2=2": what a function answers instead of working. stub_live() counts what was not freed.
+ * STUB_FAIL="cuMemAlloc_v2=2": what a function answers instead of working. STUB_STICKY="cuStreamSynchronize=700": the same,
+ * and from then on all that needs a context answers that, as after an error that stays with the process; stub_poison(700) begins
+ * it by hand. stub_live() counts what was not freed, stub_depth() the contexts that this thread pushed and did not pop.
+ * stub_call(stream, function) gives work of the caller's own to a stream.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,27 +16,32 @@
 enum { OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_CONTEXT = 201, INVALID_HANDLE = 400, CAPTURE = 901 };
 enum { LONGEST = 4096 };
 
-typedef struct { void *to; const void *from; size_t size; void *event; } Work;
+typedef struct { void *to; const void *from; size_t size; void *event; void (*call)(void); } Work;
 typedef struct { Work work[LONGEST]; int length; int capturing; } Queue; /* a stream, and a graph too */
 typedef struct { Queue *stream; int passed; } Event;
 
-static int live, retained;
+static int live, retained, poison;
 static __thread int current;
 
-static int failing(const char *name) {
-    const char *fail = getenv("STUB_FAIL");
+static int asked_for(const char *variable, const char *name) {
+    const char *fail = getenv(variable);
     size_t length = strlen(name);
     return fail && !strncmp(fail, name, length) && fail[length] == '=' ? atoi(fail + length + 1) : 0;
 }
+static int failing(const char *name) {
+    if (!poison && (poison = asked_for("STUB_STICKY", name))) return poison;
+    return asked_for("STUB_FAIL", name);
+}
 static int number(const char *name, int otherwise) { return getenv(name) ? atoi(getenv(name)) : otherwise; }
 #define BEGIN do { int fails = failing(__func__); if (fails) return fails; } while (0)
-#define IN_CONTEXT do { BEGIN; if (!current) return INVALID_CONTEXT; } while (0)
+#define IN_CONTEXT do { BEGIN; if (poison) return poison; if (!current) return INVALID_CONTEXT; } while (0)
 
 static void run(Queue *queue, Event *until) {
     int k = 0, stop = 0;
     for (; k < queue->length && !stop; k++) {
         Work *work = &queue->work[k];
         if (work->size) memcpy(work->to, work->from, work->size);
+        if (work->call) work->call();
         if (work->event) ((Event *)work->event)->passed = 1;
         stop = until && work->event == until;
     }
@@ -47,6 +55,10 @@ static int add(Queue *queue, Work work) {
 }
 
 int stub_live(void) { return live + retained; }
+int stub_depth(void) { return current; }
+void stub_poison(int code) { poison = code; }
+int stub_capturing(Queue *stream) { return stream->capturing; }
+int stub_call(Queue *stream, void (*call)(void)) { return add(stream, (Work){.call = call}); }
 
 int cuGetErrorName(int code, const char **name) {
     *name = code == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY" : code == 100 ? "CUDA_ERROR_NO_DEVICE" : "CUDA_ERROR_OTHER";
@@ -67,8 +79,9 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) { BEGIN; (void)device; *context = &retained; retained++; return OK; }
 int cuDevicePrimaryCtxRelease_v2(int device) { BEGIN; (void)device; retained--; return OK; }
-int cuCtxPushCurrent_v2(void *context) { BEGIN; if (context != &retained || !retained) return INVALID_CONTEXT; current++; return OK; }
-int cuCtxPopCurrent_v2(void **context) { IN_CONTEXT; *context = &retained; current--; return OK; }
+int cuCtxPushCurrent_v2(void *context) { BEGIN; if (poison) return poison; if (context != &retained || !retained) return INVALID_CONTEXT; current++; return OK; }
+int cuCtxSynchronize(void) { IN_CONTEXT; return OK; }
+int cuCtxPopCurrent_v2(void **context) { if (!current) return INVALID_CONTEXT; *context = &retained; current--; return OK; }
 
 static int allocate(void **pointer, size_t size) {
     if (!size || posix_memalign(pointer, 256, size)) return size ? OUT_OF_MEMORY : INVALID_VALUE;
@@ -106,11 +119,11 @@ int cuStreamSynchronize(Queue *stream) {
 }
 int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t size, Queue *stream) {
     IN_CONTEXT;
-    return add(stream, (Work){(void *)to, from, size, NULL});
+    return add(stream, (Work){(void *)to, from, size, NULL, NULL});
 }
 int cuMemcpyDtoHAsync_v2(void *to, uintptr_t from, size_t size, Queue *stream) {
     IN_CONTEXT;
-    return add(stream, (Work){to, (void *)from, size, NULL});
+    return add(stream, (Work){to, (void *)from, size, NULL, NULL});
 }
 
 int cuEventCreate(Event **event, unsigned flags) {
@@ -124,7 +137,7 @@ int cuEventDestroy_v2(Event *event) { IN_CONTEXT; free(event); live--; return OK
 int cuEventRecord(Event *event, Queue *stream) {
     IN_CONTEXT;
     *event = (Event){stream, 0};
-    return add(stream, (Work){NULL, NULL, 0, event});
+    return add(stream, (Work){NULL, NULL, 0, event, NULL});
 }
 int cuEventSynchronize(Event *event) {
     IN_CONTEXT;

@@ -1,7 +1,7 @@
 """``pycuda.driver`` as far as the runtime uses it, through ctypes on the stub of the driver.
 
 Names, arguments and manners were read from pycuda 2026.1: buffers and streams belong to the context that is current
-when they are made, free works once, everything raises ``Error``. The real one is used instead where it is installed.
+when they are made, free works once, everything raises ``Error`` but what cleans up, which only warns. The real one is used instead where it is installed.
 """
 
 import ctypes
@@ -51,7 +51,7 @@ class Context:
         _made("cuCtxPopCurrent_v2")
 
     def detach(self):
-        _call("cuDevicePrimaryCtxRelease_v2", 0)
+        _library.cuDevicePrimaryCtxRelease_v2(0)
 
 
 class Device:
@@ -110,7 +110,7 @@ class Stream:
 
     def __del__(self):
         if hasattr(self, "_handle"):
-            _call("cuStreamDestroy_v2", self._handle)
+            _library.cuStreamDestroy_v2(self._handle)
 
 
 class Event:
@@ -126,7 +126,7 @@ class Event:
         return self
 
     def __del__(self):
-        _call("cuEventDestroy_v2", self._handle)
+        _library.cuEventDestroy_v2(self._handle)
 
 
 def _buffer(array):

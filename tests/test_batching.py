@@ -17,7 +17,7 @@ from tiny_bundle import tiny_bundle
 
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle, load_bundle, write_manifest
-from dskd.runtime.errors import DskdError
+from dskd.runtime.errors import DeviceLost, DskdError
 from dskd.runtime.inspection.backends import Backend, Candidate, Output, open_backend
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Dropped, Frame, Image, Inspection, Verdict
@@ -212,6 +212,42 @@ def test_frames_of_a_failing_backend_are_dropped_and_it_is_opened_again(bench: B
     wait_for(lambda: len(feed.results) == FAILURES + 1)
     assert isinstance(feed.results[-1], Inspection)
     assert not bench.thread.fault
+
+
+def test_a_lost_device_is_not_tried_again_and_its_frames_have_no_verdict(bench: Bench) -> None:
+    """Every further call of this process would fail alike; and closing may hang."""
+    feed = Feed("top", Settings(9, 9))
+    bench.thread.attach(feed)
+    bench.thread.start()
+    bench.opened[0].broken = lost = DeviceLost("the GPU failed (cuStreamSynchronize: CUDA_ERROR_LAUNCH_FAILED)")
+    assert bench.thread.idle == 0
+    for number in range(3):
+        feed.add(1)
+        bench.thread.wake()
+        wait_for(lambda number=number: len(feed.results) == number + 1)  # type: ignore[misc]
+    assert all(isinstance(r, Dropped) and "LAUNCH_FAILED" in r.detail for r in feed.results)
+    assert (bench.thread.lost, bench.thread.alive, bench.thread.ready) == (lost, True, False)
+    assert bench.thread.idle > 0
+    assert len(bench.opened) == 1
+    bench.thread.stop()
+    assert not bench.opened[0].closed
+
+
+def test_a_device_that_is_lost_when_it_is_opened_again_gives_no_way_to_another_backend(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feed = Feed("top", Settings(9, 9))
+    tried = [Candidate("bench", bench.open), Candidate("other", bench.open)]
+    bench.thread = InspectionThread(bench.bundle, lambda: tried, 0.0, keep_maps=False)
+    bench.thread.attach(feed)
+    bench.thread.start()
+    bench.cannot_open = DeviceLost("the GPU failed")
+    bench.opened[0].broken = RuntimeError("no memory")
+    feed.add(FAILURES * bench.bundle.manifest.max_batch)
+    bench.thread.wake()
+    wait_for(lambda: bench.thread.lost is not None)
+    assert len(bench.opened) == 1
+    assert "passed over" not in capsys.readouterr().err
 
 
 def test_a_backend_that_cannot_be_opened_is_tried_again_with_pauses(bench: Bench) -> None:

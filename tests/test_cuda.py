@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from dskd.runtime.errors import CallError, MissingPart
+from dskd.runtime.errors import CallError, DeviceLost, MissingPart
 from dskd.runtime.inspection.cuda import ADAPTERS, Device, open_memory
+from dskd.runtime.inspection.cuda.base import device_failure
 
 CARD = Device(0, "Card", "9.0", 1 << 30, False)
 
@@ -298,3 +299,149 @@ print(ctypes.CDLL("libcuda.so.1").stub_live())
         assert first.startswith(said)
         assert "; start again" in first or "; close other programs" in first
     assert live == ("1" if name == "pycuda" else "0")
+
+
+# ------------------------------------------------------------------------------------------ what stays with the process
+
+STICKY = """
+import ctypes
+import numpy as np
+from dskd.runtime.inspection.cuda import find_device, open_memory
+from dskd.runtime.errors import DskdError
+memory = open_memory(find_device(), NAME)
+stub = ctypes.CDLL("libcuda.so.1")
+with memory.active():
+    host, address, stream = memory.host((2,), np.float32), memory.allocate(8), memory.stream()
+for work in (lambda: memory.to_device(address, host, 2, stream), stream.synchronize, lambda: memory.allocate(8)):
+    try:
+        with memory.active():
+            work()
+        print("works")
+    except DskdError as error:
+        print(type(error).__name__, error)
+memory.close()
+print(stub.stub_depth())
+"""
+
+
+def test_which_errors_stay() -> None:
+    """As cuda.h says of each; running out of memory, a wrong handle and a refused recording do not."""
+    stay = [code for code in range(1000) if isinstance(device_failure("cuX", code), DeviceLost)]
+    assert stay == [214, 700, 702, 709, 714, 715, 716, 717, 718, 719, 999]
+
+
+@pytest.mark.parametrize("name", ["cuda-bindings", "pycuda"])
+@pytest.mark.parametrize("code", [719, 999])
+def test_an_error_that_stays_with_the_process_is_a_lost_device(
+    stub: Path, name: str, code: int, tmp_path: Path
+) -> None:
+    said = run(
+        STICKY.replace("NAME", repr(name)),
+        STUB_STICKY=f"cuStreamSynchronize={code}",
+        **environment(stub, name, tmp_path),
+    ).splitlines()
+    assert said[0] == "works"
+    assert all(line.startswith("DeviceLost the GPU failed (cu") for line in said[1:3])
+    assert all("this process cannot use it any more; start again" in line for line in said[1:3])
+    assert said[3] == "0"
+
+
+@pytest.mark.parametrize("name", ["cuda-bindings", "pycuda"])
+def test_an_error_of_one_call_is_none(stub: Path, name: str, tmp_path: Path) -> None:
+    variables = environment(stub, name, tmp_path)
+    said = run(STICKY.replace("NAME", repr(name)), STUB_FAIL="cuStreamSynchronize=400", **variables).splitlines()
+    assert [line.split()[0] for line in said[:3]] == ["works", "DskdError", "works"]
+
+
+WHOLE = """
+import ctypes, json, sys
+from collections import Counter
+from pathlib import Path
+sys.path.insert(0, "tests")
+import numpy as np
+from tensorrt_fakes import FakeTensorRt, HEIGHT, LARGEST, WIDTH, make_bundle, scores_of
+from dskd.runtime.errors import DskdError
+from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
+from dskd.runtime.inspection.cuda import find_device
+from dskd.runtime.inspection.cuda.cuda_bindings_memory import CudaBindingsMemory
+
+stub = ctypes.CDLL("libcuda.so.1")
+Work = ctypes.CFUNCTYPE(None)
+given = []  # ctypes frees what nobody holds
+
+class Streams(dict):
+    def __contains__(self, handle):
+        return True
+    def __missing__(self, handle):
+        return Stream(handle)
+
+class Stream:
+    def __init__(self, handle):
+        self.handle = ctypes.c_void_p(handle)
+        self.recorded = [] if stub.stub_capturing(self.handle) else None
+    def add(self, work):
+        given.append(Work(work))
+        stub.stub_call(self.handle, given[-1])
+
+class OnStub(CudaBindingsMemory):
+    counts, log, blocks, streams = Counter(), [], Streams(), Streams()
+    def call(self, what):
+        assert stub.stub_depth(), "used outside of active()"
+    def at(self, address, shape, dtype):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer((ctypes.c_ubyte * size).from_address(address), dtype).reshape(shape)
+
+folder = Path(sys.argv[1])
+plan = folder / "candidate.plan"
+plan.write_bytes(b"plan")
+bundle = make_bundle(folder)
+
+def opened():
+    memory = OnStub(find_device())
+    return TensorRtBackend(bundle, "fp16", plan, memory, FakeTensorRt(memory))
+
+said, images = {}, np.random.default_rng(0).integers(0, 256, (LARGEST, HEIGHT, WIDTH, 3), np.uint8)
+right = scores_of(images)
+live = []
+for _ in range(REOPENED):
+    backend = opened()
+    for k in range(CALLS):
+        rows = 1 + k % LARGEST
+        output = backend.infer(images[:rows])
+        assert np.array_equal(output.scores, right[:rows])
+        k % 16 or output.maps()
+        if k in (CALLS // 2, CALLS - 1):
+            live.append(stub.stub_live())
+    backend.close()
+    live.append(stub.stub_live())
+said["live"], said["depth"] = live, stub.stub_depth()
+
+backend = opened()
+backend.infer(images[:1])
+stub.stub_poison(719)
+said["poisoned"] = []
+for ask in (lambda: backend.infer(images[:1]), opened):
+    try:
+        ask()
+    except DskdError as error:
+        said["poisoned"].append(type(error).__name__)
+backend.close()
+said["depth after"] = stub.stub_depth()
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.skipif(not installed("cuda.bindings.driver"), reason="cuda-bindings is not installed")
+@pytest.mark.parametrize(("reopened", "calls"), [(2, 40), pytest.param(5, 2000, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("integrated", ["0", "1"])
+def test_the_backend_on_cuda_bindings_leaks_nothing_and_knows_a_lost_device(
+    stub: Path, tmp_path: Path, reopened: int, calls: int, integrated: str
+) -> None:
+    script = WHOLE.replace("REOPENED", str(reopened)).replace("CALLS", str(calls))
+    script = script.replace("sys.argv[1]", repr(str(tmp_path)))
+    said = json.loads(run(script, LD_LIBRARY_PATH=str(stub), STUB_INTEGRATED=integrated))
+    half, whole, closed = said["live"][:3]
+    assert (half, closed) == (whole, 0)
+    assert said["live"] == [half, whole, closed] * reopened
+    assert (said["depth"], said["depth after"]) == (0, 0)
+    assert said["poisoned"] == ["DeviceLost", "DeviceLost"]

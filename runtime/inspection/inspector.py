@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import InputSpec, Precision
-from dskd.runtime.errors import DskdError, NotExact
+from dskd.runtime.errors import DeviceLost, DskdError, NotExact
 from dskd.runtime.inspection.backends import Backend, Output, candidates, first_that
 from dskd.runtime.inspection.backends.base import Overlapping, cpu_words
 from dskd.runtime.inspection.decision import Map, Settings, decide
@@ -149,7 +149,7 @@ class Inspector:
         levels = _Levels()
         try:
             seen = self._tiles_of(frame.image.shape).infer(self._start, frame.image, levels.look)
-        except BackendFailed:
+        except (BackendFailed, DeviceLost):
             raise
         except DskdError as error:
             return error
@@ -195,6 +195,8 @@ class Inspector:
             anomaly_map = None
             if self.keep_maps:  # a copy: else it is the next frame's, or all of a batch
                 anomaly_map = fetch().copy() if pose is None else pose.on_frame(fetch(), size)
+        except DeviceLost:
+            raise
         except DskdError as error:
             return error
         return Inspection(
@@ -250,9 +252,14 @@ class _Levels:
 
 
 def _asked(ask: Callable[[], Answer]) -> Answer:
-    """What a backend says. Raises BackendFailed whatever it is that a driver raises: these frames have no verdict."""
+    """What a backend says. Raises BackendFailed whatever it is that a driver raises: these frames have no verdict.
+
+    DeviceLost stays what it is: the process must end.
+    """
     try:
         return ask()
+    except DeviceLost:
+        raise
     except Exception as error:
         raise BackendFailed(str(error) or type(error).__name__) from error
 

@@ -6,16 +6,18 @@ import argparse
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 # Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from dskd.runtime.bundle.loading import load_bundle
 from dskd.runtime.configuration.uri import without_password
-from dskd.runtime.errors import DskdError, Parser, exit_with_code, one_line
+from dskd.runtime.errors import DeviceLost, DskdError, Parser, exit_with_code, one_line
 from dskd.runtime.station import systemd
 from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.load import load_station, read_station
@@ -26,7 +28,7 @@ EXAMPLES = """examples:
   dskd station line-3.yaml --check-config    what would run, and all that is wrong in the file
   dskd station line-3.yaml                   run until SIGTERM or Ctrl-C
 
-Exit code 0: stopped when told to; 1: the work failed; 2: the file is wrong; 3: a library or device is missing."""
+Exit code 0: stopped when told to; 1: the work failed, or only a new process can go on; 2: the file is wrong; 3: a library or device is missing."""
 WATCH = 1.0  # seconds between looks at the threads
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ def main(arguments: list[str]) -> int:
     station.start()
     if options.accept_clock:
         station.accept_clock("command line")
-    page = None
+    page, lost = None, None
     try:
         if config.web is not None:  # its libraries are needed only then
             from dskd.runtime.web.page import open_page
@@ -72,19 +74,36 @@ def main(arguments: list[str]) -> int:
             page = open_page(station)
         systemd.notify("READY=1")
         watch(station, stop, lambda: page is None or page.alive)
+    except DeviceLost as error:
+        lost = error
     finally:
         systemd.notify("STOPPING=1")
         if page is not None:
             page.stop()
         station.stop()
+    if lost is not None:
+        leave(lost)
     return 0
 
 
+def leave(lost: DeviceLost) -> NoReturn:
+    """Ends the process without running destructors: those of a library whose device is lost may hang."""
+    print(f"error: {one_line(str(lost))}", file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(lost.exit_code)
+
+
 def watch(station: Station, stop: threading.Event, page_alive: Callable[[], bool]) -> None:
-    """Feeds systemd's watchdog as long as every thread lives; tells it once a second how the station is."""
+    """Feeds systemd's watchdog as long as every thread lives; tells it once a second how the station is.
+
+    Raises DskdError where only a new process can go on: whoever started this one starts it again.
+    """
     interval = min(WATCH, (systemd.watchdog_seconds() or WATCH) / 3)
     told = ""
     while not stop.wait(interval):
+        if (error := station.beyond_repair()) is not None:
+            log.error("the station ends, to be started again: %s", one_line(str(error)))
+            raise error
         hanging = [*station.hanging(), *([] if page_alive() else ["page"])]
         if hanging:
             text = f"hanging: {', '.join(hanging)}"

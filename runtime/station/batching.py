@@ -17,10 +17,11 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import NoReturn
 
 from dskd.runtime.bundle.loading import Bundle, load_bundle
-from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.errors import DeviceLost, DskdError, one_line
 from dskd.runtime.inspection.backends import Backend, Candidate, first_that
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.golden import golden_check
@@ -62,6 +63,9 @@ class InspectionThread:
         self.opened: Future[Backend] = Future()
         self.backend = ""  # name of the one in use, or of the last one
         self._fault: NotInspected | None = None
+        self.lost: DeviceLost | None = None  # the process cannot use the device any more
+        self._lost_backend: Inspector | None = None
+        self._closed_at: float | None = None  # when the backend was given up, in time.monotonic's seconds
         self.since, self.beat = time.time(), time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"inspect-{bundle.manifest.name}", daemon=True)
 
@@ -84,6 +88,12 @@ class InspectionThread:
     def ready(self) -> bool:
         """Whether it has a backend that works, as far as is known."""
         return self.alive and self._inspector is not None
+
+    @property
+    def idle(self) -> float:
+        """Seconds since it lost its backend; 0 while it has one."""
+        at = self._closed_at
+        return 0.0 if at is None else time.monotonic() - at
 
     @property
     def fault(self) -> str:
@@ -168,8 +178,8 @@ class InspectionThread:
                 self._reopen()
 
     def _open_inspector(self) -> Inspector:
-        backend, _ = first_that(self._prove, self._tried())
-        self.backend = backend.name
+        backend, _ = first_that(self._prove, self._tried(), again=self.opened.done())
+        self.backend, self._closed_at = backend.name, None
         graph = self.bundle.manifest.graphs[backend.graph]
         return Inspector(self.bundle, backend, Settings.of(graph.thresholds), self._keep_maps)
 
@@ -249,6 +259,8 @@ class InspectionThread:
                 self._close_backend()
                 self._retry_at = time.monotonic()
             return [error for _ in batch.jobs]
+        except DeviceLost as error:
+            return [self._lose(error) for _ in batch.jobs]
         except Exception as error:  # a fault of ours must cost these frames, not the station
             log.exception("inspection: unexpected")
             why = NotInspected(Reason.INSPECTION_FAILED, f"{type(error).__name__}: {error}")
@@ -262,6 +274,8 @@ class InspectionThread:
             return
         try:
             self._inspector = self._open_inspector()
+        except DeviceLost as error:
+            self._lose(error)
         except Exception as error:  # a driver's own types
             self._retry_at = time.monotonic() + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -270,8 +284,18 @@ class InspectionThread:
             self._failures = FAILURES - 1  # on probation: the next failure closes it again
             log.warning("bundle %s: backend opened again", self.bundle.id)
 
+    def _lose(self, error: DeviceLost) -> NotInspected:
+        """Nothing is tried again, and the backend is kept unclosed: its library may hang with a device that is lost."""
+        why = NotInspected(Reason.BACKEND_FAILED, str(error))
+        if self.lost is None:
+            self.lost, self._lost_backend = error, self._inspector
+            self._inspector, self._retry_at, self._closed_at = None, inf, time.monotonic()
+        self._note(why)
+        return why
+
     def _close_backend(self) -> None:
         if self._inspector is not None:
+            self._closed_at = time.monotonic()
             try:
                 self._inspector.backend.close()
             except Exception as error:  # it is to go anyway

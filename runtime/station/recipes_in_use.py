@@ -18,6 +18,7 @@ from dskd.runtime.station.recipe import Kept, Serving, make_recipe
 from dskd.runtime.store import Store
 
 STOP_PATIENCE = 5.0  # seconds that a stop waits for a recipe change that is under way
+MOST_IDLE = 300.0  # seconds without any backend after which a new process is tried
 HANGS = 30.0  # seconds without a sign of life after which a thread counts as hanging; an engine may load that long
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,17 @@ class RecipesInUse:
         threads, now = dict.fromkeys([*self._threads.values(), *used]), time.monotonic()
         lost = (thread for thread in threads if not thread.alive or now - thread.beat > HANGS)
         return [f"inspection of {thread.bundle.manifest.name}" for thread in lost]
+
+    def beyond_repair(self) -> DskdError | None:
+        """Why the process must end and start again: a device is lost to it, or for long no camera had a backend."""
+        threads = list(dict.fromkeys(camera.inspects for camera in list(self._cameras.values())))
+        for thread in threads:
+            if thread.lost is not None:
+                return thread.lost
+        if threads and all(thread.idle > MOST_IDLE for thread in threads):
+            minutes, fault = MOST_IDLE / 60, threads[0].fault
+            return DskdError(f"nothing was inspected for {minutes:.0f} minutes, because there is no backend: {fault}")
+        return None
 
     def stop(self) -> None:
         """Judges what was taken and releases all backends; recipes change no more."""

@@ -198,6 +198,10 @@ class Station:
             found.append("recorder")
         return found
 
+    def beyond_repair(self) -> DskdError | None:
+        """Why only a new process can go on; None where this one can."""
+        return self.recipes.beyond_repair()
+
     # ------------------------------------------------------------------------------------------------------- details
 
     def _camera(self, name: str) -> StationCamera:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
-from dskd.runtime.errors import CallError, DskdError, MissingPart, NotExact, one_line
+from dskd.runtime.errors import CallError, DeviceLost, DskdError, MissingPart, NotExact, one_line
 from dskd.runtime.inspection.backends.base import Backend, Output, cpu_words
 from dskd.runtime.inspection.engine import engine_paths
 
@@ -60,10 +60,11 @@ def open_backend(
     return first_that(lambda backend: None, candidates(bundle, name, threads, precision))[0]
 
 
-def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate]) -> tuple[Backend, Proof]:
+def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate], again: bool = False) -> tuple[Backend, Proof]:
     """The first backend that opens and for which ``prove`` raises nothing, with what it gave.
 
-    Where a library or its device is missing, the rest of what needs it is not tried. Raises the last DskdError.
+    Where a library or its device is missing, the rest of what needs it is not tried. Raises the last DskdError; DeviceLost
+    at once where this process had a backend before (``again``), since a new process may use the device.
     """
     inexact = list[NotExact]()
     while True:
@@ -78,7 +79,7 @@ def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate]) -> tup
         except DskdError as error:
             if isinstance(error, MissingPart):
                 tried = [other for other in tried if other.library != candidate.library]
-            if not tried:
+            if not tried or (again and isinstance(error, DeviceLost)):
                 raise
             if isinstance(error, NotExact):
                 inexact.append(error)

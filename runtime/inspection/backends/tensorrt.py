@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
-from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.errors import DeviceLost, DskdError, MissingPart
 from dskd.runtime.inspection.backends.tensorrt_engine import IMAGE, MAP, SCORE, LoadedEngine, load_tensorrt
 from dskd.runtime.inspection.cuda import Device, Memory, find_device, open_memory
 from dskd.runtime.inspection.cuda.base import Graph
@@ -145,8 +145,8 @@ class TensorRtBackend:
             try:
                 self._launch(slot, max(rows, self._engine.smallest))
                 slot.done.record(self._stream)
-            except BaseException:  # what was begun runs before anything that the slot is given next
-                self._free.append(slot)
+            except BaseException:
+                self._let_go(slot)
                 raise
             slot.pending = True
             return Ticket(slot, slot.use, rows)
@@ -208,6 +208,20 @@ class TensorRtBackend:
                 raise DskdError(f"{self.name} is closed; open the backend again")
             with self._memory.active():
                 yield
+
+    def _let_go(self, slot: _Slot) -> None:
+        """After a batch that could not be launched: the device may still read what it was given.
+
+        TensorRT does not say which error it met; waiting does. Raises DeviceLost.
+        """
+        try:
+            self._stream.synchronize()
+        except DeviceLost:
+            raise
+        except DskdError:  # said already, by what failed before
+            pass
+        finally:
+            self._free.append(slot)
 
     def _launch(self, slot: _Slot, rows: int) -> None:
         """First as it is, the second time in a context that is then recorded, from the third on as a CUDA graph."""

@@ -1,7 +1,8 @@
 """What a backend needs of a GPU: memory that both sides see, streams, events and graphs.
 
 ``Memory`` owns all that it gives but graphs and frees it in ``close``; no array must be used after that. Every call
-but ``close`` is made inside ``active``, in any thread. Failures of the device are DskdError.
+but ``close`` is made inside ``active``, in any thread. Failures of the device are DskdError,
+those after which the process cannot use it any more DeviceLost.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from typing import Any, Protocol
 
 from numpy.typing import DTypeLike, NDArray
 
-from dskd.runtime.errors import DskdError
+from dskd.runtime.errors import DeviceLost, DskdError
 from dskd.runtime.inspection.cuda.device import Device
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream, which other libraries may use
 DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING: the cheapest event
+OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
+# CUresult of which NVIDIA says that any further CUDA work of the process returns it again: uncorrectable ECC error, illegal
+# address, launch timeout, destroyed context, stack, instruction, alignment, address space, program counter, launch
+# failure, unknown.
+STICKY = frozenset({214, 700, 702, 709, 714, 715, 716, 717, 718, 719, 999})
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,11 @@ class Memory(Protocol):
         ...
 
 
-def device_failure(what: str, out_of_memory: bool) -> DskdError:
-    """The error for a call that the device refused."""
-    if out_of_memory:
+def device_failure(what: str, status: int) -> DskdError:
+    """The error for a call that the device refused with that CUresult."""
+    if status == OUT_OF_MEMORY:
         return DskdError(f"the GPU has no memory left ({what}); close other programs or use a smaller batch")
-    return DskdError(f"the GPU failed ({what}); start again, and check its power, cooling and driver if it recurs")
+    advice = "start again, and check its power, cooling and driver if it recurs"
+    if status in STICKY:
+        return DeviceLost(f"the GPU failed ({what}), and this process cannot use it any more; {advice}")
+    return DskdError(f"the GPU failed ({what}); {advice}")

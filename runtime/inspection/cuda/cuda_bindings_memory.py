@@ -27,8 +27,7 @@ def _call(function: Callable[..., tuple[Any, ...]], *arguments: object) -> Any:
     except RuntimeError as error:  # no driver, or one that is older than the function
         raise MissingPart(f"cuda-bindings cannot use the NVIDIA driver ({error}); {ELSEWHERE}") from error
     if status != driver.CUresult.CUDA_SUCCESS:
-        out_of_memory = status == driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
-        raise device_failure(f"{function.__name__}: {status.name}", out_of_memory)
+        raise device_failure(f"{function.__name__}: {status.name}", int(status))
     return answer[0] if answer else None
 
 

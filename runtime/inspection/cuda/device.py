@@ -47,6 +47,11 @@ def find_device(index: int = 0) -> Device:
     return Device(index, name.value.decode(errors="replace"), f"{major}.{minor}", size.value, integrated)
 
 
+def context_status() -> int:
+    """CUresult of the thread's current context once its work is done: a sticky error is said again by every call."""
+    return int(ctypes.CDLL(DRIVER).cuCtxSynchronize())
+
+
 def _attribute(driver: ctypes.CDLL, handle: ctypes.c_int, which: int) -> int:
     value = ctypes.c_int()
     _ask(driver, "cuDeviceGetAttribute", ctypes.byref(value), ctypes.c_int(which), handle)

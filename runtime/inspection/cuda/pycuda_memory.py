@@ -12,8 +12,15 @@ from typing import Any
 from numpy.typing import DTypeLike
 
 from dskd.runtime.errors import DskdError, MissingPart
-from dskd.runtime.inspection.cuda.base import DISABLE_TIMING, NON_BLOCKING, Graph, HostBuffer, device_failure
-from dskd.runtime.inspection.cuda.device import Device
+from dskd.runtime.inspection.cuda.base import (
+    DISABLE_TIMING,
+    NON_BLOCKING,
+    OUT_OF_MEMORY,
+    Graph,
+    HostBuffer,
+    device_failure,
+)
+from dskd.runtime.inspection.cuda.device import Device, context_status
 
 try:
     import pycuda.driver as cuda
@@ -32,11 +39,12 @@ def _primary_context(index: int) -> Any:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Makes a DskdError of what pycuda raises."""
+    """Makes a DskdError of what pycuda raises. Its errors hold no code, so the driver is asked whether it is sticky."""
     try:
         yield
     except cuda.Error as error:
-        raise device_failure(str(error), isinstance(error, cuda.MemoryError)) from error
+        status = OUT_OF_MEMORY if isinstance(error, cuda.MemoryError) else context_status()
+        raise device_failure(str(error), status) from error
 
 
 class PycudaStream:
