@@ -40,6 +40,7 @@ class Reason(str, Enum):
     NO_FRAME = "no frame before the deadline"
     NO_VERDICT = "no verdict before the deadline"
     STATION_STOPPED = "the station stopped"
+    STATION_KILLED = "the station was killed before it answered"
 
     def __str__(self) -> str:
         return self.value

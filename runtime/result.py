@@ -172,3 +172,18 @@ class Answer:
     def explanation(self) -> str:
         """The reason for people, and as it is stored."""
         return self.reason.text(self.detail)
+
+
+@dataclass(frozen=True)
+class Announced:
+    """A part that a trigger announced: stored before the trigger is acknowledged, so that a kill leaves a trace of it.
+
+    ``triggered`` is seconds since the epoch.
+    """
+
+    camera: str
+    part: str
+    triggered: float
+
+
+Entry = Inspection | Dropped | Answer | Announced  # what the store takes

@@ -47,6 +47,7 @@ BEFORE = [
 SINCE = {  # of no fixed label before: there it began with the camera's name, or came with later versions
     Reason.MISSED_TRIGGER: ("missed trigger", 2),
     Reason.PART_NOT_FOUND: ("part not found", 2),
+    Reason.STATION_KILLED: ("the station was killed before it answered", 2),
 }
 
 

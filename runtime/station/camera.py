@@ -26,6 +26,7 @@ from dskd.runtime.station.part_desk import NotReady, PartDesk
 from dskd.runtime.station.recipe import Recipe, Serving
 from dskd.runtime.station.recorder import Recorder
 
+ACKNOWLEDGE = 1.0  # seconds that the acknowledgement of a trigger waits for the store
 LATENCIES = 4096  # of the last inspections
 LATENCY_SECONDS = 300.0
 CAMERA_ERROR, BACKEND_ERROR, STORE_ERROR = 1, 2, 3  # as in the Modbus register map
@@ -77,6 +78,7 @@ class StationCamera:
                 lambda answer, due: recorder.put(answer, due=due),
                 self.hindrance,
                 self.capture.trigger if asks else lambda part: None,
+                recorder.put,
             )
 
     @property
@@ -127,7 +129,17 @@ class StationCamera:
             return False, 0, error, self.recipe.job, 0
         return self.desk.ready, self.desk.busy, error, self.recipe.job, self.desk.missed
 
-    def trigger(self, part: str | None = None, triggered: float | None = None) -> str:
+    def trigger(self, part: str | None = None) -> str:
+        """Announces a part for somebody who wants to hear that; returns its id once a kill leaves a trace of it.
+
+        Raises as ``announce`` does. Where the store refuses or hangs, which its health says, the part goes on all the
+        same.
+        """
+        name = self.announce(part)
+        self._recorder.await_stored(ACKNOWLEDGE)
+        return name
+
+    def announce(self, part: str | None = None, triggered: float | None = None) -> str:
         """Announces a part; returns its id. Raises CallError where nothing triggers this camera, NotReady."""
         if self.desk is None or self.config.trigger.kind == "line":
             raise CallError(f"camera {self.name}: takes no trigger; set its trigger in the station file")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from dskd.runtime.errors import CallError, DskdError, one_line
 from dskd.runtime.reason import Reason
-from dskd.runtime.result import Answer, Dropped, Inspection, Verdict
+from dskd.runtime.result import Announced, Answer, Dropped, Inspection, Verdict
 
 LONGEST_PART = 64  # characters of a part id: fits a Modbus register block, a file name and a screen
 LATE = "late"  # key in an inspection's timings: milliseconds after the answer was given
@@ -40,7 +40,7 @@ class PartDesk:
 
     ``answer`` is called in order, under the desk's lock, with when the answer is due (monotonic clock). ``fail_safe`` gives the verdict of a part that could not be inspected. ``hindrance`` says why no part can be taken
     now (camera lost, store full), empty where one can. ``ask`` asks the camera for a part's frame, and raises DskdError
-    where it cannot; it is called in the order of the triggers.
+    where it cannot; it is called in the order of the triggers. ``announce`` gets each part before any answer to it.
     """
 
     def __init__(
@@ -52,9 +52,11 @@ class PartDesk:
         answer: Callable[[Answer, float], None],
         hindrance: Callable[[], str],
         ask: Callable[[str], None] = lambda part: None,
+        announce: Callable[[Announced], None] = lambda announced: None,
     ) -> None:
         self.camera, self._deadline, self._queue = camera, deadline, queue
         self._fail_safe, self._answer, self._hindrance, self._ask = fail_safe, answer, hindrance, ask
+        self._announce = announce
         self._parts: deque[_Part] = deque()
         self._change = threading.Condition()
         self._numbered, self._closed = 0, False
@@ -94,6 +96,7 @@ class PartDesk:
             if reason:
                 self.missed += 1
                 raise NotReady(f"camera {self.camera}: not ready, the trigger is missed: {reason}")
+            self._announce(Announced(self.camera, name, now))
             late = max(time.time() - now, 0.0)  # an edge is taken from its queue a moment after it came
             self._parts.append(_Part(name, now, time.monotonic() + self._deadline - late))
             self._change.notify_all()

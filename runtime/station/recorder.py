@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from dskd.runtime.errors import one_line
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, no_op
+from dskd.runtime.result import Entry as Record
 from dskd.runtime.store import Store, StoreError
 
 STORE_WAIT = 0.05  # seconds an answer may wait for the store beyond its deadline
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 class Entry:
     """One record; for an inspection the frame it is about; for an answer when it is due (monotonic clock)."""
 
-    record: Inspection | Dropped | Answer
+    record: Record
     frame: Frame | None = None
     due: float = 0.0
     spooled: bool = True
@@ -49,10 +50,10 @@ class Recorder:
         self._store, self._hand_on, self._limit = store, hand_on, spool
         self._change = threading.Condition()
         self._waiting: deque[Entry] = deque()  # not handed on yet
-        self._spool: deque[tuple[Inspection | Dropped | Answer, Callable[[], None]]] = deque()  # not stored yet
+        self._spool: deque[tuple[Record, Callable[[], None]]] = deque()  # not stored yet
         self._unstorable: dict[tuple[str, Reason], list[Dropped]] = {}
         self._merged: dict[tuple[str, Reason], int] = {}
-        self._stored = self._handed = self._frames = self._unstored_answers = 0
+        self._stored = self._handed = self._frames = self._unstored_answers = self._taken = 0
         self._closing = False
         self.fault, self.since = "", time.time()
         self.beat = time.monotonic()
@@ -86,7 +87,7 @@ class Recorder:
         with self._change:
             self._change.wait_for(lambda: self._frames < MOST_FRAMES or self._closing)
 
-    def put(self, record: Inspection | Dropped | Answer, frame: Frame | None = None, due: float = 0.0) -> None:
+    def put(self, record: Record, frame: Frame | None = None, due: float = 0.0) -> None:
         """Takes a record. Never waits."""
         with self._change:
             self._frames += frame is not None
@@ -99,6 +100,13 @@ class Recorder:
                 self._keep(record, no_op if frame is None else frame.stored)
             self._unstored_answers += not spooled
             self._change.notify_all()
+
+    def await_stored(self, timeout: float) -> bool:
+        """Waits until all that was put so far is stored; false where it is not in time, or the store refuses."""
+        with self._change:
+            upto = self._taken
+            self._change.wait_for(lambda: self._stored >= upto or self.fault or self._closing, timeout)
+            return self._stored >= upto
 
     def close(self, timeout: float) -> int:
         """Hands on and stores what is left; returns how many records the store did not take in time. They are logged."""
@@ -134,9 +142,10 @@ class Recorder:
             log.error("store: %d answers were given while it was full, and are not stored", self._unstored_answers)
         self._unstored_answers = 0
 
-    def _keep(self, record: Inspection | Dropped | Answer, stored: Callable[[], None]) -> None:
+    def _keep(self, record: Record, stored: Callable[[], None]) -> None:
         if isinstance(record, Inspection):
             record = replace(record, anomaly_map=None)
+        self._taken += 1
         self._spool.append((record, record.stored if isinstance(record, Dropped) else stored))
 
     def _hand_over(self) -> None:

@@ -17,7 +17,8 @@ from dskd.runtime.configuration.fields import reveal, split_address
 from dskd.runtime.errors import CallError, DskdError, one_line
 from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
 from dskd.runtime.metrics_listener import MetricsListener
-from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection
+from dskd.runtime.reason import Reason
+from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import GpioOutput, ModbusOutput, StationConfig
 from dskd.runtime.station.control import Health, Live, PartStatus, StationStatus
@@ -85,6 +86,7 @@ class Station:
             self.recorder.start()
             for name in self.config.cameras:
                 self._add_camera(name)
+            self._answer_lost()
             self.sinks = StationSinks(self.config, self.store, self, self.clock)
             self._keep_clock()
             for name, output in self.config.outputs.items():
@@ -218,7 +220,23 @@ class Station:
         serving.thread.attach(added)
         self.cameras[name] = added
         if config.trigger.kind == "gpio":
-            self._triggers.append(EdgeTrigger(name, config.trigger, added.trigger))
+            self._triggers.append(EdgeTrigger(name, config.trigger, added.announce))
+
+    def _answer_lost(self) -> None:
+        """Parts that were under way at a kill: the line has had no answer, and now they are listed as not inspected."""
+        lost = self.store.announced()
+        safe = {name: camera.recipe.fail_safe for name, camera in self.cameras.items()}
+        answers = [
+            Answer(
+                p.camera, p.part, safe.get(p.camera, Verdict.REJECT), Reason.STATION_KILLED, p.triggered, time.time()
+            )
+            for p in lost
+        ]
+        if answers:
+            self.store.add(answers)
+            log.warning(
+                "%d part(s) were under way when the station was killed; they are stored as not inspected", len(lost)
+            )
 
     def _open_output(self, name: str, config: GpioOutput | ModbusOutput) -> Output:
         if config.kind == "gpio":

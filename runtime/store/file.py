@@ -40,6 +40,11 @@ CREATE TABLE audit (
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
+# Parts that were announced and not answered yet; whatever stands here at a start was under way at a kill.
+_ANNOUNCED = """CREATE TABLE IF NOT EXISTS announced (
+    camera TEXT NOT NULL, part TEXT NOT NULL, triggered REAL NOT NULL, PRIMARY KEY (camera, part, triggered)
+    ) WITHOUT ROWID"""
+
 
 class StoreError(DskdError):
     """The store did not take or give what was asked; nothing of it was written."""
@@ -146,4 +151,5 @@ def _prepare(database: sqlite3.Connection) -> None:
         database.execute("INSERT INTO notes VALUES ('store', ?)", (uuid.uuid4().hex[:12],))
         database.execute(f"PRAGMA application_id={APPLICATION_ID}")
         database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    database.execute(_ANNOUNCED)  # in a file of an earlier version too, which does not mind it
     database.execute("COMMIT")

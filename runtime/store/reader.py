@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Literal
 
-from dskd.runtime.result import Verdict
+from dskd.runtime.result import Announced, Verdict
 from dskd.runtime.store.file import StoreBroken, connect_to_read, meaning
 from dskd.runtime.store.records import Record, Value, record_from
 
@@ -179,6 +179,13 @@ class StoreReader:
         """The newest entries first; ``before`` an id, to page on."""
         question = "SELECT * FROM audit WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?"
         return [Audited(**row) for row in self._ask(question, (before, before, limit))]
+
+    def announced(self) -> list[Announced]:
+        """Parts that were announced and have no answer yet, in the order of their triggers."""
+        rows = self._ask("SELECT name FROM sqlite_master WHERE name = 'announced'")
+        if not rows:  # a file that an earlier version wrote last
+            return []
+        return [Announced(**row) for row in self._ask("SELECT * FROM announced ORDER BY triggered")]
 
     def last_moment(self) -> float | None:
         """When the newest record was made (seconds since the epoch), None before the first."""

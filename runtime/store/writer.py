@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dskd.runtime.result import Answer, Dropped, Inspection
+from dskd.runtime.result import Announced, Answer, Dropped, Entry, Inspection
 from dskd.runtime.store.file import StoreBroken, StoreLocked, connect, meaning
 from dskd.runtime.store.reader import QUARTER, Label, StoreReader
 from dskd.runtime.store.records import COLUMNS, plain_text, row_of
@@ -56,8 +56,8 @@ class Store(StoreReader):
             self._close_writer()
             raise
 
-    def add(self, records: Sequence[Inspection | Dropped | Answer], patience: float = WRITE_PATIENCE) -> list[int]:
-        """Stores ``records`` in one commit and returns their ids, in order.
+    def add(self, records: Sequence[Entry], patience: float = WRITE_PATIENCE) -> list[int]:
+        """Stores ``records`` in one commit and returns their ids, in order; 0 for one that is only announced.
 
         Waits at most ``patience`` seconds for others that write (the disk's own time to sync comes on top). An answer
         is tied to its inspection, which must come before it, in this call or an earlier one.
@@ -68,13 +68,21 @@ class Store(StoreReader):
             ids: list[int] = []
             inspections: dict[tuple[str, str, float], int] = {}
             for record in records:
+                if isinstance(record, Announced):
+                    values = plain_text(record.camera), plain_text(record.part), record.triggered
+                    database.execute("INSERT OR IGNORE INTO announced VALUES (?, ?, ?)", values)
+                    ids.append(0)
+                    continue
+                if isinstance(record, Answer):
+                    values = plain_text(record.camera), plain_text(record.part), record.triggered
+                    database.execute("DELETE FROM announced WHERE camera = ? AND part = ? AND triggered = ?", values)
                 row = row_of(record, _inspection_of(record, inspections, database))
                 ids.append(int(database.execute(_INSERT, row).lastrowid or 0))
                 if isinstance(record, Inspection):
                     inspections[record.source, record.frame, record.captured] = ids[-1]
             database.executemany(_COUNT, [(*key, number) for key, number in _counted(records).items()])
         with self._news:
-            self._newest = ids[-1]
+            self._newest = max(self._newest, *ids)
             self._news.notify_all()
         return ids
 
@@ -278,7 +286,7 @@ def _inspection_of(
     return found
 
 
-def _counted(records: Sequence[Inspection | Dropped | Answer]) -> Counter[tuple[int, str, str]]:
+def _counted(records: Sequence[Entry]) -> Counter[tuple[int, str, str]]:
     """Outcomes per quarter of an hour and camera. An answer with an inspection is counted as that."""
     counts: Counter[tuple[int, str, str]] = Counter()
     for record in records:
@@ -286,7 +294,7 @@ def _counted(records: Sequence[Inspection | Dropped | Answer]) -> Counter[tuple[
             source, moment, outcome = record.source, record.captured, record.verdict.value
         elif isinstance(record, Dropped):
             source, moment, outcome = record.source, record.captured, "dropped"
-        elif record.inspection is None:
+        elif isinstance(record, Answer) and record.inspection is None:
             source, moment, outcome = record.camera, record.answered, "fail-safe"
         else:
             continue
