@@ -236,7 +236,7 @@ def summary(bundle: Bundle, exported: Exported) -> str:
         f"trained  {before.parameters / 1e6:6.2f} M parameters  {before.macs / 1e9:5.2f} GMAC",
         f"exported {after.parameters / 1e6:6.2f} M parameters  {after.macs / 1e9:5.2f} GMAC  {exported.megabytes:.1f} MB",
         f"onnxsim: {exported.nodes_traced} nodes before, {exported.nodes} after",
-        verify.table(bundle.manifest.parity),
+        verify.proved(bundle.manifest.parity, bundle.manifest.graphs[FLOAT].thresholds.reject.score),
         f"next: dskd runtime{where} --source PICTURES --sink images://overlays",
     ]
     return "\n".join(lines)

@@ -51,7 +51,8 @@ def main(arguments: list[str]) -> int:
         raise CallError(f"{run.folder}: is not the run that bundle {bundle.id} came from; name it with --run")
     pairs, faults = compare(run, bundle, parity_inputs(run, options.images))
     fields = {"bundle": bundle.id, "pairs": [pair.model_dump(by_alias=True) for pair in pairs]}
-    print(json.dumps(fields) if options.json else table(pairs))
+    reject = bundle.manifest.graphs[FLOAT].thresholds.reject.score
+    print(json.dumps(fields) if options.json else table(pairs, reject, faults))
     require(faults)
     if options.images >= PARITY_IMAGES:  # a shorter look must not replace the proof
         write_manifest(bundle.path, bundle.manifest.model_copy(update={"parity": pairs}))
@@ -81,18 +82,30 @@ def compare(run: TrainedRun, bundle: Bundle, inputs: Image) -> tuple[list[Parity
     return pairs, faults
 
 
+def proved(pairs: list[Parity], reject: float) -> str:
+    """What the table says, in one line."""
+    images = min(pair.images for pair in pairs)
+    worst = max(p.max_abs_diff_score for p in pairs if {p.source, p.target} <= {"torch", "pruned", EXACT})
+    share = worst / max(reject, 1e-12)
+    return f"proved: trained, pruned and exported model agree on {images} images (scores within {share:.4%} of the threshold)"
+
+
 def require(faults: list[str]) -> None:
     """Raises DskdError where two forms that compute in float32 differ by more than its rounding."""
     if faults:
         raise DskdError(f"{faults[0]}; please report it with the run's config.yaml")
 
 
-def table(pairs: list[Parity]) -> str:
-    """The differences for a terminal."""
-    rows = [f"{'from':8}{'to':9}{'images':>7}{'score':>10}{'map':>10}   (largest absolute difference)"]
-    rows += [
-        f"{p.source:8}{p.target:9}{p.images:7}{p.max_abs_diff_score:10.1e}{p.max_abs_diff_map:10.1e}" for p in pairs
-    ]
+def table(pairs: list[Parity], reject: float, faults: list[str]) -> str:
+    """The differences for a terminal, as shares of the reject threshold, each step with what it is worth."""
+    rows = [f"{'from':8}{'to':9}{'images':>7}{'score off by':>14}{'map off by':>12}"]
+    for pair in pairs:
+        shares = [difference / max(reject, 1e-12) for difference in (pair.max_abs_diff_score, pair.max_abs_diff_map)]
+        exact = {pair.source, pair.target} <= {"torch", "pruned", EXACT}
+        wrong = any(fault.startswith(f"{pair.source} and {pair.target} ") for fault in faults)
+        said = ("NOT THE SAME" if wrong else "ok: rounding only") if exact else "has thresholds of its own"
+        rows.append(f"{pair.source:8}{pair.target:9}{pair.images:7}{shares[0]:14.4%}{shares[1]:12.4%}  {said}")
+    rows.append("(largest difference on any image, as a share of the reject threshold)")
     return "\n".join(rows)
 
 

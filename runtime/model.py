@@ -79,7 +79,7 @@ class Result:
         image = self._image
         box = self.inspection.covers or crop_box((image.shape[0], image.shape[1]), self._input)
         heated = heat_map(image, self.anomaly_map, self.threshold, box)
-        drawn = annotate(heated, self.verdict, self.score, self.regions, self.found)
+        drawn = annotate(heated, self.verdict, self.score, self.threshold, self.regions, self.found)
         if file is not None:
             write_image(Path(file), drawn)
         return drawn

@@ -121,7 +121,7 @@ def _overlay(labelled: Labelled, k: int, thresholds: Thresholds) -> dict[str, st
     box = (0, 0, image.shape[1], image.shape[0])
     heated = heat_map(image, labelled.scored.maps[k], thresholds.reject.score, box)
     pair = np.concatenate((image, heated), axis=1)
-    picture = annotate(pair, verdict_of(score, thresholds), score, ())
+    picture = annotate(pair, verdict_of(score, thresholds), score, thresholds.reject.score, ())
     return {"caption": one_line(f"{labelled.defects[k]}: {labelled.names[k]}"), "data": _base64(encode_png(picture))}
 
 

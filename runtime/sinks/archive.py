@@ -233,7 +233,7 @@ class Archive:
         if found.anomaly_map is not None:
             crop = item.crop or (0, 0, picture.shape[1], picture.shape[0])
             picture = heat_map(picture, found.anomaly_map, found.threshold, crop)
-        return annotate(picture, found.verdict, found.score, found.regions, found.found)
+        return annotate(picture, found.verdict, found.score, found.threshold, found.regions, found.found)
 
     def _found(self, record: Record, suffix: str) -> Path | None:
         if record.captured is None or record.verdict is None or record.frame is None:

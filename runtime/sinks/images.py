@@ -40,7 +40,8 @@ class ImagesSink:
         if inspection.anomaly_map is not None:
             box = inspection.covers or crop_box((image.shape[0], image.shape[1]), self._spec)
             image = heat_map(image, inspection.anomaly_map, inspection.threshold, box)
-        picture = annotate(image, inspection.verdict, inspection.score, inspection.regions, inspection.found)
+        found = inspection
+        picture = annotate(image, found.verdict, found.score, found.threshold, found.regions, found.found)
         taken = datetime.fromtimestamp(frame.captured, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
         write_image(self._folder / inspection.verdict.value / f"{taken}-{file_name(frame.id)}.png", picture)
 
