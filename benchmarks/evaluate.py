@@ -103,7 +103,8 @@ def evaluate(model: Model, pictures: list[TestImage]) -> tuple[Evaluation, list[
     for item in tqdm(pictures, desc="evaluating", unit="image", leave=False, disable=None):
         try:
             result = model(item.path)
-            mask = load_mask(item, spec) if item.mask or (marked and item.defect == GOOD) else None
+            seen = spec.model_copy(update={"crop": result.inspection.covers or spec.crop})  # a fixture cuts parts out
+            mask = load_mask(item, seen) if item.mask or (marked and item.defect == GOOD) else None
         except DskdError as error:
             failed.append(one_line(str(error)))
             continue

@@ -189,7 +189,7 @@ def test_from_python_it_is_the_same(bundle: Bundle) -> None:
 
 def test_an_overlay_shows_where_the_part_was_found(bundle: Bundle, backend: Backend) -> None:
     found = inspected(bundle, backend, bracket((160.0, 120.0, 20.0)))
-    without, with_box = (annotate(EMPTY, Verdict.PASS, 0.1, (), where) for where in (None, found.found))
+    without, with_box = (annotate(EMPTY, Verdict.PASS, 0.1, 1.0, (), where) for where in (None, found.found))
     rows, columns = np.nonzero((without != with_box).any(2))
     assert found.covers is not None
     x, y, width, height = found.covers
