@@ -47,12 +47,7 @@ def __getattr__(name: str) -> Any:
     if name in ("train", "export"):  # packages that can be called, see their __init__
         return import_module(f"dskd.{name}")
     if name == "__version__":
-        from importlib import metadata
-
-        try:
-            return metadata.version("dskd-edge")
-        except metadata.PackageNotFoundError:  # a checkout that was never installed
-            return "0+unknown"
+        return import_module("dskd.runtime.imports").version()
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'dskd' has no attribute {name!r}")

@@ -26,6 +26,16 @@ def without(module: str) -> Iterator[None]:
             del sys.modules[module]
 
 
+def version() -> str:
+    """Which dskd this is."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("dskd-edge")
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        return "0+unknown"
+
+
 def import_command(module: str, called: str) -> ModuleType:
     """The module of a command. Raises MissingPart where it belongs to the laboratory, which is not installed."""
     try:

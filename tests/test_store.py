@@ -254,14 +254,15 @@ def test_a_store_that_is_taken_away_is_noticed_and_begun_anew_for_all_sinks(stor
     assert store.cursor("mes") == 0
 
 
-def test_a_damaged_store_is_refused_not_overwritten(store: Store) -> None:
+def test_a_reader_refuses_a_damaged_store_and_leaves_it(store: Store) -> None:
     store.add([inspection(k) for k in range(500)])
     store.close()
     data = bytearray(store.path.read_bytes())
     data[4096:40960] = b"\xff" * (40960 - 4096)
     store.path.write_bytes(data)
     with pytest.raises(StoreBroken):
-        Store(store.path).after(0, 1000)
+        StoreReader(store.path).after(0, 1000)
+    assert store.path.read_bytes() == data
 
 
 def test_a_closed_store_says_so(store: Store) -> None:

@@ -39,6 +39,7 @@ LEAST_FREE_BYTES = 200 << 20  # below it the station warns: the store needs some
 DRAIN = 2.0  # seconds a stop waits for parts under way, and for each output
 STORE_DRAIN = 10.0  # seconds it waits for a store that hangs
 HOUSEKEEPING = 60.0  # seconds
+FIRST_CHECK, CHECK_EVERY = 60.0, 86400.0  # seconds after the start, and between looks through the whole store
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +62,7 @@ class Station:
         except OSError as error:
             raise CallError(f"{config.data}: cannot be used ({error.strerror}); name another data folder") from error
         try:
-            self.store = Store(config.data / STORE)
+            self.store = Store(config.data / STORE, own=True)
             self.clock = WallClock(
                 self.store.recall(CLOCK), self.store.last_moment(), newest=lambda: self.store.newest_known
             )
@@ -78,7 +79,10 @@ class Station:
         self._metrics: Metrics | None = None
         self._listener: MetricsListener | None = None
         self._triggers: list[EdgeTrigger] = []
-        self._keeper = threading.Thread(target=self._keep_house, name="housekeeping", daemon=True)
+        self._keepers = [
+            threading.Thread(target=self._keep_house, name="housekeeping", daemon=True),
+            threading.Thread(target=self._check_store, name="store-check", daemon=True),
+        ]
 
     def start(self) -> None:
         """Opens everything. On failure nothing stays open."""
@@ -101,7 +105,8 @@ class Station:
                 camera.capture.start()
             for trigger in self._triggers:
                 trigger.start()
-            self._keeper.start()
+            for keeper in self._keepers:
+                keeper.start()
         except BaseException:
             self.stop()
             raise
@@ -133,8 +138,9 @@ class Station:
             self.sinks.stop()
         if self._listener is not None:
             self._listener.stop()
-        if self._keeper.ident is not None:
-            self._keeper.join()
+        for keeper in self._keepers:
+            if keeper.ident is not None:
+                keeper.join()
         self._keep_clock()
         self.store.close()
         self._owner.close()
@@ -253,6 +259,16 @@ class Station:
             self._keep_clock()
             self.drift.refresh()
 
+    def _check_store(self) -> None:
+        """Looks for damage while the line runs; what is found is repaired by the next write."""
+        pause = FIRST_CHECK
+        while not self._stopped.wait(pause):
+            pause = CHECK_EVERY
+            try:
+                self.store.check(self._stopped)
+            except DskdError as error:
+                log.warning("%s", one_line(str(error)))
+
     def _delete_old(self) -> None:
         limits, now = self.config.store, self.clock.safe_now()
         before = None if limits.max_age_days is None or now is None else now - 86400 * limits.max_age_days
@@ -330,6 +346,9 @@ class Station:
         if self.recorder.fault:
             detail = f"{self.recorder.fault}; {spooled} records wait in memory"
             return PartStatus("store", "store", "fault", detail, self.recorder.since)
+        if self.store.repaired:
+            detail = f"{self.store.repaired}; check the disk, and restart the station to clear this"
+            return PartStatus("store", "store", "warning", detail, self.recorder.since)
         return PartStatus("store", "store", "ok", f"{spooled} records wait", self.recorder.since)
 
     def _disk_status(self) -> PartStatus:

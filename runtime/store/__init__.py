@@ -1,6 +1,6 @@
 """The store: every inspection, dropped frame and answer in one SQLite file, before anybody else hears of it."""
 
-from dskd.runtime.store.file import StoreBroken, StoreError, StoreFull, StoreLocked
+from dskd.runtime.store.file import StoreBroken, StoreDamaged, StoreError, StoreFull, StoreLocked
 from dskd.runtime.store.reader import Audited, Count, Label, Scored, StoreReader
 from dskd.runtime.store.records import Kind, Record
 from dskd.runtime.store.writer import Store
@@ -14,6 +14,7 @@ __all__ = [
     "Scored",
     "Store",
     "StoreBroken",
+    "StoreDamaged",
     "StoreError",
     "StoreFull",
     "StoreLocked",

@@ -4,46 +4,23 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import uuid
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from urllib.parse import quote
 
-from dskd.runtime.errors import DskdError
+from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.imports import version as program_version
+from dskd.runtime.store.schema import APPLICATION_ID, FIRST, WRITTEN_BY, newest_version, number, prepare
 
-SCHEMA_VERSION = 2
-APPLICATION_ID = 0x44534B44  # "DSKD" in ASCII: says whose file it is before anything in it is touched
+WATCH = 0.1  # seconds
 LEAST_FREE = 1 << 20  # bytes: SQLite says "disk I/O error" where it cannot grow its shared memory on a full disk
 LARGEST_LOG = 64 << 20  # bytes that the write-ahead log keeps after a long reader made it grow
 
-_SCHEMA = """
-CREATE TABLE records (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL, source TEXT, frame TEXT, captured REAL, part TEXT,
-    verdict TEXT, score REAL, threshold REAL, regions TEXT, timings_ms TEXT, bundle TEXT, backend TEXT, reason TEXT,
-    triggered REAL, answered REAL, inspection INTEGER);
-CREATE INDEX records_captured ON records (captured);
-CREATE INDEX records_verdict ON records (kind, verdict);
-CREATE INDEX records_part ON records (part) WHERE part IS NOT NULL;
-CREATE VIEW inspections AS SELECT id, source, frame, captured, verdict, score, threshold, regions, timings_ms, bundle,
-    backend, part FROM records WHERE kind = 'inspection';
-CREATE VIEW dropped AS SELECT id, source, frame, captured, reason, part FROM records WHERE kind = 'dropped';
-CREATE VIEW answers AS SELECT id, source AS camera, part, verdict, reason, triggered, answered, inspection
-    FROM records WHERE kind = 'answer';
-CREATE TABLE quarters (
-    start INTEGER NOT NULL, source TEXT NOT NULL, outcome TEXT NOT NULL, number INTEGER NOT NULL,
-    PRIMARY KEY (start, source, outcome)) WITHOUT ROWID;
-CREATE TABLE cursors (sink TEXT PRIMARY KEY, position INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE labels (record INTEGER PRIMARY KEY, label TEXT NOT NULL, who TEXT NOT NULL, at REAL NOT NULL);
-CREATE TABLE audit (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, who TEXT NOT NULL, action TEXT NOT NULL, detail TEXT NOT NULL);
-CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
-
-# Parts that were announced and not answered yet; whatever stands here at a start was under way at a kill.
-_ANNOUNCED = """CREATE TABLE IF NOT EXISTS announced (
-    camera TEXT NOT NULL, part TEXT NOT NULL, triggered REAL NOT NULL, PRIMARY KEY (camera, part, triggered)
-    ) WITHOUT ROWID"""
+_SIGNS_OF_DAMAGE = ("malformed", "not a database", "decode to UTF-8", "corrupt")
 
 
 class StoreError(DskdError):
@@ -62,8 +39,12 @@ class StoreBroken(StoreError):
     """The file cannot be used: damaged, moved away, its rights changed, its disk gone."""
 
 
+class StoreDamaged(StoreBroken):
+    """The file holds what SQLite or this program cannot have written."""
+
+
 def connect(path: Path, patience: float) -> sqlite3.Connection:
-    """Opens ``path`` for writing and makes a new file's tables. Raises DskdError where the file is somebody else's."""
+    """Opens ``path`` for writing, with tables of the newest version. Raises StoreError; a foreign file stays as it is."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         database = sqlite3.connect(path, isolation_level=None, timeout=patience, check_same_thread=False)
@@ -75,7 +56,8 @@ def connect(path: Path, patience: float) -> sqlite3.Connection:
             raise StoreBroken(f"store {path}: its file system takes no write-ahead log; name a local disk")
         database.execute("PRAGMA synchronous=FULL")
         database.execute(f"PRAGMA journal_size_limit={LARGEST_LOG}")
-        _prepare(database)
+        database.execute("PRAGMA cell_size_check=ON")
+        prepare(database, program_version)
     return database
 
 
@@ -92,9 +74,14 @@ def connect_to_read(path: Path, patience: float) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise StoreBroken(f"store {path}: cannot be opened ({error}); check the path and its rights") from error
     with _closed_on_failure(database, path):
-        _refuse_foreign(database, path)
-        if _number(database, "PRAGMA application_id") != APPLICATION_ID:
+        version = _refuse_foreign(database, path)
+        if not version:
             raise StoreBroken(f"store {path}: holds no records; name the file that a station or --sink sqlite:// wrote")
+        if version < newest_version():
+            raise StoreBroken(
+                f"store {path}: was written by an earlier dskd; open it once with dskd station or dskd runtime, which brings it up to date"
+            )
+        database.execute("PRAGMA cell_size_check=ON")
     return database
 
 
@@ -103,7 +90,7 @@ def _closed_on_failure(database: sqlite3.Connection, path: Path) -> Iterator[Non
     """What fails inside closes the connection; SQLite's own complaints become the store's."""
     try:
         yield
-    except sqlite3.Error as error:
+    except (sqlite3.Error, MemoryError) as error:
         database.close()
         raise meaning(error, path, "is no usable SQLite file") from error
     except BaseException:
@@ -111,14 +98,42 @@ def _closed_on_failure(database: sqlite3.Connection, path: Path) -> Iterator[Non
         raise
 
 
-def meaning(error: sqlite3.Error, path: Path, what: str) -> StoreError:
+def meaning(error: sqlite3.Error | MemoryError, path: Path, what: str) -> StoreError:
     """What a failure of SQLite asks of the caller: to wait, to make room, or to look at the file."""
-    text = str(error)
+    text = one_line(str(error)) or "out of memory"
     if "locked" in text:
         return StoreLocked(f"store {path}: {what}: another program holds it ({text}); end that program's transaction")
     if "disk is full" in text or ("disk I/O" in text and _no_room(path)):
         return StoreFull(f"store {path}: {what}: the disk is full; delete something")
-    return StoreBroken(f"store {path}: {what} ({text}); check the disk, or move the file away and name another")
+    kind = StoreDamaged if any(sign in text for sign in _SIGNS_OF_DAMAGE) else StoreBroken
+    return kind(f"store {path}: {what} ({text}); check the disk, or move the file away and name another")
+
+
+def quick_check(database: sqlite3.Connection, stopping: threading.Event, seconds: float = inf) -> None:
+    """SQLite's own look at the whole file. Raises sqlite3.DatabaseError for what is wrong in it.
+
+    Ends without a word after ``seconds``, or once ``stopping`` is set.
+    """
+    done, end = threading.Event(), time.monotonic() + seconds
+
+    def watch() -> None:
+        while not done.wait(WATCH):
+            if stopping.is_set() or time.monotonic() >= end:
+                database.interrupt()
+
+    watcher = threading.Thread(target=watch, name="store-check", daemon=True)
+    watcher.start()
+    try:
+        (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if "interrupted" not in str(error):
+            raise
+        return
+    finally:
+        done.set()
+        watcher.join()
+    if found != "ok":
+        raise sqlite3.DatabaseError(f"malformed: {found}")
 
 
 def _no_room(path: Path) -> bool:
@@ -129,27 +144,26 @@ def _no_room(path: Path) -> bool:
     return free.f_bavail * free.f_frsize < LEAST_FREE
 
 
-def _number(database: sqlite3.Connection, question: str) -> int:
-    return int(database.execute(question).fetchone()[0])
+def _refuse_foreign(database: sqlite3.Connection, path: Path) -> int:
+    """Reads only: another program's file must stay as it is. Returns the version of the tables, 0 for a new file."""
+    owner, version = number(database, "PRAGMA application_id"), number(database, "PRAGMA user_version")
+    if owner != APPLICATION_ID:
+        if owner or version or number(database, "SELECT count(*) FROM sqlite_master"):
+            raise StoreBroken(f"store {path}: holds another program's tables; name another file")
+        return 0
+    if version < FIRST:
+        raise StoreBroken(f"store {path}: its tables (version {version}) are older than any release; name another file")
+    if version > newest_version():
+        raise StoreBroken(
+            f"store {path}: needs dskd {_written_by(database)} or newer: its tables are of version {version}, and this "
+            f"dskd {program_version()} knows them up to {newest_version()}; update dskd, or name another file"
+        )
+    return version
 
 
-def _refuse_foreign(database: sqlite3.Connection, path: Path) -> None:
-    """Reads only: another program's file must stay as it is."""
-    owner, version = _number(database, "PRAGMA application_id"), _number(database, "PRAGMA user_version")
-    if owner != APPLICATION_ID and (owner or version or _number(database, "SELECT count(*) FROM sqlite_master")):
-        raise StoreBroken(f"store {path}: holds another program's tables; name another file")
-    if owner == APPLICATION_ID and version != SCHEMA_VERSION:
-        raise StoreBroken(f"store {path}: was written by another version (schema {version}); name another file")
-
-
-def _prepare(database: sqlite3.Connection) -> None:
-    """Makes the tables in a new file; of two programs that start at once, one does."""
-    database.execute("BEGIN IMMEDIATE")
-    if _number(database, "PRAGMA application_id") != APPLICATION_ID:
-        for statement in filter(str.strip, _SCHEMA.split(";")):
-            database.execute(statement)
-        database.execute("INSERT INTO notes VALUES ('store', ?)", (uuid.uuid4().hex[:12],))
-        database.execute(f"PRAGMA application_id={APPLICATION_ID}")
-        database.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    database.execute(_ANNOUNCED)  # in a file of an earlier version too, which does not mind it
-    database.execute("COMMIT")
+def _written_by(database: sqlite3.Connection) -> str:
+    try:
+        row = database.execute("SELECT value FROM notes WHERE name = ?", (WRITTEN_BY,)).fetchone()
+    except sqlite3.Error:
+        row = None
+    return one_line(str(row[0]))[:40] if row else "of a later version"

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from dskd.runtime.result import Announced, Verdict
-from dskd.runtime.store.file import StoreBroken, connect_to_read, meaning
-from dskd.runtime.store.records import Record, Value, record_from
+from dskd.runtime.store.file import StoreBroken, StoreDamaged, StoreError, connect_to_read, meaning
+from dskd.runtime.store.records import Record, Value, record_from, values_of
+from dskd.runtime.store.schema import UNCHECKED
 
 READ_PATIENCE = 2.0  # seconds; readers of a write-ahead log wait for nobody but a recovery
-QUARTER = 900  # seconds that one row of counts covers; full hours and half-hour time zones fall on its edges
 IDLE_CONNECTIONS = 4
+T = TypeVar("T")
 
 
 class Label(str, Enum):
@@ -82,7 +83,8 @@ class StoreReader:
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
         self._closed = False
-        self.identity = str(self._ask("SELECT value FROM notes WHERE name = 'store'")[0]["value"])
+        self.identity, self._unchecked = "", 0
+        self._meet()
 
     def after(self, cursor: int, limit: int) -> list[Record]:
         """Up to ``limit`` records with ids over ``cursor``, in order."""
@@ -90,8 +92,7 @@ class StoreReader:
 
     def newest(self) -> int:
         """The largest id ever given, 0 before the first."""
-        rows = self._ask("SELECT seq FROM sqlite_sequence WHERE name = 'records'")
-        return int(rows[0]["seq"]) if rows else 0
+        return max(self._ask("SELECT seq FROM sqlite_sequence WHERE name = 'records'", (), _first_number), default=0)
 
     def record(self, record: int) -> Record | None:
         """The record of that id, with its label; None where there is none (any more)."""
@@ -125,8 +126,8 @@ class StoreReader:
 
     def counts(self, since: float, until: float) -> list[Count]:
         """Counts of the quarters of an hour that start in [since, until), oldest first. They outlive deleted records."""
-        question = "SELECT * FROM quarters WHERE start >= ? AND start < ? ORDER BY start, source, outcome"
-        return [Count(**row) for row in self._ask(question, (since, until))]
+        question = "SELECT start, source, outcome, number FROM quarters WHERE start >= ? AND start < ? ORDER BY start, source, outcome"
+        return self._ask(question, (since, until), lambda row: Count(**values_of(row)))
 
     def totals(self, since: float, until: float, source: str | None = None) -> dict[str, int]:
         """The same counts summed over the period, by outcome."""
@@ -134,7 +135,7 @@ class StoreReader:
             "SELECT outcome, sum(number) AS number FROM quarters WHERE start >= ? AND start < ? "
             "AND (? IS NULL OR source = ?) GROUP BY outcome"
         )
-        return {row["outcome"]: row["number"] for row in self._ask(question, (since, until, source, source))}
+        return dict(self._ask(question, (since, until, source, source), lambda row: (str(row[0]), int(row[1]))))
 
     def scores(
         self,
@@ -164,38 +165,33 @@ class StoreReader:
             "SELECT id, captured, score, threshold, verdict, bundle, backend, label "  # noqa: S608 (our own text)
             f"FROM {table} WHERE {kind} = 'inspection' AND source = ? {which} ORDER BY {by} {order} LIMIT ?"
         )
-        rows = self._ask(question, (source, limit))
-        return [Scored(**{**dict(row), "verdict": Verdict(row["verdict"])}) for row in rows]
+        return self._ask(question, (source, limit), _scored)
 
     def sources(self) -> list[str]:
         """The cameras that ever gave a record."""
-        return [row["source"] for row in self._ask("SELECT DISTINCT source FROM quarters ORDER BY source")]
+        return self._ask("SELECT DISTINCT source FROM quarters ORDER BY source", (), lambda row: str(row[0]))
 
     def cursors(self) -> dict[str, int]:
         """How far each sink that was ever asked for has delivered."""
-        return {row["sink"]: row["position"] for row in self._ask("SELECT * FROM cursors")}
+        return dict(self._ask("SELECT sink, position FROM cursors", (), lambda row: (str(row[0]), int(row[1]))))
 
     def audit_log(self, limit: int, before: int | None = None) -> list[Audited]:
         """The newest entries first; ``before`` an id, to page on."""
         question = "SELECT * FROM audit WHERE ? IS NULL OR id < ? ORDER BY id DESC LIMIT ?"
-        return [Audited(**row) for row in self._ask(question, (before, before, limit))]
+        return self._ask(question, (before, before, limit), lambda row: Audited(**values_of(row)))
 
     def announced(self) -> list[Announced]:
         """Parts that were announced and have no answer yet, in the order of their triggers."""
-        rows = self._ask("SELECT name FROM sqlite_master WHERE name = 'announced'")
-        if not rows:  # a file that an earlier version wrote last
-            return []
-        return [Announced(**row) for row in self._ask("SELECT * FROM announced ORDER BY triggered")]
+        return self._ask("SELECT * FROM announced ORDER BY triggered", (), lambda row: Announced(**values_of(row)))
 
     def last_moment(self) -> float | None:
         """When the newest record was made (seconds since the epoch), None before the first."""
-        rows = self._ask("SELECT coalesce(answered, captured) AS moment FROM records ORDER BY id DESC LIMIT 1")
-        return None if not rows or rows[0]["moment"] is None else float(rows[0]["moment"])
+        question = "SELECT coalesce(answered, captured, 0.0) FROM records ORDER BY id DESC LIMIT 1"
+        return next(iter(self._ask(question, (), lambda row: float(row[0]))), 0.0) or None
 
     def recall(self, name: str) -> str | None:
         """What ``Store.remember`` kept under ``name``."""
-        rows = self._ask("SELECT value FROM notes WHERE name = ?", (name,))
-        return str(rows[0]["value"]) if rows else None
+        return next(iter(self._ask(_NOTE, (name,), lambda row: str(row[0]))), None)
 
     def close(self) -> None:
         """Releases the file."""
@@ -208,15 +204,30 @@ class StoreReader:
             self._idle.pop().close()
 
     def _records(self, question: str, values: Sequence[Value] = ()) -> list[Record]:
-        return [record_from(row, self.identity) for row in self._ask(question, values)]
+        return self._ask(question, values, lambda row: record_from(row, self.identity, self._unchecked))
 
-    def _ask(self, question: str, values: Sequence[Value] = ()) -> list[sqlite3.Row]:
+    def _meet(self) -> None:
+        """Learns which store this is."""
+        found = self.recall("store")
+        if found is None:
+            failure = StoreDamaged(f"store {self.path}: says no more which store it is; move the file away")
+            raise self._noticed(failure)
+        self._unchecked = max(self._ask(_NOTE, (UNCHECKED,), _first_number), default=0)
+        self.identity = found
+
+    def _ask(self, question: str, values: Sequence[Value], made: Callable[[sqlite3.Row], T]) -> list[T]:
+        """What is made of each row. Whatever damage does to the file, it comes out as StoreError."""
         try:
             with self._connection() as connection:
-                rows: list[sqlite3.Row] = connection.execute(question, values).fetchall()
-                return rows
-        except sqlite3.Error as error:
-            raise meaning(error, self.path, "cannot be read") from error
+                return [made(row) for row in connection.execute(question, values).fetchall()]
+        except (sqlite3.Error, MemoryError) as error:
+            raise self._noticed(meaning(error, self.path, "cannot be read")) from error
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise self._noticed(StoreDamaged(f"store {self.path}: is damaged ({error}); check the disk")) from error
+
+    def _noticed(self, failure: StoreError) -> StoreError:
+        """A reader tells of damage and cannot mend it."""
+        return failure
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -241,5 +252,14 @@ class StoreReader:
             connection.close()
 
 
+_NOTE = "SELECT value FROM notes WHERE name = ?"
 _WITH_LABELS = "records LEFT JOIN labels ON record = id"
 _LABELLED = f"records.*, label FROM {_WITH_LABELS}"
+
+
+def _first_number(row: sqlite3.Row) -> int:
+    return int(row[0])
+
+
+def _scored(row: sqlite3.Row) -> Scored:
+    return Scored(**{**values_of(row), "verdict": Verdict(row["verdict"])})

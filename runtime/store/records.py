@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import zlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from dskd.runtime.result import Answer, Dropped, Inspection, Region, Verdict
+from dskd.runtime.result import Answer, Dropped, Entry, Inspection, Region, Verdict
+from dskd.runtime.store.schema import BY_HAND
 
 Kind = Literal["inspection", "dropped", "answer"]
 COLUMNS = (
     "kind", "source", "frame", "captured", "part", "verdict", "score", "threshold", "regions", "timings_ms", "bundle",
     "backend", "reason", "triggered", "answered", "inspection",
 )  # fmt: skip
+REALS = ("captured", "score", "threshold", "triggered", "answered")
+_KINDS: dict[str, type] = {
+    **dict.fromkeys((*REALS, "at"), float),
+    **dict.fromkeys(("id", "inspection", "checksum", "start", "number", "position", "record"), int),
+}  # other columns hold text
+QUARTER = 900  # seconds that one row of counts covers; full hours and half-hour time zones fall on its edges
+LAST_MOMENT = 1e12  # seconds; a broken clock must stop no batch
 Value = str | float | int | None
 
 
@@ -90,12 +101,24 @@ def row_of(record: Inspection | Dropped | Answer, inspection_id: int | None) -> 
         if found is not None:
             fields |= {"frame": found.frame, "captured": found.captured, "score": found.score}
             fields |= {"inspection": inspection_id}
-    return [plain(fields.get(column)) for column in COLUMNS]
+    return [_real(plain(fields.get(column))) if column in REALS else plain(fields.get(column)) for column in COLUMNS]
 
 
-def record_from(row: sqlite3.Row, store: str) -> Record:
-    """The record of a row of ``records``, joined with its label or not."""
-    values = dict(row)
+def checksum(number: int, row: Sequence[Value]) -> int:
+    """Of a record's id and the values of ``COLUMNS`` as they come back from the file."""
+    return zlib.crc32(json.dumps([number, *row]).encode())
+
+
+def record_from(row: sqlite3.Row, store: str, unchecked: int = 0) -> Record:
+    """The record of a row of ``records``, joined with its label or not. Raises ValueError where it is not what was written.
+
+    Records up to the id ``unchecked`` may lack a checksum.
+    """
+    values = values_of(row)
+    expected = values.pop("checksum")
+    known = expected == BY_HAND or (expected is None and values["id"] <= unchecked)
+    if not known and expected != checksum(values["id"], [values[column] for column in COLUMNS]):
+        raise ValueError(f"record {values['id']} is not what was written")
     verdict, regions, timings = values.pop("verdict"), values.pop("regions"), values.pop("timings_ms")
     return Record(
         **values,
@@ -106,9 +129,23 @@ def record_from(row: sqlite3.Row, store: str) -> Record:
     )
 
 
+def values_of(row: sqlite3.Row) -> dict[str, Any]:
+    """The values of a row of any table by their columns. Raises ValueError where one is of another kind than was written."""
+    values = dict(row)
+    for name, value in values.items():
+        if value is not None and not isinstance(value, _KINDS.get(name, str)):
+            raise ValueError(f"the column {name} holds a {type(value).__name__}")
+    return values
+
+
 def plain_text(text: str) -> str:
     """What SQLite takes: text that is no Unicode (file names may hold anything) is written with escapes."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def _real(value: Value) -> float | None:
+    """SQLite keeps no whole numbers and no negative zero in a column of real ones."""
+    return None if value is None else float(value) + 0.0
 
 
 def plain(value: object) -> Value:
@@ -119,3 +156,20 @@ def plain(value: object) -> Value:
         return None
     assert value is None or isinstance(value, int | float)
     return value
+
+
+def outcomes(records: Sequence[Entry]) -> Counter[tuple[int, str, str]]:
+    """Outcomes per quarter of an hour and camera. An answer with an inspection is counted as that."""
+    counts: Counter[tuple[int, str, str]] = Counter()
+    for record in records:
+        if isinstance(record, Inspection):
+            source, moment, outcome = record.source, record.captured, record.verdict.value
+        elif isinstance(record, Dropped):
+            source, moment, outcome = record.source, record.captured, "dropped"
+        elif isinstance(record, Answer) and record.inspection is None:
+            source, moment, outcome = record.camera, record.answered, "fail-safe"
+        else:
+            continue
+        start = int(moment // QUARTER) * QUARTER if abs(moment) < LAST_MOMENT else 0
+        counts[start, plain_text(source), outcome] += 1
+    return counts

@@ -6,42 +6,55 @@ not synced on its own: a power cut may make a sink deliver some records twice, n
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 
+from dskd.runtime.errors import one_line
 from dskd.runtime.result import Announced, Answer, Dropped, Entry, Inspection
-from dskd.runtime.store.file import StoreBroken, StoreLocked, connect, meaning
-from dskd.runtime.store.reader import QUARTER, Label, StoreReader
-from dskd.runtime.store.records import COLUMNS, plain_text, row_of
+from dskd.runtime.store.file import StoreBroken, StoreDamaged, StoreError, StoreLocked, connect, meaning, quick_check
+from dskd.runtime.store.reader import Label, StoreReader
+from dskd.runtime.store.records import COLUMNS, checksum, outcomes, plain_text, row_of
+from dskd.runtime.store.repair import CURSORS_LOST, finish_interrupted, is_store, repair, verify
+from dskd.runtime.store.retention import prune_oldest
+from dskd.runtime.store.schema import GIVEN, number
 from dskd.runtime.wall_clock import Span
 
 OPEN_PATIENCE = 10.0  # seconds to wait for another program at the start
 WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camera to verdict
-LAST_MOMENT = 1e12  # seconds; a broken clock must stop no batch
-CHUNK = 100  # records deleted in one transaction, so that ``add`` never waits long behind it
+START_CHECK = 2.0  # seconds of a start that may go into looking for damage; the rest is looked at later
+CHECKED = 100  # records looked at before a pause
+REPAIR_PAUSE = 60.0  # seconds in which a file is not repaired twice
 
-_INSERT = f"INSERT INTO records ({', '.join(COLUMNS)}) VALUES ({', '.join('?' for _ in COLUMNS)})"  # noqa: S608
+_COLUMNS = ("id", *COLUMNS, "checksum")
+_INSERT = f"INSERT INTO records ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' for _ in _COLUMNS)})"  # noqa: S608
 _COUNT = (
     "INSERT INTO quarters VALUES (?, ?, ?, ?) "
     "ON CONFLICT (start, source, outcome) DO UPDATE SET number = number + excluded.number"
 )
+log = logging.getLogger(__name__)
 
 
 class Store(StoreReader):
     """The store opened to write, by one process. Any thread may call any method.
 
     Every method raises StoreLocked, StoreFull or StoreBroken; then nothing of the call was written and it may be
-    tried again: a broken file is opened anew each time.
+    tried again: a broken file is opened anew each time. A damaged one is moved aside and what can be read of it copied
+    into a new one, which ``repaired`` tells. A file without our mark is another program's, unless ``own`` says that
+    whatever lies there is to be a store.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, own: bool = False) -> None:
+        self.path, self._own = path, own
+        self.repaired, self._repaired_at = "", -REPAIR_PAUSE
+        self._cursors_lost = False
+        self._damaged = False  # somebody met damage; looked at before anything else is written
         self._write_lock = threading.Lock()
         self._news = threading.Condition()
         self._database: sqlite3.Connection | None = None
@@ -50,11 +63,20 @@ class Store(StoreReader):
         self._sinks: set[str] = set()  # asked for by this process: they get cursors in a new file too
         self._open(OPEN_PATIENCE)
         try:
-            super().__init__(path)
-            self._newest = self.newest()
+            try:
+                self._begin_reading()
+            except StoreDamaged:
+                self._close_writer()
+                self._damaged = True
+                self._open(OPEN_PATIENCE)
+                self._begin_reading()
         except BaseException:
             self._close_writer()
             raise
+
+    def _begin_reading(self) -> None:
+        super().__init__(self.path)
+        self._newest = self._last()
 
     def add(self, records: Sequence[Entry], patience: float = WRITE_PATIENCE) -> list[int]:
         """Stores ``records`` in one commit and returns their ids, in order; 0 for one that is only announced.
@@ -65,6 +87,7 @@ class Store(StoreReader):
         if not records:
             return []
         with self._transaction(patience) as database:
+            following = 1 + max(number(database, GIVEN), 0)
             ids: list[int] = []
             inspections: dict[tuple[str, str, float], int] = {}
             for record in records:
@@ -77,10 +100,12 @@ class Store(StoreReader):
                     values = plain_text(record.camera), plain_text(record.part), record.triggered
                     database.execute("DELETE FROM announced WHERE camera = ? AND part = ? AND triggered = ?", values)
                 row = row_of(record, _inspection_of(record, inspections, database))
-                ids.append(int(database.execute(_INSERT, row).lastrowid or 0))
+                database.execute(_INSERT, (following, *row, checksum(following, row)))
+                ids.append(following)
+                following += 1
                 if isinstance(record, Inspection):
                     inspections[record.source, record.frame, record.captured] = ids[-1]
-            database.executemany(_COUNT, [(*key, number) for key, number in _counted(records).items()])
+            database.executemany(_COUNT, [(*key, number) for key, number in outcomes(records).items()])
         with self._news:
             self._newest = max(self._newest, *ids)
             self._news.notify_all()
@@ -108,16 +133,15 @@ class Store(StoreReader):
     def cursor(self, sink: str) -> int:
         """The id up to which ``sink`` has delivered. A sink never seen before starts after the newest record."""
         with self._transaction(WRITE_PATIENCE) as database:
-            newest = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
-            start = newest[0] if newest else 0
+            start = 0 if self._cursors_lost else number(database, GIVEN)
             database.execute("INSERT INTO cursors VALUES (?, ?) ON CONFLICT (sink) DO NOTHING", (sink, start))
             self._sinks.add(sink)
-            return int(database.execute("SELECT position FROM cursors WHERE sink = ?", (sink,)).fetchone()[0])
+            return number(database, "SELECT position FROM cursors WHERE sink = ?", (sink,))
 
     def advance(self, sink: str, position: int) -> None:
         """Says that ``sink`` has delivered all records up to the id ``position``."""
         with self._transaction(WRITE_PATIENCE, durable=False) as database:
-            database.execute("UPDATE cursors SET position = ? WHERE sink = ?", (position, sink))
+            database.execute("INSERT OR REPLACE INTO cursors VALUES (?, ?)", (sink, position))
 
     def forget_sink(self, sink: str) -> None:
         """Removes the cursor of a sink that exists no more, which would hold all later records for ever."""
@@ -155,7 +179,7 @@ class Store(StoreReader):
         while True:
             begun = time.monotonic()
             with self._transaction(WRITE_PATIENCE, durable=False) as database:  # after a power cut they go next time
-                found = _prune_oldest(database, keep, before, spans)
+                found = prune_oldest(database, keep, before, spans)
             deleted += found
             if not found:
                 return deleted
@@ -163,13 +187,68 @@ class Store(StoreReader):
 
     def close(self) -> None:
         """Folds the log into the file and releases it."""
+        if self._cursors_lost:  # by now every sink has its cursor
+            with suppress(StoreError), self._transaction(WRITE_PATIENCE) as database:
+                database.execute("DELETE FROM notes WHERE name = ?", (CURSORS_LOST,))
         super().close()
         with self._write_lock:
             self._close_writer()
 
+    def check(self, stopping: threading.Event) -> None:
+        """Looks through the whole file, with pauses, for hours where it is large. Damage is repaired by the next write.
+
+        Raises StoreDamaged where there is some. Ends early once ``stopping`` is set.
+        """
+        try:
+            with self._connection() as connection:
+                quick_check(connection, stopping)
+        except sqlite3.Error as error:
+            raise self._noticed(meaning(error, self.path, "is damaged")) from error
+        last, begun = 0, time.monotonic()
+        while rows := self.after(last, CHECKED):
+            last = rows[-1].id
+            if stopping.wait(time.monotonic() - begun):  # half of the time is everybody else's
+                return
+            begun = time.monotonic()
+
     def _open(self, patience: float) -> None:
-        self._database = connect(self.path, patience)
+        """Opens the file. A damaged one is repaired before, where it is ours."""
+        finish_interrupted(self.path)
+        try:
+            self._database = self._opened(patience)
+        except StoreDamaged as error:
+            if not self._own and not is_store(self.path):
+                raise StoreBroken(str(error)) from error
+            self._repair(error, patience)
+            self._database = connect(self.path, patience)
+        self._damaged = False
+        lost = self._database.execute("SELECT 1 FROM notes WHERE name = ?", (CURSORS_LOST,)).fetchone()
+        self._cursors_lost = lost is not None
         self._inode = _inode(self.path)
+
+    def _opened(self, patience: float) -> sqlite3.Connection:
+        """The file, looked at for as long as a start may take; where damage was met before, all of it."""
+        database = connect(self.path, patience)
+        try:
+            quick_check(database, threading.Event(), inf if self._damaged else START_CHECK)
+            if self._damaged:
+                verify(database)
+        except (sqlite3.Error, MemoryError) as error:
+            database.close()
+            raise meaning(error, self.path, "is damaged") from error
+        return database
+
+    def _repair(self, damage: StoreDamaged, patience: float) -> None:
+        if time.monotonic() - self._repaired_at < REPAIR_PAUSE:
+            raise damage
+        self._repaired_at = time.monotonic()
+        log.error("%s; it is repaired now", one_line(str(damage)))
+        self.repaired = repair(self.path, self._newest, patience)
+        log.warning("store %s: %s", self.path, self.repaired)
+
+    def _noticed(self, failure: StoreError) -> StoreError:
+        self._damaged |= isinstance(failure, StoreDamaged)
+        return failure
 
     def _close_writer(self) -> None:
         if self._database is not None:
@@ -189,8 +268,8 @@ class Store(StoreReader):
             database.execute("BEGIN IMMEDIATE")
             yield database
             database.execute("COMMIT")
-        except sqlite3.Error as error:
-            failure = meaning(error, self.path, "cannot store")
+        except (sqlite3.Error, MemoryError) as error:
+            failure = self._noticed(meaning(error, self.path, "cannot store"))
             self._roll_back(broken=isinstance(failure, StoreBroken))
             raise failure from error
         except BaseException:
@@ -203,6 +282,10 @@ class Store(StoreReader):
         """The connection, opened anew where it broke or where its file is no longer the one at the path."""
         if self._closed:
             raise StoreBroken(f"store {self.path}: is closed; open it again")
+        if self._damaged:
+            self._close_writer()
+            with self._idle_lock:
+                self._forget_connections()
         if self._database is not None and _inode(self.path) != self._inode:
             self._close_writer()
             with self._idle_lock:
@@ -218,12 +301,16 @@ class Store(StoreReader):
     def _meet_another_file(self) -> None:
         """Where the file is not the one that was open before, ids begin anew, and all sinks are to hear of all of it."""
         assert self._database is not None
-        found = str(self._database.execute("SELECT value FROM notes WHERE name = 'store'").fetchone()[0])
-        if found != self.identity:
-            rows = [(sink,) for sink in self._sinks]
-            self._database.executemany("INSERT INTO cursors VALUES (?, 0) ON CONFLICT (sink) DO NOTHING", rows)
-            self.identity = found
-            self._newest = self.newest()
+        rows = [(sink,) for sink in self._sinks]
+        self._database.executemany("INSERT INTO cursors VALUES (?, 0) ON CONFLICT (sink) DO NOTHING", rows)
+        before = self.identity
+        self._meet()
+        if self.identity != before:
+            self._newest = self._last()
+
+    def _last(self) -> int:
+        """The id of the last record, 0 where there is none."""
+        return max(self._ask("SELECT coalesce(max(id), 0) FROM records", (), lambda row: int(row[0])), default=0)
 
     def _roll_back(self, broken: bool) -> None:
         if self._database is not None:
@@ -232,35 +319,6 @@ class Store(StoreReader):
                     self._database.execute("ROLLBACK")
         if broken:
             self._close_writer()
-
-
-_FREE = (
-    "id NOT IN (SELECT record FROM labels) AND id <= (SELECT coalesce(min(position), 9223372036854775807) FROM cursors)"
-)
-_SURPLUS = f"SELECT id FROM records WHERE id <= ? AND {_FREE} ORDER BY id LIMIT {CHUNK}"  # noqa: S608
-# By the index: records of a clock that was ahead stand before others and must hold none of them.
-_OLD = f"SELECT id FROM records WHERE captured < ? AND {_FREE} %s ORDER BY captured LIMIT {CHUNK}"  # noqa: S608
-_OLD_ANSWERS = f"SELECT id FROM records WHERE captured IS NULL AND answered < ? AND {_FREE} %s LIMIT {CHUNK}"  # noqa: S608
-_OLD_SPAN = f"SELECT id FROM records WHERE id BETWEEN ? AND ? AND {_FREE} ORDER BY id LIMIT {CHUNK}"  # noqa: S608
-
-
-def _prune_oldest(database: sqlite3.Connection, keep: int | None, before: float | None, spans: Sequence[Span]) -> int:
-    """Deletes up to ``CHUNK`` of the records that may go and returns how many; none where none may."""
-    newest = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()
-    questions: list[tuple[str, tuple[float, ...]]] = []
-    if keep is not None and newest is not None:
-        questions.append((_SURPLUS, (newest[0] - keep,)))
-    if before is not None:
-        outside = "AND id NOT BETWEEN ? AND ? " * len(spans)
-        ends = tuple(end for span in spans for end in (span.first, span.last))
-        questions += [(_OLD % outside, (before, *ends)), (_OLD_ANSWERS % outside, (before, *ends))]
-        questions += [(_OLD_SPAN, (span.first, span.last)) for span in spans if span.when < before]
-    for question, values in questions:
-        going = database.execute(question, values).fetchall()
-        if going:
-            database.executemany("DELETE FROM records WHERE id = ?", going)
-            return len(going)
-    return 0
 
 
 def _inode(path: Path) -> tuple[int, int]:
@@ -284,23 +342,6 @@ def _inspection_of(
     values = key[2], plain_text(key[0]), plain_text(key[1])
     found: int | None = database.execute(question, values).fetchone()[0]
     return found
-
-
-def _counted(records: Sequence[Entry]) -> Counter[tuple[int, str, str]]:
-    """Outcomes per quarter of an hour and camera. An answer with an inspection is counted as that."""
-    counts: Counter[tuple[int, str, str]] = Counter()
-    for record in records:
-        if isinstance(record, Inspection):
-            source, moment, outcome = record.source, record.captured, record.verdict.value
-        elif isinstance(record, Dropped):
-            source, moment, outcome = record.source, record.captured, "dropped"
-        elif isinstance(record, Answer) and record.inspection is None:
-            source, moment, outcome = record.camera, record.answered, "fail-safe"
-        else:
-            continue
-        start = int(moment // QUARTER) * QUARTER if abs(moment) < LAST_MOMENT else 0
-        counts[start, plain_text(source), outcome] += 1
-    return counts
 
 
 def _audit(database: sqlite3.Connection, at: float, who: str, action: str, detail: str) -> None:
