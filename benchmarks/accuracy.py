@@ -27,7 +27,7 @@ from dskd.benchmarks.product_probes import probed
 from dskd.benchmarks.trained import trained
 from dskd.calibration.__main__ import main as calibrate
 from dskd.export.graph.answers import answer_files
-from dskd.export.onnx import export
+from dskd.export.run_to_bundle import export
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle, is_bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code

@@ -13,9 +13,7 @@ from pathlib import Path
 
 from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
 from dskd.runtime.result import Verdict
-from dskd.train.networks.resnet import BACKBONES
 from dskd.train.synthetic import NAME
-from dskd.train.weights import RANDOM, load_teacher
 
 SETTINGS = ["input.height=192", "input.width=256", "recipe.epochs=24"]
 
@@ -47,6 +45,9 @@ def main(arguments: list[str]) -> int:
 
 def teacher_option() -> list[str]:
     """Real weights where they are to be had, else a random teacher, and says so."""
+    from dskd.train.networks.resnet import BACKBONES  # torch, which --help does not wait for
+    from dskd.train.weights import RANDOM, load_teacher
+
     try:
         load_teacher(BACKBONES["resnet18"])
     except MissingPart:

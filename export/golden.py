@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 
+from dskd.export.verify import PARITY_IMAGES
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import read_image, write_image
 from dskd.runtime.errors import DskdError
@@ -20,7 +21,6 @@ from dskd.train.trained_run import TrainedRun
 
 COUNT = 8
 LARGEST_SIDE = 1024  # pixels of a stored frame: enough to exercise the resize, little to carry
-PARITY_IMAGES = 32
 TRIES = 20  # pseudo-anomalies of which one leaves the part to be found
 
 

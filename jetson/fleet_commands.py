@@ -21,7 +21,7 @@ CONFIG = Path("/etc/dskd/fleet.yaml")
 def _parser(name: str, description: str) -> Parser:
     options = Parser(prog=f"dskd jetson {name}", description=description, formatter_class=argparse.RawTextHelpFormatter)
     options.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
-    options.add_schema(FleetConfig)
+    options.add_schema(lambda: FleetConfig)
     return options
 
 

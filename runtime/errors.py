@@ -48,12 +48,12 @@ class Parser(argparse.ArgumentParser):
         """Raises CallError instead of printing the usage."""
         raise CallError(f"{message}; {self.prog} --help tells more")
 
-    def add_schema(self, settings: Any) -> None:
-        """The option ``--print-schema``, for the pydantic model of a settings file."""
+    def add_schema(self, settings: Callable[[], Any]) -> None:
+        """The option ``--print-schema``; ``settings`` gives the pydantic model of a settings file when it is asked for."""
 
         class PrintSchema(argparse.Action):
             def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-                print(json.dumps(settings.model_json_schema(), indent=1))
+                print(json.dumps(settings().model_json_schema(), indent=1))
                 parser.exit()
 
         text = "print the JSON schema of the settings, for an editor, and exit"

@@ -17,8 +17,8 @@ from trained import train_and_export
 
 from dskd.benchmarks.accuracy import CONTESTANTS
 from dskd.export.graph.cost import graph_cost
-from dskd.export.onnx import prove_pruned, training_only
 from dskd.export.prune import cost, prune
+from dskd.export.run_to_bundle import prove_pruned, training_only
 from dskd.runtime.__main__ import main as inspect
 from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError

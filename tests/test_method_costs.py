@@ -12,8 +12,8 @@ from networks import PLAIN, SIZE, default_path, fresh
 from torch import nn
 
 from dskd.export.graph.cost import graph_cost
-from dskd.export.onnx import convert
 from dskd.export.prune import cost, prune
+from dskd.export.run_to_bundle import convert
 from dskd.train.evaluate import EagerGraph
 from dskd.train.methods import METHODS
 from dskd.train.networks.maps import AnomalyMap

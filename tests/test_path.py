@@ -14,8 +14,8 @@ from conftest import Command, Member
 from onnx import numpy_helper
 
 from dskd.export.graph.cost import graph_cost
-from dskd.export.onnx import convert
 from dskd.export.prune import prune
+from dskd.export.run_to_bundle import convert
 from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.result import Verdict
 from dskd.train.evaluate import EagerGraph

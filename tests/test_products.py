@@ -12,7 +12,7 @@ from conftest import SMALL, Command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dskd.export.onnx import export
+from dskd.export.run_to_bundle import export
 from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError
 from dskd.train import data, metrics

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dskd.export.onnx import export
+from dskd.export.run_to_bundle import export
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.inspection.backends import open_backend
 from dskd.runtime.inspection.decision import Settings

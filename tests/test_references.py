@@ -32,7 +32,7 @@ def test_a_key_of_each_depth_is_there() -> None:
 def test_the_schema_is_printed_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     options = Parser()
     options.add_argument("file")
-    options.add_schema(StationConfig)
+    options.add_schema(lambda: StationConfig)
     with pytest.raises(SystemExit) as ended:
         options.parse_args(["--print-schema"])
     assert ended.value.code == 0

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import NARROW, Command
 
-from dskd.export.onnx import export
+from dskd.export.run_to_bundle import export
 from dskd.runtime import atomic
 from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.errors import CallError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import NARROW
 
-from dskd.export.onnx import export
+from dskd.export.run_to_bundle import export
 from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.errors import CallError, DskdError

@@ -12,7 +12,7 @@ from conftest import SMALL
 import dskd.calibration.__main__ as calibration
 from dskd.calibration.images import FEWEST
 from dskd.calibration.quantise import quantisable
-from dskd.export.onnx import export
+from dskd.export.run_to_bundle import export
 from dskd.runtime.bundle.loading import Bundle
 from dskd.train.config import load_config
 from dskd.train.data import find_images

@@ -10,12 +10,11 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
 from dskd.runtime.inspection.threshold import describe
-from dskd.train.config import TrainConfig, load_config
-from dskd.train.products import find_products
-from dskd.train.run import point_latest, run
 
 EXAMPLES = """examples:
   dskd train --data pictures/good                       a plain folder of good parts
@@ -51,8 +50,14 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--strict", action="store_true", help="refuse unreadable images instead of skipping them")
     options.add_argument("--json", action="store_true", help="print the run's record as one JSON object")
-    options.add_schema(TrainConfig)
+    options.add_schema(_settings)
     return options
+
+
+def _settings() -> type[BaseModel]:
+    from dskd.train.config import TrainConfig
+
+    return TrainConfig
 
 
 def main(arguments: list[str]) -> int:
@@ -92,6 +97,10 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
         raise CallError(
             "name a folder of good images with --data (or DSKD_DATA); dskd train.synthetic DIR makes one to try"
         )
+    from dskd.train.config import load_config  # torch, which --help does not wait for
+    from dskd.train.products import find_products
+    from dskd.train.run import point_latest, run
+
     config = load_config(options.config, options.set)
     images = find_products(roots, options.category)
     folder = options.out or Path("runs") / images.name

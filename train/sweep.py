@@ -10,19 +10,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from dskd.runtime import atomic
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
 from dskd.train import on_ray
-from dskd.train.config import load_config
-from dskd.train.data import categories_of
-from dskd.train.networks.resnet import BACKBONES
-from dskd.train.products import ALL, find_products
-from dskd.train.sweep_product import Product, make
-from dskd.train.weights import RANDOM, load_teacher
+
+if TYPE_CHECKING:
+    from dskd.train.sweep_product import Product
 
 SUMMARY = "sweep.json"
 COLUMNS = {
@@ -94,6 +91,13 @@ def main(arguments: list[str]) -> int:
 
 def chosen(options: argparse.Namespace) -> list[Product]:
     """The products that the options name, everything that can be wrong with the call looked at."""
+    from dskd.train.config import load_config  # torch, which --help does not wait for
+    from dskd.train.data import categories_of
+    from dskd.train.networks.resnet import BACKBONES
+    from dskd.train.products import ALL, find_products
+    from dskd.train.sweep_product import Product
+    from dskd.train.weights import RANDOM, load_teacher
+
     config = load_config(options.config, options.set)
     categories = options.category or ([ALL] if len(options.data) == 1 and categories_of(options.data[0]) else [])
     images = find_products(options.data, categories)
@@ -110,6 +114,8 @@ def chosen(options: argparse.Namespace) -> list[Product]:
 
 def sweep(products: Sequence[Product], options: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """A row for each product by its name; the summary in ``--out`` grows with every one of them."""
+    from dskd.train.sweep_product import make
+
     rows: dict[str, dict[str, Any]] = {}
     bar = tqdm(total=len(products), desc="products", unit="product", disable=None)
     with closing(bar), on_ray.connected(options.address) as ray:

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--accept-clock", action="store_true", help="the clock is right although it jumped since the last run"
     )
-    options.add_schema(StationConfig)
+    options.add_schema(lambda: StationConfig)
     return options
 
 

@@ -18,8 +18,8 @@ import onnx
 from dskd.benchmarks.lab.station.line_simulation import simulate
 from dskd.benchmarks.lab.station.load_sizes import CAMERAS, SIDE, Sizes, measure
 from dskd.export.graph.cost import graph_cost
-from dskd.export.onnx import convert
 from dskd.export.prune import prune
+from dskd.export.run_to_bundle import convert
 from dskd.runtime.bundle.manifest import InputSpec, Tiling
 from dskd.runtime.errors import CallError, Parser, exit_with_code
 from dskd.runtime.inspection.tiling import Grid
