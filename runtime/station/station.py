@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from dskd.runtime.atomic import sole_writer
+from dskd.runtime.capture.decoding_process import DecodingProcess
 from dskd.runtime.capture.image_container import limit_megapixels
 from dskd.runtime.capture.sources import Trigger, open_source
 from dskd.runtime.configuration.fields import reveal, split_address
@@ -76,6 +77,7 @@ class Station:
         self.sinks: StationSinks | None = None
         self.drift = DriftWatches(self.store)
         self._told_doubt = ""
+        self._readers: list[DecodingProcess] = []
         self._metrics: Metrics | None = None
         self._listener: MetricsListener | None = None
         self._triggers: list[EdgeTrigger] = []
@@ -127,6 +129,8 @@ class Station:
             desk.drain(DRAIN)
         for camera in cameras:
             camera.capture.stop()
+        for reader in self._readers:
+            reader.close()
         self.recipes.stop()
         for desk in desks:
             desk.close()
@@ -222,7 +226,9 @@ class Station:
         serving = self.recipes.first(name)
         uri = reveal(config.source, quoted=True)
         trigger: Trigger = "software" if config.trigger.kind == "gpio" else config.trigger.kind
-        added = StationCamera(name, config, lambda: open_source(uri, trigger), self.recorder, serving)
+        reader = DecodingProcess()  # a process only where files are read
+        self._readers.append(reader)
+        added = StationCamera(name, config, lambda: open_source(uri, trigger, reader.read), self.recorder, serving)
         serving.thread.attach(added)
         self.cameras[name] = added
         if config.trigger.kind == "gpio":

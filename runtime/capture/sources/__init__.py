@@ -8,7 +8,7 @@ from pathlib import Path
 from dskd.runtime.capture.image_files import is_image_name
 from dskd.runtime.capture.sources.base import Source, SourceEnded, SourceLost, Trigger, frames
 from dskd.runtime.capture.sources.folder import FolderSource
-from dskd.runtime.capture.sources.image import ImageSource
+from dskd.runtime.capture.sources.image import ImageSource, Reader
 from dskd.runtime.capture.sources.video import VideoSource
 from dskd.runtime.capture.sources.watched_folder import WatchedFolderSource
 from dskd.runtime.configuration.uri import uri_path, uri_scheme, without_password
@@ -20,28 +20,32 @@ FORMS = (
 )
 
 
-def open_source(uri: str, trigger: Trigger = "free") -> Source:
+def open_source(uri: str, trigger: Trigger = "free", reader: Reader | None = None) -> Source:
     """The source that ``uri`` names; no camera is touched before its ``open``.
 
-    ``trigger``: what starts an exposure, where a camera can be told. Raises CallError where there is no such kind or
+    ``reader`` decodes picture files (default: in this process). ``trigger``: what starts an exposure, where a camera can be told. Raises CallError where there is no such kind or
     path, or an option is wrong.
     """
     if not uri:
         raise CallError(f"source: is empty; use {FORMS}")
     if "://" not in uri:
-        return _by_path(one_line(uri), Path(uri), without_password(uri))
+        return _by_path(one_line(uri), Path(uri), without_password(uri), reader)
     scheme = uri_scheme(uri)
     if trigger == "line" and scheme != "gige":
         raise CallError(f"source {without_password(uri)}: only gige:// cameras have an input line; use another trigger")
     if scheme in ("folder", "file", "watch"):
-        return _of_files(scheme, one_line(uri), uri_path(uri))
+        return _of_files(scheme, one_line(uri), uri_path(uri), reader)
     return _camera(scheme, uri, trigger)
 
 
-def _of_files(scheme: str, uri: str, path: Path) -> Source:
+def _of_files(scheme: str, uri: str, path: Path, reader: Reader | None) -> Source:
     if scheme == "folder":
-        return FolderSource(uri, path)
-    return WatchedFolderSource(uri, path) if scheme == "watch" else _by_path(uri, path, without_password(uri))
+        return FolderSource(uri, path, reader)
+    return (
+        WatchedFolderSource(uri, path, reader)
+        if scheme == "watch"
+        else _by_path(uri, path, without_password(uri), reader)
+    )
 
 
 def _camera(scheme: str, uri: str, trigger: Trigger) -> Source:
@@ -80,15 +84,15 @@ def _pipeline(uri: str, scheme: str) -> Source:
     return opencv_pipeline(uri, lambda: pipeline)
 
 
-def _by_path(uri: str, path: Path, shown: str) -> Source:
+def _by_path(uri: str, path: Path, shown: str, reader: Reader | None) -> Source:
     """``shown``: for a path that is none, but an address without its scheme."""
     if os.path.isdir(path):  # os.path's tests never raise, whatever the path holds
-        return FolderSource(uri, path)
+        return FolderSource(uri, path, reader)
     if not os.path.exists(path):
         raise CallError(f"source {shown}: there is no such file or folder; use {FORMS}")
     if not os.path.isfile(path):
         raise CallError(f"source {uri}: is a device or pipe, not a file; a camera is v4l2://{path.resolve()}")
-    return ImageSource(uri, path) if is_image_name(path.name) else VideoSource(uri, path)
+    return ImageSource(uri, path, reader) if is_image_name(path.name) else VideoSource(uri, path)
 
 
 __all__ = [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dskd.runtime.capture.image_files import list_images
 from dskd.runtime.capture.sources.base import SourceEnded
-from dskd.runtime.capture.sources.image import read_frame
+from dskd.runtime.capture.sources.image import Reader, read_frame
 from dskd.runtime.errors import CallError
 from dskd.runtime.result import Dropped, Frame
 
@@ -17,8 +17,8 @@ class FolderSource:
     live = False
     triggerable = False
 
-    def __init__(self, uri: str, path: Path) -> None:
-        self.uri, self.path = uri, path
+    def __init__(self, uri: str, path: Path, reader: Reader | None = None) -> None:
+        self.uri, self.path, self._reader = uri, path, reader
         self._files = list_images(path)
         if not self._files:
             raise CallError(f"source {uri}: holds no image (png, jpg, bmp, tif, webp, pgm, ppm); name another folder")
@@ -34,7 +34,7 @@ class FolderSource:
             raise SourceEnded(f"source {self.uri}: all {len(self._files)} images are read")
         file = self._files[self._next]
         self._next += 1
-        return read_frame(self.uri, file.relative_to(self.path).as_posix(), file)
+        return read_frame(self.uri, file.relative_to(self.path).as_posix(), file, self._reader)
 
     def trigger(self) -> None:
         """Files wait for no trigger."""

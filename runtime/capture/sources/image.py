@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dskd.runtime.capture.image_files import BadImage, MemoryShort, read_image
 from dskd.runtime.capture.sources.base import SourceEnded
 from dskd.runtime.errors import CallError, one_line
 from dskd.runtime.reason import Reason
-from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.result import Dropped, Frame, Image
+
+Reader = Callable[[Path], Image]  # raises BadImage, MemoryShort
 
 
 class ImageSource:
@@ -18,8 +21,8 @@ class ImageSource:
     live = False
     triggerable = False
 
-    def __init__(self, uri: str, path: Path) -> None:
-        self.uri, self.path = uri, path
+    def __init__(self, uri: str, path: Path, reader: Reader | None = None) -> None:
+        self.uri, self.path, self._reader = uri, path, reader
         self._done = False
 
     def open(self) -> None:
@@ -31,7 +34,7 @@ class ImageSource:
         if self._done:
             raise SourceEnded(f"source {self.uri}: is read")
         self._done = True
-        return read_frame(self.uri, self.path.name, self.path)
+        return read_frame(self.uri, self.path.name, self.path, self._reader)
 
     def trigger(self) -> None:
         """A file waits for no trigger."""
@@ -41,19 +44,19 @@ class ImageSource:
         """Nothing is held open."""
 
 
-def read_frame(source: str, frame_id: str, path: Path) -> Frame | Dropped:
+def read_frame(source: str, frame_id: str, path: Path, reader: Reader | None = None) -> Frame | Dropped:
     """Reads a file as a frame; one that cannot be read is a dropped frame. The id is made printable: sinks take text only."""
     try:
-        return read_frame_or_wait(source, frame_id, path)
+        return read_frame_or_wait(source, frame_id, path, reader)
     except MemoryShort as error:
         return Dropped(source, one_line(frame_id), time.time(), Reason.UNUSABLE, one_line(str(error)))
 
 
-def read_frame_or_wait(source: str, frame_id: str, path: Path) -> Frame | Dropped:
+def read_frame_or_wait(source: str, frame_id: str, path: Path, reader: Reader | None = None) -> Frame | Dropped:
     """The same for a source that can read the file later: raises MemoryShort."""
     now = time.time()
     frame_id = one_line(frame_id)
     try:
-        return Frame(source, frame_id, now, read_image(path))
+        return Frame(source, frame_id, now, (reader or read_image)(path))
     except BadImage as error:
         return Dropped(source, frame_id, now, Reason.UNUSABLE, one_line(str(error)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from dskd.runtime import atomic
 from dskd.runtime.capture.image_files import MemoryShort, is_image_name
 from dskd.runtime.capture.sources.base import SourceLost
-from dskd.runtime.capture.sources.image import read_frame_or_wait
+from dskd.runtime.capture.sources.image import Reader, read_frame_or_wait
 from dskd.runtime.errors import CallError, MissingPart, one_line
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
@@ -49,8 +49,8 @@ class WatchedFolderSource:
     live = False
     triggerable = False
 
-    def __init__(self, uri: str, path: Path) -> None:
-        self.uri, self.path = uri, path
+    def __init__(self, uri: str, path: Path, reader: Reader | None = None) -> None:
+        self.uri, self.path, self._reader = uri, path, reader
         self._seen: dict[str, _Mark] = {}
         self._unsettled: dict[str, tuple[_Mark, float]] = {}
         self._attempts: dict[tuple[str, _Mark], int] = {}  # of earlier starts that did not end
@@ -156,7 +156,7 @@ class WatchedFolderSource:
         if item in self._attempts:
             self._alone = (name, mark, now)
         try:
-            captured = read_frame_or_wait(self.uri, name, path)
+            captured = read_frame_or_wait(self.uri, name, path, self._reader)
             return None if isinstance(captured, Dropped) and unchanged < _PATIENCE else captured
         except MemoryShort as error:
             if name not in self._short:
