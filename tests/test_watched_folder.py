@@ -204,7 +204,7 @@ image.read_image = lambda path: os._exit(9) if path.name == {name!r} else read(p
 source = open_source("watch://{folder}")
 source.open()
 for captured in iter(lambda: source.read(0.8), None):
-    print(captured.id, getattr(captured, "reason", ""), flush=True)
+    print(captured.id, getattr(captured, "explanation", ""), flush=True)
     captured.stored()
 """
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

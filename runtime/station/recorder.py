@@ -55,7 +55,7 @@ class Recorder:
         self._merged: dict[tuple[str, Reason], int] = {}
         self._stored = self._handed = self._frames = self._unstored_answers = self._taken = 0
         self._closing = False
-        self.fault, self.since = "", time.time()
+        self.fault, self.since, self._refused = "", time.time(), 0.0
         self.beat = time.monotonic()
         self._threads = [
             threading.Thread(target=self._hand_over, name="recorder", daemon=True),
@@ -102,11 +102,15 @@ class Recorder:
             self._change.notify_all()
 
     def await_stored(self, timeout: float) -> bool:
-        """Waits until all that was put so far is stored; false where it is not in time, or the store refuses."""
+        """Waits until all that was put so far is stored; false where it is not in time, or the store refuses for long."""
         with self._change:
             upto = self._taken
-            self._change.wait_for(lambda: self._stored >= upto or self.fault or self._closing, timeout)
+            self._change.wait_for(lambda: self._stored >= upto or self._refuses(timeout) or self._closing, timeout)
             return self._stored >= upto
+
+    def _refuses(self, seconds: float) -> bool:
+        """Whether the store has refused for that long: a moment's refusal is waited for."""
+        return bool(self.fault) and time.monotonic() - self._refused > seconds
 
     def close(self, timeout: float) -> int:
         """Hands on and stores what is left; returns how many records the store did not take in time. They are logged."""
@@ -204,6 +208,8 @@ class Recorder:
     def _note(self, fault: str) -> None:
         if fault != self.fault:
             with self._change:
+                if not self.fault:
+                    self._refused = time.monotonic()
                 self.fault, self.since = fault, time.time()
                 self._change.notify_all()
             log.warning("store: %s", fault or f"takes records again; {len(self._spool)} wait")
