@@ -127,10 +127,7 @@ class Station:
         desks = [camera.desk for camera in cameras if camera.desk is not None]
         for desk in desks:
             desk.drain(DRAIN)
-        for camera in cameras:
-            camera.capture.stop()
-        for reader in self._readers:
-            reader.close()
+        self._stop_capturing()
         self.recipes.stop()
         for desk in desks:
             desk.close()
@@ -149,6 +146,12 @@ class Station:
         self.store.close()
         self._owner.close()
         self._tell_end(left)
+
+    def _stop_capturing(self) -> None:
+        for camera in self.cameras.values():
+            camera.capture.stop()
+        for reader in self._readers:
+            reader.close()
 
     # ------------------------------------------------------------------------------------------------ StationControl
 
