@@ -103,8 +103,8 @@ def evaluate(model: Model, pictures: list[TestImage]) -> tuple[Evaluation, list[
     for item in tqdm(pictures, desc="evaluating", unit="image", leave=False, disable=None):
         try:
             result = model(item.path)
-            seen = spec.model_copy(update={"crop": result.inspection.covers or spec.crop})  # a fixture cuts parts out
-            mask = load_mask(item, seen) if item.mask or (marked and item.defect == GOOD) else None
+            shown = spec if result.found is None else spec.of_box(result.inspection.covers)
+            mask = load_mask(item, shown) if item.mask or (marked and item.defect == GOOD) else None
         except DskdError as error:
             failed.append(one_line(str(error)))
             continue

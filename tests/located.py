@@ -52,7 +52,7 @@ def write_brackets(folder: Path, count: int = 12, seed: int = 1) -> list[Path]:
 
 def learnt(folder: Path) -> Fixture:
     """The contour fixture that training learns from such pictures."""
-    return learn_contour(write_brackets(folder), 180.0, 0.06)[0]
+    return learn_contour(write_brackets(folder), 180.0, 0.06, 0.0)[0]
 
 
 def located_bundle(folder: Path, fixture: Fixture) -> Bundle:

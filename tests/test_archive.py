@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,10 +23,11 @@ from line_records import frame_of, inspection
 from pydantic import ValidationError
 
 from dskd.runtime.inspection.overlay import heat_layer
-from dskd.runtime.result import Frame, Inspection, Verdict
+from dskd.runtime.result import Found, Frame, Inspection, Verdict
 from dskd.runtime.sinks import archive as module
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 from dskd.runtime.store import Store
+from dskd.runtime.web.archive import Archive as Pictures
 
 NOW = 1_790_000_000.0
 HOUR = 3600.0
@@ -58,6 +60,20 @@ def running(folder: Path) -> Iterator[Archive]:
     archive.start()
     yield archive
     assert archive.stop()
+
+
+def test_the_page_is_told_where_the_part_was_found(running: Archive, tmp_path: Path) -> None:
+    where = Found(((1.0, 2.0), (9.0, 2.5), (8.5, 7.0), (0.5, 6.5)), 3.5, 0.97)
+    found, plain = replace(inspection(7, Verdict.REJECT), found=where), inspection(8, Verdict.REJECT)
+    keep(running, found, plain)
+    store = Store(tmp_path / "line.db")
+    store.add([found, plain])
+    first, other = store.after(0, 2)
+    assert Pictures(running).layers(first)["found"] == {"corners": list(where.corners), "angle": 3.5, "likeness": 0.97}
+    assert "found" not in Pictures(running).layers(other)
+    assert running.details(first) is not None
+    (running.details(first) or tmp_path).write_text('{"found": {"corners": [[1, 2]], "angle": 0, "likeness": 1}}')
+    assert "found" not in Pictures(running).layers(first)
 
 
 def test_an_inspection_is_kept_whole_and_found_by_its_record(running: Archive, folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 from conftest import Once
 from located import PART, SIZE, bracket, learnt, located_bundle, poses
 from pydantic import ValidationError
+from station_files import PATTERN, rows, wait_for, write_station
+from station_files import STRICT as REJECTS_ALL
 from tiny_bundle import SIDE, tiny_bundle
 
 import dskd
@@ -32,6 +34,9 @@ from dskd.runtime.pipeline import Tally, run
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.sinks import open_sinks
+from dskd.runtime.station.load import load_station
+from dskd.runtime.station.station import Station
+from dskd.runtime.web.live import picture_fields
 
 STRICT = Settings(0.93, 0.95)  # of the map |grey - 128| / 128: only what is nearly white
 EMPTY = np.random.default_rng(0).normal(22, 2, (*SIZE, 3)).clip(0, 255).astype(np.uint8)
@@ -113,6 +118,52 @@ def test_a_frame_without_the_part_is_dropped_with_the_reason(bundle: Bundle, bac
     assert dropped.reason is Reason.PART_NOT_FOUND
     assert "on the background" in dropped.detail
     assert tally.as_dict()["PASS"] == 0
+
+
+@pytest.mark.parametrize("fail_safe", ["REJECT", "REVIEW"])
+def test_a_station_answers_for_a_part_that_was_not_found_as_its_recipe_says(
+    bundle: Bundle, tmp_path: Path, fail_safe: str
+) -> None:
+    recipe = {"good": {"bundle": str(bundle.path), "fail_safe": fail_safe, "review": 9.0, "reject": 9.0}}
+    camera = {"source": PATTERN, "recipe": "good", "trigger": {"kind": "software", "deadline_ms": 5000}}
+    station = Station(load_station(write_station(tmp_path, recipes=recipe, cameras={"top": camera})))
+    station.start()
+    try:
+        wait_for(lambda: station.status().cameras[0].ready)
+        station.trigger("top", "A-1")
+        wait_for(lambda: rows(tmp_path, "SELECT count(*) FROM answers") == [(1,)])
+    finally:
+        station.stop()
+    [(part, verdict, reason)] = rows(tmp_path, "SELECT part, verdict, reason FROM answers")
+    assert (part, verdict) == ("A-1", fail_safe)
+    assert str(reason).startswith("part not found: ")
+    assert rows(tmp_path, "SELECT count(*) FROM inspections") == [(0,)]
+
+
+def test_a_station_shows_and_keeps_where_the_part_was_found(bundle: Bundle, tmp_path: Path) -> None:
+    recipe = {"good": {"bundle": str(bundle.path), **REJECTS_ALL}}
+    (tmp_path / "pictures").mkdir()
+    sinks = {"pictures": {"kind": "archive", "keep": "all"}}
+    cameras = {"top": {"source": "watch://pictures", "recipe": "good"}}
+    station = Station(load_station(write_station(tmp_path, recipes=recipe, cameras=cameras, sinks=sinks)))
+    station.start()
+    try:
+        write_image(tmp_path / "pictures" / "a.png", bracket((150.0, 118.0, 35.0)))
+        wait_for(lambda: list((tmp_path / "data").rglob("*-REJECT.json")))
+        live = station.live("top")
+    finally:
+        station.stop()
+    assert live is not None
+    assert live.inspection.found is not None
+    assert live.crop == live.inspection.covers
+    shown = picture_fields(live, 480, heat=True)
+    assert shown["crop"] == list(live.inspection.covers or ())
+    told = json.loads(next((tmp_path / "data").rglob("*-REJECT.json")).read_text())
+    assert told["found"] == live.inspection.found.as_dict()
+    assert told["crop"] == shown["crop"]
+    heat = cv2.imread(str(next((tmp_path / "data").rglob("*.heat.png"))), cv2.IMREAD_UNCHANGED)
+    assert heat[0, 0, 3] == 0  # beside the part, where the box around it is not covered
+    assert heat[..., 3].any()
 
 
 def test_a_region_of_interest_lies_on_the_part_as_it_is_cut_out(bundle: Bundle, backend: Backend) -> None:

@@ -11,6 +11,8 @@ import pytest
 from conftest import SMALL, Once
 from located import PART, SIZE, bracket, write_brackets
 
+import dskd
+from dskd.benchmarks.evaluate import evaluate
 from dskd.runtime.bundle.loading import load_bundle
 from dskd.runtime.capture.image_files import read_image, write_image
 from dskd.runtime.errors import CallError
@@ -63,6 +65,20 @@ def test_a_part_that_always_lies_alike_needs_no_fixture(tmp_path: Path) -> None:
     for k in range(12):
         write_image(tmp_path / f"{k}.png", bracket((160.0 + k % 3, 120.0, 20.0), seed=k))
     assert settled(find_images(tmp_path)) == (None, "none: parts lie still")
+
+
+def test_few_pictures_without_the_part_are_named_or_forgiven(tmp_path: Path) -> None:
+    write_brackets(tmp_path, 12)
+    write_image(tmp_path / "07.png", np.full((*SIZE, 3), 22, np.uint8))
+    images = find_images(tmp_path)
+    fixture, reason = settled(images)
+    assert (fixture, reason) == (None, f"none: 07.png: {reason.partition('07.png: ')[2]}")
+    assert reason.startswith("none: 07.png: part not found: nothing on the background is large enough")
+    fixture, reason = settled(images, "thresholds.reject_rate=0.1", "thresholds.review_rate=0.1")
+    assert fixture is not None
+    assert "found in 11 of 12 pictures" in reason
+    config, _ = settle_fixture(load_config(None, ["thresholds.reject_rate=0.1", "thresholds.review_rate=0.1"]), images)
+    assert len(data.usable(images.good, config.input, strict=False)) == 11
 
 
 def test_round_parts_are_moved_and_not_turned(tmp_path: Path) -> None:
@@ -183,6 +199,11 @@ def test_from_pictures_to_verdicts(once: Once, brackets: InspectionSet) -> None:
     scored = json.loads((folder / "run.json").read_text())["held_out_scores"][0]
     assert found.score == pytest.approx(scored, rel=1e-3)
     assert found.found is not None
+    with dskd.load(bundle.path, backend="onnxruntime") as model:
+        evaluation, failed = evaluate(model, brackets.test)
+    assert not failed
+    assert len(evaluation.judged) == len(brackets.test)
+    assert 0 < evaluation.pixel_figures["pro"] <= 1
     assert finished(folder, load_config(None, asked), brackets, "random") is not None
     assert finished(folder, load_config(None, [*asked, "fixture=none"]), brackets, "random") is None
     few = replace(brackets, good=brackets.good[:12])

@@ -41,7 +41,7 @@ def settle_fixture(config: RunConfig, images: InspectionSet) -> tuple[RunConfig,
         if asked.kind == "template":
             found, reason = learn_template(asked, images.good)
         else:
-            found, reason = learn_contour(images.good, asked.turn, asked.margin)
+            found, reason = learn_contour(images.good, asked.turn, asked.margin, config.thresholds.reject_rate)
     except NoFixture as reason:
         if asked.kind == "auto":
             return config, f"none: {reason}"

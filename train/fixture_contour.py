@@ -31,6 +31,7 @@ STILL = 0.03  # of the part's reach, and of a radian: parts that move and turn l
 CLEARLY = 0.6  # of what differs between plain pictures, the most that may differ between aligned ones
 TURNING_PAYS = 0.8  # the same of turned ones against ones that are only moved
 TURNING_TELLS = 0.005  # of likeness that turning must gain besides: less is noise
+WEAKEST = 0.05  # likeness that anything has
 LEAST = 0.6  # of the smallest likeness among good pictures: a part with a defect is less like
 CELLS = 48  # across and down, of the pictures whose likeness is compared
 
@@ -47,30 +48,50 @@ class Seen:
     blob: Blob
 
 
-def learn_contour(paths: Sequence[Path], turn: float, margin: float) -> tuple[Fixture, str]:
-    """A contour fixture from good pictures, and in a few words what it does for them. Raises NoFixture where none helps."""
+@dataclass(frozen=True)
+class Aligned:
+    """Good pictures through a fixture: small and grey as the camera shows them, ``plain`` [N, CELLS, CELLS], and cut out,
+    ``aligned``; the parts' poses; and what was said of those where the part was not found.
+    """
+
+    plain: NDArray[np.float32]
+    aligned: NDArray[np.float32]
+    poses: list[Pose]
+    missing: list[str]
+
+    @property
+    def likeness(self) -> float:
+        """Of the aligned pictures among each other."""
+        return _likeness(self.aligned)
+
+
+def learn_contour(paths: Sequence[Path], turn: float, margin: float, unfound: float) -> tuple[Fixture, str]:
+    """A contour fixture from good pictures, and in a few words what it does for them.
+
+    ``turn`` and ``margin`` as in the settings; ``unfound`` is the share of good pictures in which it may not find the
+    part. Raises NoFixture where none helps.
+    """
     some = looked_at(paths)
-    learnt_from = some[::2][:LEARNT_FROM]
-    seen, contrast = _outlines(learnt_from)
+    allowed = int(unfound * len(some))
+    seen, contrast = _outlines(some[::2][:LEARNT_FROM])
     fixture = _with_reference(seen, contrast, turn, margin)
-    plain, aligned, poses = _pictures(some, fixture, must=True)
-    likeness = _likeness(aligned)
-    _, moved, _ = _pictures(some, fixture.model_copy(update={"turn": 0.0}), must=False)
-    unturned = _likeness(moved)
-    if 1 - likeness > TURNING_PAYS * (1 - unturned) or likeness - unturned < TURNING_TELLS:  # round: no angle to tell
-        fixture = fixture.model_copy(update={"turn": 0.0})
-        plain, aligned, poses = _pictures(some, fixture, must=True)
-        likeness = _likeness(aligned)
-    _require_movement(poses, fixture)
-    before = _likeness(plain)
-    if 1 - likeness > CLEARLY * (1 - before):
-        raise NoFixture(f"aligned pictures are hardly more alike than plain ones ({likeness:.2f}, {before:.2f})")
-    least = round(LEAST * min(pose.likeness for pose in poses), 3)
-    fixture = fixture.model_copy(update={"likeness": max(least, 0.05)})
-    turned = "turned and moved" if fixture.turn else "moved"
-    return fixture, (
-        f"contour: parts lie {turned}; found in all {len(some)} pictures looked at, and so aligned they are alike by "
-        f"{likeness:.2f}, plain by {before:.2f}"
+    found = _align(some, fixture, allowed)
+    still = fixture.model_copy(update={"turn": 0.0})
+    unturned = _align(some, still, len(some))
+    gained = found.likeness - unturned.likeness
+    if 1 - found.likeness > TURNING_PAYS * (1 - unturned.likeness) or gained < TURNING_TELLS:  # round: no angle to tell
+        fixture, found = still, _align(some, still, allowed)
+    _require_movement(found.poses, fixture)
+    before = _likeness(found.plain)
+    if 1 - found.likeness > CLEARLY * (1 - before):
+        raise NoFixture(f"aligned pictures are hardly more alike than plain ones ({found.likeness:.2f}, {before:.2f})")
+    ranked = sorted(pose.likeness for pose in found.poses)
+    least = max(LEAST * ranked[allowed - len(found.missing)], WEAKEST)
+    few = len(found.missing) + sum(likeness < least for likeness in ranked)
+    told = f"all {len(some)}" if not few else f"{len(some) - few} of {len(some)}"
+    return fixture.model_copy(update={"likeness": round(least, 3)}), (
+        f"contour: parts lie {'turned and moved' if fixture.turn else 'moved'}; found in {told} pictures looked at, and so "
+        f"aligned they are alike by {found.likeness:.2f}, plain by {before:.2f}"
     )
 
 
@@ -133,7 +154,7 @@ def _with_reference(seen: Sequence[Seen], contrast: int, turn: float, margin: fl
     picture = patch_of(reference, read_image(first.path), (*first.blob.middle, upright))
     fixture = Fixture(
         finder="contour", width=SIDE, height=SIDE, reference=encoded(picture), reach=reach, centre=(0.0, 0.0),
-        turn=turn, likeness=0.05, contrast=contrast, area=(round(0.75 * areas.min()), round(1.33 * areas.max())),
+        turn=turn, likeness=WEAKEST, contrast=contrast, area=(round(0.75 * areas.min()), round(1.33 * areas.max())),
     )  # fmt: skip
     fixture = fixture.model_copy(update={"centre": ((SIDE - 1) / 2, (SIDE - 1) / 2)})
     chosen = seen[:: -(-len(seen) // AVERAGED)]
@@ -184,31 +205,25 @@ def _with_picture(fixture: Fixture, found: Sequence[tuple[Blob, Pose]], share: f
     return Fixture.model_validate(fixture.model_dump() | {"width": width, "height": height, "centre": centre})
 
 
-def _pictures(
-    paths: Sequence[Path], fixture: Fixture, must: bool
-) -> tuple[NDArray[np.float32], NDArray[np.float32], list[Pose]]:
-    """Small grey pictures as the camera shows them and as they are cut out, [N, CELLS, CELLS], and the parts' poses.
-
-    Raises NoFixture where a part is not found and ``must`` be.
-    """
-    plain, aligned, poses = [], [], []
+def _align(paths: Sequence[Path], fixture: Fixture, allowed: int) -> Aligned:
+    """Raises NoFixture where the part is not found in more than ``allowed`` of them."""
+    plain, aligned, poses, missing = [], [], list[Pose](), list[str]()
     for path in paths:
         try:
             image = read_image(path)
-        except BadImage:
-            continue
-        try:
             pose = find_part(image, fixture)
+        except BadImage:
+            continue  # named later, where every picture is read
         except PartNotFound as error:
-            if must:
-                raise NoFixture(f"{path.name}: {error}") from error
+            missing.append(f"{path.name}: {error}")
             continue
         poses.append(pose)
         plain.append(_small(image))
         aligned.append(_small(pose.cut_out(image)))
-    if len(poses) < 2:
-        raise NoFixture("the part was found in no picture")
-    return np.stack(plain), np.stack(aligned), poses
+    if len(missing) > allowed or len(poses) < 2:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise NoFixture(f"{missing[0]}{more}" if missing else "the part is found in too few pictures")
+    return Aligned(np.stack(plain), np.stack(aligned), poses, missing)
 
 
 def _small(image: Image) -> NDArray[np.float32]:

@@ -41,7 +41,7 @@ class FixtureConfig(Strict):
 
     kind: Literal["auto", "none", "contour", "template"] = Field(
         "auto",
-        description="auto: contour where good pictures say that parts lie anywhere and are found reliably, else none; "
+        description="auto: contour where good pictures say that parts lie anywhere and all but reject_rate of them are found, else none; "
         "contour: the one thing on a plain background; template: what box or mask marks on picture",
     )
     picture: Path | None = Field(None, description="template: a picture of a good part")

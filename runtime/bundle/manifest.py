@@ -82,6 +82,10 @@ class InputSpec(Strict):
         """The same for pictures in which the part was found and cut out already."""
         return self.model_copy(update={"fixture": None})
 
+    def of_box(self, box: tuple[int, int, int, int] | None) -> InputSpec:
+        """The same for what a box (x, y, width, height) of the frame shows, as it lies there."""
+        return self.model_copy(update={"fixture": None, "crop": box})
+
     @model_serializer(mode="wrap")
     def _without_none(self, fields: SerializerFunctionWrapHandler) -> dict[str, object]:
         """Leaves absent tiling and fixture out: bundles without keep their id, and older runtimes read them."""

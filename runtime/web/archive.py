@@ -6,11 +6,11 @@ import threading
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, Field, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 from dskd.runtime.bundle.loading import read_regular
 from dskd.runtime.capture.image_files import read_image
@@ -62,13 +62,16 @@ class Archive:
         return _read(self._kept.heat(record))
 
     def layers(self, record: Record) -> dict[str, object]:
-        """Which pictures are there, and which part of the original [x, y, width, height] the heat layer covers."""
-        crop, path = None, self._kept.details(record)
+        """Which pictures are there, which part of the original [x, y, width, height] the heat layer covers, and where the
+        part was found.
+        """
+        details, path = _Details(), self._kept.details(record)
         if path is not None:
             with suppress(OSError, ValidationError):  # retention was faster, or a disk forgot
-                crop = _Crop.model_validate_json(read_regular(path, LARGEST_DETAILS)).crop
+                details = _Details.model_validate_json(read_regular(path, LARGEST_DETAILS))
         heat = path is not None and self._kept.heat(record) is not None
-        return {"picture": self._kept.original(record) is not None, "heat": heat, "crop": crop}
+        found = {} if details.found is None else {"found": details.found.model_dump()}
+        return {"picture": self._kept.original(record) is not None, "heat": heat, "crop": details.crop, **found}
 
     def thumbnail(self, record: Record) -> tuple[bytes, str]:
         """A small JPEG of the original with its regions."""
@@ -96,10 +99,19 @@ class Archive:
         return picture_fields(Live(image, found, found.covers), WIDTHS[-1], heat=True)
 
 
-class _Crop(BaseModel):
-    """The one field of the JSON that the page needs."""
+class _Found(BaseModel):
+    """Where a fixture found the part; see ``Found``."""
+
+    corners: Annotated[list[tuple[FiniteFloat, FiniteFloat]], Field(min_length=4, max_length=4)]
+    angle: FiniteFloat
+    likeness: FiniteFloat
+
+
+class _Details(BaseModel):
+    """The fields of the JSON that the page needs."""
 
     crop: tuple[NonNegativeInt, NonNegativeInt, PositiveInt, PositiveInt] | None = None
+    found: _Found | None = None
 
 
 def _marked(image: Image, record: Record) -> Image:

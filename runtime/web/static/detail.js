@@ -110,7 +110,7 @@ function viewSwitches(drawing, row, why) {
         const size = await sizeOf(`${base}/original`);
         text(why, sentence(row, size));
         const heat = row.heat ? `${base}/heat` : null;
-        const fields = { size, crop: row.crop, picture: `${base}/original`, heat, regions: row.regions, threshold: row.threshold };
+        const fields = { size, crop: row.crop, picture: `${base}/original`, heat, regions: row.regions, threshold: row.threshold, found: row.found };
         await drawing.show(fields, `Part ${row.part ?? row.frame}`);
         views.shown = true;
       }
@@ -121,7 +121,8 @@ function viewSwitches(drawing, row, why) {
       views.kind = "heat map";
       inputs[1].firstChild.disabled = false;
       inputs[1].firstChild.checked = true;
-      await drawing.show({ ...fields, regions: fields.inspection.regions, threshold: fields.inspection.threshold }, "Judged again");
+      const { regions: again, threshold, found } = fields.inspection;
+      await drawing.show({ ...fields, regions: again, threshold, found }, "Judged again");
       layers();
     },
   });

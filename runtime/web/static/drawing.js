@@ -6,15 +6,16 @@ export class Drawing {
   constructor(holder, { zoom = false } = {}) {
     this.picture = s("image", { class: "layer-picture", preserveAspectRatio: "none" });
     this.heat = s("image", { class: "layer-heat", preserveAspectRatio: "none" });
+    this.found = s("polygon", { class: "layer-found" });
     this.regions = s("g", { class: "layer-regions" });
-    this.svg = s("svg", { class: "drawing", role: "img", "aria-label": "No picture" }, this.picture, this.heat, this.regions);
+    this.svg = s("svg", { class: "drawing", role: "img", "aria-label": "No picture" }, this.picture, this.heat, this.found, this.regions);
     this.size = [4, 3];
     holder.replaceChildren(this.svg);
     this.home();
     if (zoom) this.listen();
   }
 
-  // fields: {size, crop, picture, heat, regions, threshold}. Pictures are decoded first, so nothing flickers or is mixed.
+  // fields: {size, crop, picture, heat, regions, threshold, found}. ``found.corners`` is where the part was found. Pictures are decoded first, so nothing flickers or is mixed.
   async show(fields, label) {
     await Promise.all([decoded(fields.picture), fields.heat ? decoded(fields.heat) : null]);
     const [width, height] = fields.size;
@@ -22,6 +23,7 @@ export class Drawing {
     this.size = fields.size;
     place(this.picture, fields.picture, [0, 0, width, height]);
     place(this.heat, fields.heat, fields.crop ?? [0, 0, width, height]);
+    this.found.setAttribute("points", (fields.found?.corners ?? []).map((corner) => corner.join(",")).join(" "));
     this.regions.replaceChildren(...fields.regions.map((region) => box(region, fields.threshold, this.size)));
     this.svg.setAttribute("aria-label", label);
     if (moved) this.home();
@@ -29,6 +31,7 @@ export class Drawing {
 
   layers(heat, regions) {
     this.heat.classList.toggle("off", !heat);
+    this.found.classList.toggle("off", !regions);
     this.regions.classList.toggle("off", !regions);
   }
 

@@ -33,7 +33,7 @@ export function startLive(page) {
       const fields = await get(path);
       const found = fields.inspection;
       const label = `Camera ${camera.name}, ${found.verdict}: ${sentence(found, fields.size)}`;
-      await drawing.show({ ...fields, regions: found.regions, threshold: found.threshold }, label);
+      await drawing.show({ ...fields, regions: found.regions, threshold: found.threshold, found: found.found }, label);
       Object.assign(live, { camera: camera.name, key: fields.key, size: fields.size, found });
       layers();
       caption();
