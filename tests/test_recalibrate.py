@@ -1,25 +1,23 @@
-"""Thresholds from the line's own scores: the rate they support, what they would change, and how a file is edited."""
+"""Thresholds from the line's own scores: the rate they support, what they would change, and where they are kept."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
-from budget import cases
 from conftest import Command
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from line_records import inspection
 from tiny_bundle import tiny_bundle
 
-from dskd.runtime.configuration.yaml_edit import with_numbers
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.threshold import conformal_threshold
 from dskd.runtime.result import Verdict
+from dskd.runtime.station.load import load_station
 from dskd.runtime.station.recalibrate import main, propose
+from dskd.runtime.station.recipe import Kept, KeptThresholds
 from dskd.runtime.store import Label, Store
 
 FILE = """# the line
@@ -108,12 +106,10 @@ def test_the_command_prints_and_changes_nothing_unless_told(path: Path, tmp_path
                    "--apply", tmp_path / "station.yaml")  # fmt: skip
     told = json.loads(done.stdout)
     assert told["applied_to"] == "bracket-a"
-    text = (tmp_path / "station.yaml").read_text()
-    recipe = yaml.safe_load(text)["recipes"]["bracket-a"]
-    assert (recipe["review"], recipe["reject"]) == (told["review"]["score"], told["reject"]["score"])
-    kept = [line for line in text.splitlines() if "reject" not in line and "review" not in line]
-    assert kept == [line for line in FILE.splitlines() if "reject" not in line]
-    assert "# by hand" in text
+    assert (tmp_path / "station.yaml").read_text() == FILE
+    kept = json.loads((tmp_path / "data/recipes.json").read_text())["thresholds"]["bracket-a"]
+    assert (kept["review"], kept["reject"]) == (told["review"]["score"], told["reject"]["score"])
+    assert (kept["bundle"], kept["backend"], kept["configured"]) == ("b1", "onnxruntime-cpu", [None, 9.5])
 
 
 def test_thresholds_are_not_set_for_a_recipe_of_another_bundle(path: Path, tmp_path: Path) -> None:
@@ -130,7 +126,8 @@ def test_thresholds_are_not_set_for_a_recipe_of_another_bundle(path: Path, tmp_p
     assert (
         main(["--store", str(tmp_path / "line.db"), "--camera", "top", "--from", "passes", "--apply", str(file)]) == 0
     )
-    assert file.read_text() != FILE
+    assert file.read_text() == FILE
+    assert json.loads((tmp_path / "data/recipes.json").read_text())["thresholds"]["bracket-a"]["bundle"] == bundle.id
 
 
 @pytest.mark.parametrize(
@@ -140,7 +137,11 @@ def test_thresholds_are_not_set_for_a_recipe_of_another_bundle(path: Path, tmp_p
         (["--store", "{path}", "--camera", "top", "--review-rate", "2"], 2, "between 0 and 1"),
         (["--store", "{path}", "--camera", "top", "--review-rate", "0.001"], 2, "must not be under"),
         (["--store", "{path}", "--camera", "top", "--apply", "/nowhere.yaml"], 2, "cannot be read"),
-        (["--store", "{path}", "--camera", "top", "--apply", "{file}", "--recipe", "x"], 2, "there is no recipes.x"),
+        (
+            ["--store", "{path}", "--camera", "top", "--apply", "{file}", "--recipe", "x"],
+            2,
+            "there is no recipe x; one of: bracket-a, bracket-b",
+        ),
         (["--store", "{file}", "--camera", "top"], 1, "SQLite"),
     ],
 )
@@ -153,52 +154,33 @@ def test_wrong_calls_are_refused(options: list[str], code: int, words: str, path
     assert file.read_text() == FILE
 
 
-# ----------------------------------------------------------------------------------------------------- editing a file
+def test_a_station_takes_them_at_its_next_start_for_the_same_bundle_and_backend(path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "station.yaml"
+    bundle = tiny_bundle(tmp_path / "bundles" / "a")
+    file.write_text(FILE)
+    store = Store(tmp_path / "line.db")
+    store.add([inspection(k, bundle=bundle.id) for k in range(200)])
+    store.close()
+    running = Kept(tmp_path / "data")  # a station that is up meanwhile
+    words = ["--store", str(tmp_path / "line.db"), "--camera", "top", "--from", "passes", "--apply", str(file)]
+    assert main(words) == 0
+    running.keep("bracket-b", KeptThresholds(review=1.0, reject=2.0, bundle="b", graph="g", configured=(None, None)))
+    started, config = Kept(tmp_path / "data"), load_station(file).recipes["bracket-a"]
+    same = SimpleNamespace(name="onnxruntime-cpu", graph="model.onnx")
+    assert started.thresholds("bracket-a", config, bundle, same) == (1.90, 1.98)  # type: ignore[arg-type]
+    other = SimpleNamespace(name="onnxruntime-cpu-int8", graph="model.int8.cpu.onnx")
+    assert started.thresholds("bracket-a", config, bundle, other) is None  # type: ignore[arg-type]
+    lower = config.model_copy(update={"reject": 9.0})  # the file was changed later
+    assert started.thresholds("bracket-a", lower, bundle, same) is None  # type: ignore[arg-type]
+    assert "bracket-b" in started._state.thresholds
 
 
-def test_numbers_are_set_and_nothing_else_is_touched() -> None:
-    changed = with_numbers(FILE, ("recipes", "bracket-a"), {"review": 1.5, "reject": 2.0})
-    expected = FILE.replace("reject: 9.5", "reject: 2.0").replace(
-        "    bundle: bundles/a", "    review: 1.5\n    bundle: bundles/a"
+def test_thresholds_that_operators_set_before_an_update_still_hold(tmp_path: Path) -> None:
+    """``recipes.json`` as commit 86fd172 wrote it."""
+    (tmp_path / "recipes.json").write_text(
+        '{"cameras": {}, "thresholds": {"a": {"review": 0.1, "reject": 0.2, "bundle": "b1", "graph": "model.onnx", '
+        '"configured": [null, 9.5]}}}'
     )
-    assert changed == expected
-    changed = with_numbers(FILE, ("recipes", "bracket-b"), {"review": 1.5, "reject": 2.0})
-    assert changed == FILE.replace("{bundle: bundles/b}", "{reject: 2.0, review: 1.5, bundle: bundles/b}")
-    assert with_numbers("a: {}\n", ("a",), {"x": 1.0}) == "a: {x: 1.0}\n"
-
-
-def test_only_what_one_reader_takes_is_not_edited_and_a_byte_order_mark_moves_nothing() -> None:
-    assert with_numbers("\ufeffa: {x: 2.0}\n", ("a",), {"x": 1.0}) == "\ufeffa: {x: 1.0}\n"
-    tab = "0\tb: 1\na: {}\n"
-    if yaml.__with_libyaml__:
-        with pytest.raises(CallError, match="cannot be edited in place"):
-            with_numbers(tab, ("a",), {"x": 1.0})
-
-
-@pytest.mark.parametrize("text", ["a: 1", "a:\n", "[1, 2]", "", "b: {}"])
-def test_a_mapping_that_is_not_there_is_refused(text: str) -> None:
-    with pytest.raises(CallError, match="there is no a"):
-        with_numbers(text, ("a",), {"x": 1.0})
-
-
-leaves = st.none() | st.booleans() | st.floats(-1e6, 1e6) | st.text(st.characters(codec="utf-8"), max_size=12)
-old = st.fixed_dictionaries(
-    {}, optional={"review": leaves, "reject": leaves, "bundle": leaves, "x y": st.lists(leaves, max_size=3)}
-)
-
-
-@settings(max_examples=cases(60))
-@given(
-    data=old,
-    flow=st.booleans(),
-    numbers=st.dictionaries(st.sampled_from(["review", "reject"]), st.floats(-1e12, 1e12), min_size=1),
-)
-def test_any_file_says_what_was_asked(data: dict[str, object], flow: bool, numbers: dict[str, float]) -> None:
-    text = yaml.safe_dump({"recipes": {"a": data, "b": {"review": 7.0}}}, default_flow_style=flow, allow_unicode=True)
-    changed = yaml.safe_load(with_numbers(text, ("recipes", "a"), numbers))
-    assert changed == {"recipes": {"a": {**data, **numbers}, "b": {"review": 7.0}}}
-
-
-def test_what_cannot_be_edited_is_refused() -> None:
-    with pytest.raises(CallError, match=r"write .* there yourself"):
-        with_numbers("a:\n  review:\n  - 1\n  bundle: x\n", ("a",), {"review": 1.0})
+    config, bundle = SimpleNamespace(review=None, reject=9.5), SimpleNamespace(id="b1")
+    backend = SimpleNamespace(name="openvino-fp32", graph="model.onnx")
+    assert Kept(tmp_path).thresholds("a", config, bundle, backend) == (0.1, 0.2)  # type: ignore[arg-type]

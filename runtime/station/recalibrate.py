@@ -10,16 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import yaml
 
-from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import is_bundle, load_bundle
 from dskd.runtime.bundle.manifest import Thresholds
-from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, parse_yaml
-from dskd.runtime.configuration.yaml_edit import with_numbers
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
 from dskd.runtime.inspection.threshold import conformal_thresholds, describe
 from dskd.runtime.result import Verdict
+from dskd.runtime.station.load import read_station
+from dskd.runtime.station.recipe import Kept, KeptThresholds
 from dskd.runtime.store import Scored, StoreReader
 from dskd.runtime.store.reader import Label
 
@@ -30,8 +28,9 @@ EXAMPLES = """examples:
   dskd recalibrate --store line.db --camera top --from passes --last 2000 --reject-rate 0.002
   dskd recalibrate --store line.db --camera top --apply station.yaml
 
-Without --apply nothing changes. With it the two thresholds of the camera's recipe in the station file are set; they
-hold from the station's next start."""
+Without --apply nothing changes. With it the two thresholds of the camera's recipe are kept in the station's data folder,
+where those lie that are set on its page; the file itself stays as it is. They hold from the station's next start, for
+this bundle and backend, until others are set."""
 
 
 @dataclass(frozen=True)
@@ -112,55 +111,33 @@ def _judged_again(rows: list[Scored], thresholds: Thresholds) -> dict[str, int]:
     return {"PASS": len(rows) - rejected - looked_at, "REVIEW": looked_at, "REJECT": rejected}
 
 
-def apply(proposal: Proposal, file: Path, recipe: str | None) -> str:
-    """Sets the thresholds in a station file; returns the recipe's name.
+def apply(proposal: Proposal, file: Path, recipe: str | None) -> tuple[str, Path]:
+    """Keeps the thresholds beside what operators set in the station's data folder; returns the recipe and that file.
 
-    Raises CallError where there is none, or where its bundle is here and is another one than gave the scores.
+    Raises CallError where there is no such recipe, or where its bundle is here and is another one than gave the scores.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise CallError(f"{file}: cannot be read ({error}); name a station file") from error
-    if len(text) > LARGEST_YAML:
-        raise CallError(f"{file}: is too large for a station file; name another")
-    numbers = {"review": proposal.thresholds.review.score, "reject": proposal.thresholds.reject.score}
-    try:
-        data = parse_yaml(text)
-        name = recipe or _recipe_of(data, proposal.camera)
-        present = _bundle_of(data, name, file.parent)
-        if present not in (None, proposal.bundle):
-            raise CallError(
-                f"recipe {name} runs bundle {present}, and these scores are of {proposal.bundle}; name the recipe that "
-                "the camera ran with --recipe, or let the new bundle run first"
-            )
-        changed = with_numbers(text, ("recipes", name), numbers)
-    except yaml.YAMLError as error:
-        raise CallError(f"{file}: is not plain YAML ({error}); mend it first") from error
-    except CallError as error:
-        raise CallError(f"{file}: {error}") from error
-    atomic.write_text(file, changed)
-    return name
-
-
-def _text_at(data: object, *keys: str) -> str | None:
-    for key in keys:
-        data = data.get(key) if isinstance(data, dict) else None
-    return data if isinstance(data, str) else None
-
-
-def _bundle_of(data: object, recipe: str, folder: Path) -> str | None:
-    """The id of a recipe's bundle, None where it is not on this machine."""
-    path = _text_at(data, "recipes", recipe, "bundle")
-    if path is None or not is_bundle(folder / path):
-        return None
-    return load_bundle(folder / path, later=True).id
-
-
-def _recipe_of(data: object, camera: str) -> str:
-    step = _text_at(data, "cameras", camera, "recipe")
-    if step is None:
-        raise CallError(f"has no camera {camera} with a recipe; name the recipe with --recipe")
-    return step
+    config, faults = read_station(file)
+    if config is None:
+        raise CallError(f"{faults[0]}")
+    camera = config.cameras.get(proposal.camera)
+    if recipe is None and camera is None:
+        raise CallError(f"{file}: there is no camera {proposal.camera}; name the recipe with --recipe")
+    name = recipe or camera.recipe  # type: ignore[union-attr]
+    if name not in config.recipes:
+        raise CallError(f"{file}: there is no recipe {name}; one of: {', '.join(config.recipes)}")
+    wanted = config.recipes[name]
+    present = load_bundle(wanted.bundle, later=True).id if is_bundle(wanted.bundle) else proposal.bundle
+    if present != proposal.bundle:
+        raise CallError(
+            f"{file}: recipe {name} runs bundle {present}, and these scores are of {proposal.bundle}; name the recipe "
+            "that the camera ran with --recipe, or let the new bundle run first"
+        )
+    found = proposal.thresholds
+    kept = KeptThresholds(
+        review=found.review.score, reject=found.reject.score, bundle=proposal.bundle, backend=proposal.backend,
+        configured=(wanted.review, wanted.reject),
+    )  # fmt: skip
+    return name, Kept(config.data).keep(name, kept)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -182,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--last", type=int, default=1000, help="how many of them at most (default: 1000)")
     options.add_argument("--review-rate", type=float, default=0.05, help="good parts over review (default: 0.05)")
     options.add_argument("--reject-rate", type=float, default=0.01, help="good parts over reject (default: 0.01)")
-    options.add_argument("--apply", type=Path, metavar="FILE", help="station file to set the thresholds in")
+    options.add_argument("--apply", type=Path, metavar="FILE", help="file of the station that is to use the thresholds")
     options.add_argument("--recipe", help="recipe to set them of (default: the camera's in the file)")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     return options
@@ -199,7 +176,7 @@ def main(arguments: list[str]) -> int:
         found = propose(store, options.camera, basis, options.last, options.review_rate, options.reject_rate)
     finally:
         store.close()
-    applied = None if options.apply is None else apply(found, options.apply, options.recipe)
+    applied, place = (None, None) if options.apply is None else apply(found, options.apply, options.recipe)
     if options.json:
         print(json.dumps({**found.as_dict(), "applied_to": applied}))
         return 0
@@ -210,7 +187,10 @@ def main(arguments: list[str]) -> int:
     print(f"caution: {found.caution()}")
     changes = [f"{name} {found.before[name]} -> {found.after[name]}" for name in found.before]
     print(f"the last {sum(found.before.values())} inspections by score: {', '.join(changes)}")
-    print(f"set in {options.apply}, recipe {applied}" if applied else "nothing was changed; --apply FILE sets them")
+    if applied:
+        print(f"set in {place}, recipe {applied}: they hold from the station's next start")
+    else:
+        print("nothing was changed; --apply FILE sets them")
     return 0
 
 

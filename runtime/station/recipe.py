@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,12 +69,16 @@ class Serving:
 
 
 class KeptThresholds(Strict):
-    """Thresholds that a person set; they hold for one graph of one bundle, as long as the file says the same."""
+    """Thresholds that a person set; they hold for one bundle, as long as the file says the same.
+
+    Those of the page are for one of its graphs, those of ``dskd recalibrate`` for the backend that gave the scores.
+    """
 
     review: float
     reject: float
     bundle: str
-    graph: str
+    graph: str = ""
+    backend: str = ""
     configured: tuple[float | None, float | None]
 
 
@@ -102,20 +110,23 @@ class Kept:
             return configured
         return kept.recipe
 
-    def thresholds(self, name: str, config: RecipeConfig, bundle: Bundle, graph: str) -> tuple[float, float] | None:
+    def thresholds(
+        self, name: str, config: RecipeConfig, bundle: Bundle, backend: Backend
+    ) -> tuple[float, float] | None:
         """Review and reject threshold that a person set for this recipe, None where they no longer apply."""
         kept = self._state.thresholds.get(name)
         if kept is None:
             return None
-        if (kept.bundle, kept.graph, kept.configured) != (bundle.id, graph, (config.review, config.reject)):
+        same = kept.graph == backend.graph if kept.graph else kept.backend == backend.name
+        if not same or (kept.bundle, kept.configured) != (bundle.id, (config.review, config.reject)):
             log.warning("recipe %s: thresholds set by hand are for another bundle or file; the file's hold", name)
             return None
         return kept.review, kept.reject
 
     def keep_recipe(self, camera: str, recipe: str, configured: str) -> None:
         """Remembers a camera's recipe."""
-        entry = {camera: KeptRecipe(recipe=recipe, configured=configured)}
-        self._write(self._state.model_copy(update={"cameras": {**self._state.cameras, **entry}}))
+        with self._newest_state() as state:
+            state.cameras[camera] = KeptRecipe(recipe=recipe, configured=configured)
 
     def keep_thresholds(self, recipe: Recipe, config: RecipeConfig) -> None:
         """Remembers a recipe's thresholds."""
@@ -126,11 +137,27 @@ class Kept:
             graph=recipe.graph,
             configured=(config.review, config.reject),
         )
-        self._write(self._state.model_copy(update={"thresholds": {**self._state.thresholds, recipe.name: entry}}))
+        self.keep(recipe.name, entry)
 
-    def _write(self, state: KeptState) -> None:
-        atomic.write_text(self._file, state.model_dump_json(indent=2) + "\n")
-        self._state = state
+    def keep(self, recipe: str, thresholds: KeptThresholds) -> Path:
+        """Remembers thresholds of a recipe by its name; returns the file."""
+        with self._newest_state() as state:
+            state.thresholds[recipe] = thresholds
+        return self._file
+
+    @contextmanager
+    def _newest_state(self) -> Iterator[KeptState]:
+        """What the file says now, to be changed: ``dskd recalibrate`` writes it beside a running station."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._file.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            state = self._read()
+            yield state
+            atomic.write_text(self._file, state.model_dump_json(indent=2) + "\n")
+            self._state = state
+        finally:
+            os.close(handle)
 
     def _read(self) -> KeptState:
         try:
@@ -148,7 +175,7 @@ def make_recipe(name: str, config: RecipeConfig, bundle: Bundle, backend: Backen
     own = Settings.of(bundle.manifest.graphs[backend.graph].thresholds)
     reject = own.reject if config.reject is None else config.reject
     review = min(own.review, reject) if config.review is None else config.review
-    by_hand = kept.thresholds(name, config, bundle, backend.graph)
+    by_hand = kept.thresholds(name, config, bundle, backend)
     if by_hand is None and reject > FAR * own.reject > 0:
         log.warning(
             "recipe %s: reject %g of the station file is far over the %g of bundle %s; was it set for another bundle?",
