@@ -60,6 +60,8 @@ def build_engine(trt: Any, onnx: Path, options: BuildOptions) -> Built:
     weak = hasattr(trt.BuilderFlag, "FP16") and (not typed or options.dla_core is not None)
     network = builder.create_network(_network_flags(trt, weak))
     parser = trt.OnnxParser(network, logger)
+    if options.dla_core is not None and hasattr(getattr(trt, "OnnxParserFlag", None), "ADJUST_FOR_DLA"):
+        parser.set_flag(trt.OnnxParserFlag.ADJUST_FOR_DLA)  # takes nodes apart that the DLA knows in parts only
     if not parser.parse_from_file(str(onnx)):
         raise parse_failure(parser, log, onnx)
     config = builder.create_builder_config()

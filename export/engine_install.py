@@ -13,7 +13,7 @@ from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError, MissingPart
 from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
 from dskd.runtime.inspection.cuda import Device
-from dskd.runtime.inspection.engine import EngineFacts, engine_paths, read_facts, why_unfit, write_facts
+from dskd.runtime.inspection.engine import GRAPHS, EngineFacts, engine_paths, read_facts, why_unfit, write_facts
 from dskd.runtime.inspection.golden import GoldenCheck, golden_check
 
 
@@ -39,13 +39,19 @@ def standing_engine(
 
 
 def install(
-    bundle: Bundle, graph: str, precision: Precision, device: Device, version: str, options: BuildOptions, built: Built
+    bundle: Bundle,
+    precision: Precision,
+    device: Device,
+    version: str,
+    options: BuildOptions,
+    built: Built,
+    form: str = "",
 ) -> EngineFacts:
     """Proves the engine on the golden frames, then puts plan and facts in place; before that the old pair stays.
 
     Between the two renames the new plan stands beside the old facts, whose hash of the plan tells that they differ.
     """
-    plan, file = engine_paths(bundle, precision)
+    (plan, file), graph = engine_paths(bundle, precision), GRAPHS[precision]
     atomic.clear_leftovers(plan.parent, plan.name)
     with atomic.replacing(plan) as temporary:
         temporary.write_bytes(built.plan)
@@ -65,6 +71,7 @@ def install(
         score_difference=check.score,
         map_difference=check.map,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        form=form,
     )
     write_facts(file, facts)
     return facts

@@ -9,9 +9,9 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dskd.export.engine_build import BuildOptions, Built, build_engine
+from dskd.export.engine_build import BuildOptions, build_engine
 from dskd.export.engine_errors import BuildLog, collecting_logger
 from dskd.export.layer_report import LayerReport, engine_layers
 from dskd.runtime import atomic
@@ -19,13 +19,17 @@ from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import CallError, MissingPart, Parser, exit_with_code, one_line
 from dskd.runtime.inspection.cuda import Device, find_device, open_memory
-from dskd.runtime.inspection.engine import GRAPHS, EngineFacts, engine_paths
+from dskd.runtime.inspection.engine import GRAPHS, engine_paths
+
+if TYPE_CHECKING:
+    from dskd.export.engine_attempts import Made
 
 LARGEST_WORKSPACE = 1 << 20  # MiB: more than any device has
 EXAMPLES = """examples:
   dskd export.trt --fp16                        build once, reuse while GPU, TensorRT and graph stay the same
   dskd export.trt --int8 --batch 1:4:8          for batches of 1 to 8, tuned for 4
   dskd export.trt --fp16 --dla-core 0 --gpu-fallback --layers layers.json
+  dskd export.trt --best                        the faster of INT8 and half precision here
   dskd export.trt --fp16 --check                without a GPU: does TensorRT take the graph?
 
 The engine and its facts stand in the bundle's engines/. It replaces an older one only after it gave the trained
@@ -42,7 +46,11 @@ def parser() -> argparse.ArgumentParser:
     choice = options.add_mutually_exclusive_group()
     choice.add_argument("--fp16", action="store_true", help="half precision; distance, fusion and score in float32")
     choice.add_argument("--int8", action="store_true", help="the calibrated graph (dskd calibration)")
-    choice.add_argument("--best", action="store_true", help="INT8 where the bundle has it, else half precision")
+    choice.add_argument(
+        "--best",
+        action="store_true",
+        help="the faster of INT8 and half precision, as measured; float32 where neither works",
+    )
     choice.add_argument("--fp32", action="store_true", help="float32, to compare with")
     add("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     add(
@@ -71,8 +79,8 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     refuse_contradictions(options)
     bundle = load_bundle(options.bundle or default_bundle())
-    precision = choose_precision(options, bundle)
-    onnx = bundle.file(GRAPHS[precision])
+    tried = precisions(options, bundle)
+    onnx = bundle.file(GRAPHS[tried[0]])
     wanted = BuildOptions(
         batch=choose_batch(options, bundle),
         dla_core=options.dla_core,
@@ -91,7 +99,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {one_line(what)}; an engine is built on the device that will run it", file=sys.stderr)
         print("next: add --check to try the graph here with TensorRT-RTX, which needs no GPU", file=sys.stderr)
         return MissingPart.exit_code
-    return build(onnx, bundle, precision, device, wanted, options)
+    return build(bundle, tried, device, wanted, options)
 
 
 def refuse_contradictions(options: argparse.Namespace) -> None:
@@ -103,20 +111,24 @@ def refuse_contradictions(options: argparse.Namespace) -> None:
     if options.dla_core is not None and options.dla_core < 0:
         raise CallError(f"--dla-core {options.dla_core}: cores count from 0")
     if options.dla_core is not None and options.fp32:
-        raise CallError("--dla-core: the DLA computes in FP16 and INT8 only; take --fp16 or --int8 instead of --fp32")
+        raise CallError("--dla-core: the DLA computes in FP16 and INT8 only; take --fp16 instead of --fp32")
+    if options.dla_core is not None and options.int8:
+        raise CallError(
+            "--dla-core: the DLA takes no Q/DQ nodes, by which the INT8 graph says its ranges; take --fp16, or leave "
+            "out --dla-core"
+        )
     if options.workspace is not None and not 1 <= options.workspace <= LARGEST_WORKSPACE:
         raise CallError(f"--workspace {options.workspace} must lie between 1 and {LARGEST_WORKSPACE} MiB")
     if options.check and (options.dla_core is not None or options.timing_cache):
         raise CallError("--check does not go with --dla-core or --timing-cache: TensorRT-RTX has neither")
 
 
-def choose_precision(options: argparse.Namespace, bundle: Bundle) -> Precision:
-    """What the call names; for --best INT8 where the bundle has that graph, else half precision."""
-    if options.fp32:
-        return "fp32"
-    if options.int8 or (options.best and GRAPHS["int8"] in bundle.manifest.files):
-        return "int8"
-    return "fp16"
+def precisions(options: argparse.Namespace, bundle: Bundle) -> list[Precision]:
+    """What the call names; for --best all that the bundle has, to be tried in turn, on the DLA half precision alone."""
+    if not options.best:
+        return ["fp32" if options.fp32 else "int8" if options.int8 else "fp16"]
+    tried: list[Precision] = ["fp16"] if options.dla_core is not None else ["int8", "fp16", "fp32"]
+    return [precision for precision in tried if GRAPHS[precision] in bundle.manifest.files] or ["fp32"]
 
 
 def choose_batch(options: argparse.Namespace, bundle: Bundle) -> tuple[int, int, int]:
@@ -167,45 +179,55 @@ def check(onnx: Path, bundle: Bundle, wanted: BuildOptions, options: argparse.Na
 
 
 def build(
-    onnx: Path, bundle: Bundle, precision: Precision, device: Device, wanted: BuildOptions, options: argparse.Namespace
+    bundle: Bundle, tried: list[Precision], device: Device, wanted: BuildOptions, options: argparse.Namespace
 ) -> int:
     """Builds, proves and installs the engine on this device, or says that the one there still fits."""
     # imported here: they take longer than the answer that a GPU is missing
-    from dskd.export.engine_install import install, standing_engine
+    from dskd.export.engine_attempts import make_best, make_engine
     from dskd.runtime.inspection.backends.tensorrt_engine import load_tensorrt
 
     trt = load_tensorrt()
     open_memory(device).close()  # better missed now than after minutes of building, when the proof needs it
-    plan, _ = engine_paths(bundle, precision)
+    plan, _ = engine_paths(bundle, tried[0])
     plan.parent.mkdir(exist_ok=True)
+    told: list[dict[str, object]] = []
     with atomic.sole_writer(plan.parent):
-        facts, reason = standing_engine(bundle, precision, device, trt.__version__, wanted)
-        built: Built | None = None
-        if facts is None:
-            built = build_engine(trt, onnx, wanted)
-            facts = install(bundle, onnx.name, precision, device, trt.__version__, wanted, built)
-    if options.layers and built:
-        engine = engine_layers(trt, built.plan, collecting_logger(trt, BuildLog()))
-        atomic.write_text(options.layers, built.report.to_json(engine))
-    print(to_json(bundle, plan, facts, built, reason) if options.json else summary(bundle, plan, facts, built, reason))
+        if options.best:
+            made, told = make_best(trt, bundle, tried, device, wanted)
+        else:
+            made = make_engine(trt, bundle, tried[0], device, wanted)
+    if options.layers and made.built:
+        engine = engine_layers(trt, made.built.plan, collecting_logger(trt, BuildLog()))
+        atomic.write_text(options.layers, made.built.report.to_json(engine))
+    print(to_json(bundle, made, told) if options.json else summary(bundle, made, told))
     return 0
 
 
-def summary(bundle: Bundle, plan: Path, facts: EngineFacts, built: Built | None, reason: str) -> str:
+def summary(bundle: Bundle, made: Made, told: list[dict[str, object]]) -> str:
     """The engine for a terminal."""
-    default = default_bundle()
+    default, facts, built = default_bundle(), made.facts, made.built
+    plan, _ = engine_paths(bundle, made.precision)
     where = "" if default.exists() and default.samefile(bundle.path) else f" --bundle {shlex.quote(str(bundle.path))}"
-    did = f"built in {facts.build_seconds:.0f} s, for {reason}" if built else "fits already, nothing was built"
+    did = f"built in {facts.build_seconds:.0f} s, for {made.reason}" if built else "fits already, nothing was built"
     lines = [
         f"engine {plan}: {did}",
         f"{plan.stat().st_size / 1e6:.1f} MB  batch {':'.join(map(str, facts.batch))}  "
         f"{facts.gpu} ({facts.compute_capability})  TensorRT {facts.tensorrt}",
         f"golden frames: score within {facts.score_difference:.1e}, map within {facts.map_difference:.1e}",
     ]
+    if facts.form:
+        lines.append(f"the bundle's graph did not build; the same graph with {facts.form} did")
+    lines += [f"{one['precision']}: {_outcome(one)}" for one in told]
     if built and facts.dla_core is not None:
         lines.append(f"DLA core {facts.dla_core}: {placement(built.report)}")
     lines.append(f"next: dskd runtime{where} --backend tensorrt --precision {facts.precision}")
     return "\n".join(lines)
+
+
+def _outcome(one: dict[str, object]) -> str:
+    if "failed" in one:
+        return f"does not work here ({one['failed']})"
+    return "works" if one["latency_ms"] is None else f"{one['latency_ms']} ms a picture"
 
 
 def placement(report: LayerReport) -> str:
@@ -213,18 +235,20 @@ def placement(report: LayerReport) -> str:
     return f"{report.on_dla} layers on the DLA, {report.on_gpu} on the GPU, {report.switches} switches between them"
 
 
-def to_json(bundle: Bundle, plan: Path, facts: EngineFacts, built: Built | None, reason: str) -> str:
+def to_json(bundle: Bundle, made: Made, told: list[dict[str, object]]) -> str:
     """The engine as one JSON object."""
-    report = built.report if built else None
-    on_dla = report and facts.dla_core is not None
+    plan, _ = engine_paths(bundle, made.precision)
+    report = made.built.report if made.built else None
+    on_dla = report and made.facts.dla_core is not None
     fields = {
         "bundle": str(bundle.path),
         "plan": str(plan),
-        "built": built is not None,
-        "reason": reason,
+        "built": made.built is not None,
+        "reason": made.reason,
         "megabytes": round(plan.stat().st_size / 1e6, 1),
-        "facts": facts.model_dump(mode="json"),
+        "facts": made.facts.model_dump(mode="json"),
         "dla": {k: getattr(report, k) for k in ("on_dla", "on_gpu", "switches")} if on_dla else None,
+        "tried": told,
     }
     return json.dumps(fields)
 

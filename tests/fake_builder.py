@@ -114,6 +114,8 @@ class FakeTensorRT:
         self.layers, self.log, self.plan, self.parse_error = layers or [], log or [], plan, parse_error
         self.dla_cores, self.seen = dla_cores, {}  # type: dict[str, Any]
         self.config = Config(self)
+        flags = ["NATIVE_INSTANCENORM", *(["ADJUST_FOR_DLA"] if version.startswith("11.4") else [])]
+        self.OnnxParserFlag = IntEnum("OnnxParserFlag", flags, start=0)
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802
         self.logger = logger
@@ -129,6 +131,7 @@ class FakeTensorRT:
 
     def OnnxParser(self, network: Any, logger: Any) -> Any:  # noqa: N802
         return SimpleNamespace(
+            set_flag=lambda flag: self.seen.setdefault("parser flags", []).append(flag),
             num_errors=int(self.parse_error is not None),
             get_error=lambda k: self.parse_error,
             parse_from_file=self._parse,

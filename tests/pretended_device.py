@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import tensorrt_rtx
 
+import dskd.export.engine_attempts
 import dskd.export.engine_install
 import dskd.export.trt
 import dskd.runtime.inspection.backends.tensorrt_engine
@@ -73,6 +74,8 @@ def pretend(setattr_: Callable[[Any, str, Any], None]) -> None:
     setattr_(dskd.export.trt, "engine_layers", lambda trt, plan, logger: {"Layers": []})
     setattr_(dskd.runtime.inspection.backends.tensorrt_engine, "load_tensorrt", lambda: tensorrt_rtx)
     setattr_(dskd.export.engine_install, "TensorRtBackend", Answering)
+    setattr_(dskd.export.engine_attempts, "TensorRtBackend", Answering)
+    setattr_(dskd.export.engine_attempts, "MEASURED", 0.01)
     setattr_(dskd.export.engine_install, "write_facts", write_facts_unless_killed)
 
 

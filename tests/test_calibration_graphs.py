@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import tensorrt_rtx
 from conftest import MEMBERS, Member
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -30,9 +32,12 @@ from dskd.calibration.ranges import (
     observe,
 )
 from dskd.calibration.sensitivity import sensitivity
+from dskd.export.engine_build import BuildOptions, build_engine
 from dskd.export.graph.half import KEPT, to_half
 from dskd.export.graph.parts import HEAD, TRUNK, constants_of, feature_names, names_of
+from dskd.export.graph.variants import FORMS
 from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.inspection.golden import LIMITS, disagreement
 
 
 @pytest.fixture(scope="module")
@@ -300,3 +305,38 @@ def test_sensitivity_ranks_a_layer_that_cannot_be_rounded_first(
     assert next(iter(found)) == victim.name
     assert plain.SerializeToString() == before
     assert list(found.values()) == sorted(found.values(), reverse=True)
+
+
+# Other forms for builders that fail on the usual one
+
+
+@pytest.fixture(scope="module")
+def for_tensorrt(model: onnx.ModelProto, histograms: dict[str, Histogram]) -> onnx.ModelProto:
+    return quantise(without_transposed(model), histograms, "minmax", "tensorrt")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_the_int8_graph_says_the_same(
+    for_tensorrt: onnx.ModelProto, inputs: NDArray[np.uint8], form: str
+) -> None:
+    changed = FORMS[form](for_tensorrt)
+    scores, maps = answers(for_tensorrt, inputs)
+    assert disagreement(*answers(changed, inputs), scores, maps, LIMITS["int8"]) == ""
+    kinds = {node.op_type for node in changed.graph.node}
+    assert ("DepthToSpace" in kinds) == ("transposed" not in form)
+    assert ("ConvTranspose" in kinds) == ("transposed" in form)
+    scales = [constants_of(changed)[n.input[1]] for n in changed.graph.node if n.op_type.endswith("eLinear")]
+    wanted = TensorProto.FLOAT if "float32" in form else TensorProto.FLOAT16
+    assert {scale.data_type for scale in scales} == {wanted}
+
+
+def test_transposed_convolutions_in_half_are_exact(for_tensorrt: onnx.ModelProto, inputs: NDArray[np.uint8]) -> None:
+    changed = FORMS["transposed convolutions in half"](for_tensorrt)
+    assert relative(answers(changed, inputs[:2])[1], answers(for_tensorrt, inputs[:2])[1]) < 1e-3
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("form", FORMS)
+def test_tensorrt_builds_every_form(for_tensorrt: onnx.ModelProto, form: str, tmp_path: Path) -> None:
+    onnx.save(FORMS[form](for_tensorrt), tmp_path / "form.onnx")
+    assert build_engine(tensorrt_rtx, tmp_path / "form.onnx", BuildOptions((1, 1, 4))).plan

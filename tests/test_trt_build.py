@@ -368,6 +368,8 @@ def test_dla_gets_what_its_version_wants_and_the_report_counts(version: str, fla
     trt = FakeTensorRT(version, small_network(half=True), dla_cores=2)
     built = build_engine(trt, Path("model.fp16.onnx"), BuildOptions((1, 1, 1), dla_core=1, gpu_fallback=True))
     assert trt.config.flags == flags
+    told = [flag.name for flag in trt.seen.get("parser flags", [])]
+    assert told == (["ADJUST_FOR_DLA"] if version == "11.4.1" else [])
     assert (trt.config.DLA_core, trt.config.default_device_type) == (1, trt.DeviceType.DLA)
     report = built.report
     assert [layer.name for layer in report.layers if layer.device == "DLA"] == ["trunk", "relu"]

@@ -24,10 +24,12 @@ from onnx import helper
 from pretended_device import ORIN, Answering, pretend
 
 import dskd.export.trt
+from dskd.export import engine_attempts
+from dskd.export.engine_build import build_engine
 from dskd.export.trt import main
 from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, DskdError, MissingPart
-from dskd.runtime.inspection.backends import tensorrt_engine
+from dskd.runtime.inspection.backends import _engines, tensorrt_engine
 from dskd.runtime.inspection.cuda import find_device
 from dskd.runtime.inspection.engine import engine_paths, read_facts, why_unfit
 
@@ -99,6 +101,7 @@ def test_that_answer_loads_nothing_heavy(every: Bundle) -> None:
         (["--fp16", "--int8"], "not allowed with argument --fp16"),
         (["--fp16", "--gpu-fallback"], "add --dla-core"),
         (["--fp32", "--dla-core", "0"], "the DLA computes in FP16 and INT8 only"),
+        (["--int8", "--dla-core", "0"], "the DLA takes no Q/DQ nodes"),
         (["--fp16", "--dla-core", "-1"], "cores count from 0"),
         (["--fp16", "--workspace", "0"], "--workspace 0 must lie between"),
         (["--fp16", "--opt-level", "6"], "invalid choice"),
@@ -300,7 +303,7 @@ def test_a_missing_memory_package_is_missed_before_building(told: Told, monkeypa
         raise MissingPart("neither cuda-bindings nor pycuda is installed")
 
     monkeypatch.setattr(dskd.export.trt, "open_memory", absent)
-    monkeypatch.setattr(dskd.export.trt, "build_engine", lambda *arguments: pytest.fail("built for nothing"))
+    monkeypatch.setattr(engine_attempts, "build_engine", lambda *arguments: pytest.fail("built for nothing"))
     with pytest.raises(MissingPart, match="pycuda"):
         told()
 
@@ -312,12 +315,90 @@ def test_layers_are_reported_with_what_the_engine_made_of_them(told: Told, tmp_p
     assert {"CONVOLUTION", "DECONVOLUTION"} <= {layer["type"] for layer in report["layers"]}
 
 
-def test_best_is_int8_where_the_bundle_has_it(every: Bundle, told: Told) -> None:
-    assert told("--best")["facts"]["precision"] == "int8"
+def test_best_builds_int8_and_half_and_takes_the_faster(
+    every: Bundle, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the runtime opens the faster one first, as measured."""
+    times = {"tensorrt-int8": 3.0, "tensorrt-fp16": 2.0}
+    monkeypatch.setattr(engine_attempts, "time_of_a_call", lambda backend, inputs, rows: times[backend.name])
+    said = told("--best")
+    assert said["facts"]["precision"] == "fp16"
+    assert [(one["precision"], one["latency_ms"]) for one in said["tried"]] == [("int8", 3.0), ("fp16", 2.0)]
+    assert _engines(every, None) == ["fp16", "int8"]
+    times["tensorrt-int8"] = 1.0
+    said = told("--best")  # both stand, and are measured again
+    assert (said["built"], said["facts"]["precision"]) == (False, "int8")
+    assert _engines(every, None) == ["int8", "fp16"]
+    assert read_facts(engine_paths(every, "int8")[1]).latency_ms == 1.0
+
+
+def test_best_without_an_int8_graph_is_half(every: Bundle, told: Told) -> None:
     (every.path / "model.int8.onnx").unlink()
     graphs = {name: graph for name, graph in every.manifest.graphs.items() if "int8" not in name}
     write_manifest(every.path, every.manifest.model_copy(update={"graphs": graphs, "files": hash_files(every.path)}))
-    assert told("--best")["facts"]["precision"] == "fp16"
+    said = told("--best")
+    assert said["facts"]["precision"] == "fp16"
+    assert [one["precision"] for one in said["tried"]] == ["fp16"]
+
+
+def builder_that_refuses(*refused: str) -> Any:
+    """``build_engine``, of a TensorRT that fails on files of which a word is in the path or in the graph."""
+
+    def build(trt: Any, file: Path, options: Any) -> Any:
+        text = file.name + " ".join(node.op_type for node in onnx.load(file).graph.node)
+        if any(word in text for word in refused):
+            raise DskdError(f"{file.name}: TensorRT cannot build it (no matching rules found)")
+        return build_engine(trt, file, options)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("refused", "left"), [(["int8"], "fp16"), (["int8", "fp16"], "fp32"), (["int8", "fp16", "model.onnx"], "")]
+)
+def test_best_goes_on_with_what_works_and_says_so(
+    told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: list[str], left: str
+) -> None:
+    monkeypatch.setattr(engine_attempts, "build_engine", builder_that_refuses(*refused))
+    if not left:
+        with pytest.raises(DskdError, match="no matching rules found"):
+            told("--best")
+    else:
+        said = told("--best")
+        assert said["facts"]["precision"] == left
+        failed = [one["precision"] for one in said["tried"] if "failed" in one]
+        assert failed == [name for name in ("int8", "fp16") if name in refused]
+
+
+def test_another_form_of_the_int8_graph_is_built_where_the_usual_one_is_refused(
+    every: Bundle, told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = list[Path]()
+
+    def build(trt: Any, file: Path, options: Any) -> Any:
+        files.append(file)
+        if len(files) < 3:
+            raise DskdError("Could not infer output types for operation: dequantize")
+        return build_engine(trt, file, options)
+
+    monkeypatch.setattr(engine_attempts, "build_engine", build)
+    said = told("--int8")
+    assert said["facts"]["form"] == "transposed convolutions in half"
+    assert files[0] == every.path / "model.int8.onnx"
+    assert {f.name for f in (every.path / "engines").iterdir()} == {"model.int8.plan", "model.int8.json", ".lock"}
+    assert not told("--int8")["built"]
+    main(["--int8", "--bundle", str(every.path)])
+    assert "the same graph with transposed convolutions in half did" in capsys.readouterr().out
+
+
+def test_without_onnx_the_usual_form_is_all_there_is(
+    every: Bundle, told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine_attempts, "build_engine", builder_that_refuses("int8"))
+    monkeypatch.setitem(sys.modules, "dskd.export.graph.variants", None)
+    with pytest.raises(DskdError, match="no matching rules"):
+        told("--int8")
+    assert "pip install onnx" in capsys.readouterr().err
 
 
 def test_a_dla_core_that_is_not_there(every: Bundle, told: Told) -> None:
@@ -398,12 +479,12 @@ def test_a_kill_between_plan_and_facts_is_seen(every: Bundle, told: Told) -> Non
 
 
 def test_two_builds_of_one_bundle_do_not_mix(every: Bundle, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = dskd.export.trt.build_engine
+    build = engine_attempts.build_engine
 
     def build_while_another_tries(*arguments: Any) -> Any:
         with pytest.raises(CallError, match="another process is writing there"):
             main(["--fp16", "--bundle", str(every.path)])
         return build(*arguments)
 
-    monkeypatch.setattr(dskd.export.trt, "build_engine", build_while_another_tries)
+    monkeypatch.setattr(engine_attempts, "build_engine", build_while_another_tries)
     assert told()["built"]

@@ -39,6 +39,10 @@ class EngineFacts(Strict):
     score_difference: Difference
     map_difference: Difference
     created: str
+    form: str = Field("", description="how its graph differed in form from the bundle's; empty: not at all")
+    latency_ms: Difference | None = Field(
+        None, description="a picture's time, where it was compared with another engine"
+    )
 
     @field_validator("batch")
     @classmethod

@@ -14,7 +14,7 @@ from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import CallError, DeviceLost, DskdError, MissingPart, NotExact, one_line
 from dskd.runtime.inspection.backends.base import Backend, Output, cpu_words
-from dskd.runtime.inspection.engine import engine_paths
+from dskd.runtime.inspection.engine import engine_paths, read_facts
 
 NAMES = ("auto", "onnxruntime", "openvino", "tensorrt")
 BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
@@ -138,9 +138,20 @@ def _refuse_bf16(name: str, precision: Precision | None) -> None:
 
 
 def _engines(bundle: Bundle, precision: Precision | None) -> list[Precision]:
-    """Precisions that were asked for and have a plan, whether it fits or not; the fastest first."""
+    """Precisions that were asked for and have a plan, whether it fits or not; the fastest first, as far as measured."""
     wanted = BEST_FIRST if precision is None else (precision,)
-    return [candidate for candidate in wanted if engine_paths(bundle, candidate)[0].is_file()]
+    found = [candidate for candidate in wanted if engine_paths(bundle, candidate)[0].is_file()]
+    times = {candidate: _measured(bundle, candidate) for candidate in found if len(found) > 1}
+    compared = sorted((one for one in found if times.get(one)), key=lambda one: times[one] or 0.0)
+    return [*compared, *(one for one in found if one not in compared)] if len(compared) > 1 else found
+
+
+def _measured(bundle: Bundle, precision: Precision) -> float | None:
+    """A picture's milliseconds, where ``export.trt --best`` compared this engine with another."""
+    try:
+        return read_facts(engine_paths(bundle, precision)[1]).latency_ms
+    except DskdError:
+        return None
 
 
 def _onnxruntime_on_gpu() -> bool:
