@@ -29,13 +29,13 @@ class Camera:
         self.waits: list[float] = []  # seconds from taking a frame to its verdict
         self.fault, self.over = "", False
 
-    def take(self) -> tuple[Frame, Settings] | None:
+    def next_frame(self) -> tuple[Frame, Settings] | None:
         """A frame, until it is over."""
         if self.over:
             return None
         return Frame(self.name, "0", time.time(), next(self._frames).image), self._settings
 
-    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
+    def take_result(self, frame: Frame, result: Inspection | Dropped) -> None:
         """Counts."""
         if isinstance(result, Dropped):
             self.fault = result.explanation

@@ -41,10 +41,10 @@ class Feed:
             picture = np.random.default_rng(0).integers(90, 160, (40, 40, 3), dtype=np.uint8)
             self.frames.append(Frame(self.name, str(len(self.results) + len(self.frames)), time.time(), picture))
 
-    def take(self) -> tuple[Frame, Settings] | None:
+    def next_frame(self) -> tuple[Frame, Settings] | None:
         return (self.frames.popleft(), self.settings) if self.frames else None
 
-    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
+    def take_result(self, frame: Frame, result: Inspection | Dropped) -> None:
         self.results.append(result)
         self.order.append(self.name)
 
@@ -367,9 +367,9 @@ def test_a_camera_is_detached_though_the_other_never_leaves_a_gap(
     monkeypatch.setattr("dskd.runtime.station.batching.REJUDGE_TIMEOUT", 2.0)
 
     class Endless(Feed):
-        def take(self) -> tuple[Frame, Settings] | None:
+        def next_frame(self) -> tuple[Frame, Settings] | None:
             self.add(1)
-            return super().take()
+            return super().next_frame()
 
     feeds = [Endless(name, Settings(9, 9)) for name in ("left", "right")]
     bench.thread.attach(feeds[1])

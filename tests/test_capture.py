@@ -70,10 +70,11 @@ def test_a_slow_consumer_sees_what_is_now(make: Callable[[str], Source]) -> None
 
 
 @pytest.mark.parametrize("make", RTSP)
-def test_a_camera_that_stalls_or_dies_is_told_and_comes_back(make: Callable[[str], Source]) -> None:
-    events: list[str] = []
-    options: dict[str, Any] = {"patience": 1.0, "on_event": lambda state, detail: events.append(state)}
-    with RtspCamera() as camera, running(lambda: make(camera.uri), **options) as capture:
+def test_a_camera_that_stalls_or_dies_is_told_and_comes_back(
+    make: Callable[[str], Source], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    with RtspCamera() as camera, running(lambda: make(camera.uri), patience=1.0) as capture:
         wait_until(lambda: capture.status().state == "running")
         camera.stalled.set()
         assert wait_until(lambda: capture.status().state == "lost") < 5
@@ -88,6 +89,7 @@ def test_a_camera_that_stalls_or_dies_is_told_and_comes_back(make: Callable[[str
         assert balanced(capture.status())
     assert capture.status().reconnects == 2
     assert capture.status().state == "stopped"
+    events = [record.state for record in caplog.records if record.message.startswith("camera cam: ")]  # type: ignore[attr-defined]
     assert [e for k, e in enumerate(events) if e not in events[k - 1 : k]] == [
         "running",
         "lost",
@@ -228,7 +230,9 @@ def test_a_person_beside_one_camera_is_told_why_it_was_lost_first_however_slowly
             list(frames)
 
 
-def test_a_person_is_told_why_the_camera_was_lost_also_where_it_cannot_be_closed_either() -> None:
+def test_a_person_is_told_why_the_camera_was_lost_also_where_it_cannot_be_closed_either(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Pulled:
         uri, live, triggerable = "v4l2:///dev/video9", True, False
 
@@ -246,11 +250,10 @@ def test_a_person_is_told_why_the_camera_was_lost_also_where_it_cannot_be_closed
 
     with pytest.raises(SourceLost, match="the cable was pulled"):
         list(newest_frames(Pulled()))
-    told = list[str]()
-    with running(Pulled, on_event=lambda state, detail: told.append(f"{state}: {detail}")):
-        wait_until(lambda: "lost: the cable was pulled" in told)
+    with running(Pulled):
+        wait_until(lambda: "camera cam: the cable was pulled" in caplog.messages)
         time.sleep(0.5)  # some more attempts
-    assert "no such device" not in "".join(told)
+    assert "no such device" not in caplog.text
 
 
 def test_stop_while_the_camera_is_absent_and_before_start() -> None:

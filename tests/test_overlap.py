@@ -45,10 +45,10 @@ class Feed:
             self.frames.append(Frame(self.name, str(len(self.pictures)), time.time(), picture))
             self.pictures.append(picture)
 
-    def take(self) -> tuple[Frame, Settings] | None:
+    def next_frame(self) -> tuple[Frame, Settings] | None:
         return (self.frames.popleft(), self.settings) if self.frames else None
 
-    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
+    def take_result(self, frame: Frame, result: Inspection | Dropped) -> None:
         self.order.append(frame.id)
         self.results.append(result)
 

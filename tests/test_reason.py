@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,7 @@ from dskd.runtime.station.outputs.handshake import Handshake
 from dskd.runtime.station.outputs.registers import INPUT_REGISTERS, address
 from dskd.runtime.store import Store
 
+OLD_STORE = Path(__file__).parent / "data" / "store-2.db"
 # Sentences of commit 0896740, which took them apart: the sentence, its label in Prometheus, the value of register 18.
 BEFORE = [
     (Reason.REPLACED, "a newer frame came before this one was taken", "replaced: a newer frame came before this one was taken", "replaced", 2),
@@ -88,19 +90,19 @@ def test_what_is_stored_is_the_text_of_before(tmp_path: Path) -> None:
     assert told == [*texts, "3 frames: store full: no room", "no verdict before the deadline"]
 
 
-def test_a_store_with_any_older_text_is_read(tmp_path: Path) -> None:
+def test_a_store_of_before_is_read_with_its_texts(tmp_path: Path) -> None:
     """Texts of stores are shown, never taken apart."""
     texts = ["", "black: lamp off", "camera top: not ready", "7 frames: overflow: x", "words of a version long gone"]
     path = tmp_path / "s.db"
-    Store(path).close()
+    shutil.copy(OLD_STORE, path)
     with closing(sqlite3.connect(path)) as database, database:
+        newest = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'records'").fetchone()[0]
         rows = [(text,) for text in texts]
-        database.executemany(
-            "INSERT INTO records (kind, source, frame, captured, reason) VALUES ('dropped', 'top', 'f', 1.0, ?)", rows
-        )
+        columns = "kind, source, frame, captured, reason"
+        database.executemany(f"INSERT INTO records ({columns}) VALUES ('dropped', 'top', 'f', 1.0, ?)", rows)
     with closing(Store(path)) as store:
-        assert [record.reason for record in store.after(0, 10)] == texts
-        assert [record.as_dict()["dropped"] for record in store.after(0, 10)] == texts
+        assert [record.reason for record in store.after(newest, 10)] == texts
+        assert [record.as_dict()["dropped"] for record in store.after(newest, 10)] == texts
 
 
 def test_an_error_that_names_no_reason_is_about_an_unusable_picture() -> None:

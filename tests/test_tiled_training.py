@@ -144,7 +144,7 @@ def test_a_mask_that_a_resize_would_lose_is_kept(small_set: Path, tmp_path: Path
 def test_torch_and_runtime_merge_alike(tiled_run: TrainedRun, tiled_bundle: Bundle, small_set: Path) -> None:
     image = read_image(small_set / "test" / "good" / "000.png")
     spec = tiled_run.config.input
-    seen = infer_tiles(open_backend(tiled_bundle).infer, image, spec, 4).anomaly_map
+    seen = infer_tiles(open_backend(tiled_bundle), image, spec, 4).anomaly_map
     tiles = cut_tiles(image, spec)
     assert len(tiles) == len(Grid.of((192, 256), spec)) == TILES
     maps = score(tiled_run.graph("teacher"), tiles, torch.device("cpu")).maps

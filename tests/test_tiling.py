@@ -104,7 +104,7 @@ def test_what_a_tile_gets_wrong_at_its_border_fades_in_the_overlap() -> None:
 def test_a_frame_through_tiles_has_the_map_of_the_whole_frame(tmp_path: Path, scale: int) -> None:
     bundle = tiled(tmp_path / "b", side=SIDE * scale, overlap=8 * scale)
     image = frame(70 * scale, 133 * scale)
-    seen = infer_tiles(open_backend(bundle).infer, image, bundle.manifest.input, MOST)
+    seen = infer_tiles(open_backend(bundle), image, bundle.manifest.input, MOST)
     grey = image.astype(np.float32).mean(2).reshape(70, scale, 133, scale).mean((1, 3))
     assert seen.anomaly_map.shape == (70, 133)
     assert np.abs(seen.anomaly_map - np.abs(grey - 128) / 128).mean() < 0.02

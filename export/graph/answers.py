@@ -73,7 +73,7 @@ def answers_of_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: s
                 output = backend.infer(read_tiles(path, spec))
                 yield output.scores[0], output.maps()[0]
                 continue
-            found = infer_tiles(backend.infer, read_image(path), spec, TILES).anomaly_map
+            found = infer_tiles(backend, read_image(path), spec, TILES).anomaly_map
             yield found.max(), coarse(found, spec.height, spec.width)
 
 

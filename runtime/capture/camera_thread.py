@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from dskd.runtime.capture.sources.base import Source, SourceEnded, SourceLost
 from dskd.runtime.errors import DskdError, one_line
 from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Dropped, Frame
+from dskd.runtime.status import Status
 
 State = Literal["opening", "running", "lost", "ended", "stopped"]
 
@@ -27,6 +29,9 @@ _POLL = 0.2  # seconds of one read: bounds how long a stop takes
 _STEADY = 5.0  # seconds a camera must run before its next loss counts as a first one
 _HANGS = 60.0  # seconds without a sign of life; opening and closing a dead camera take some
 _JOIN = 15.0  # seconds; longer than any source takes to give up opening
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -59,8 +64,7 @@ class Capture:
     ``triggered``: only frames that a part asked for by ``trigger`` are handed out.
     ``patience``: seconds; None where frames come at any time (a camera whose input line starts the exposure).
     ``reopens``: a lost camera is opened anew; otherwise its loss is the end, and ``failure`` says why.
-    ``on_event(state, detail)`` and ``on_ready()`` are called from the capture thread: after each change of state, and
-    whenever ``take`` has something new. They must not block.
+    ``on_ready()`` is called from the capture thread whenever ``take`` has something new. It must not block.
     """
 
     def __init__(
@@ -75,18 +79,17 @@ class Capture:
         reopens: bool = True,
         depth: int = 16,
         backoff: Backoff | None = None,
-        on_event: Callable[[State, str], None] = lambda state, detail: None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.name, self.triggered = name, triggered
         self._make_source, self._health, self._patience, self._reopens = make_source, health, patience, reopens
-        self._backoff, self._on_event = backoff or Backoff(most=_LONGEST_PAUSE), on_event
+        self._backoff = backoff or Backoff(most=_LONGEST_PAUSE)
         self._queue = FrameQueue(policy, depth, on_ready)
         self._changed = threading.Condition()  # guards what follows
         self._pending: deque[tuple[str, float]] = deque()  # part and when it was triggered, by the monotonic clock
         self._asked = False  # the device was told to give one frame and has not yet
-        self._state: State = "opening"
-        self._detail, self._since, self._fault, self._live = "not started", time.time(), "", True
+        self._status: Status[State] = Status(f"camera {name}", "opening", "not started", log if reopens else None)
+        self._fault, self._live = "", True
         self._reconnects = self._unasked = 0
         self._stopping = False
         self._beat = time.monotonic()
@@ -112,8 +115,9 @@ class Capture:
         with self._changed:
             if not self.triggered:
                 raise DskdError(f"camera {self.name}: runs freely; give it a trigger in the station file")
-            if self._state != "running":
-                raise DskdError(f"camera {self.name}: not ready ({self._state}: {self._detail})")
+            now = self._status.now
+            if now.state != "running":
+                raise DskdError(f"camera {self.name}: not ready ({now.state}: {now.detail})")
             if len(self._pending) >= MOST_PENDING:
                 raise DskdError(f"camera {self.name}: busy, {MOST_PENDING} parts wait for their frame; trigger slower")
             self._pending.append((part, time.monotonic()))
@@ -123,10 +127,11 @@ class Capture:
         """The present state and counts."""
         counts = self._queue.counts()
         with self._changed:
+            now = self._status.now
             return CaptureStatus(
-                self._state,
-                self._detail,
-                self._since,
+                now.state,
+                now.detail,
+                now.since,
                 self._fault,
                 counts,
                 self._unasked,
@@ -138,7 +143,7 @@ class Capture:
     @property
     def alive(self) -> bool:
         """Whether the thread does its work: it waits, captures, or has ended as it should. A driver may hang for ever."""
-        if self._thread.ident is None or self._state in ("ended", "stopped"):
+        if self._thread.ident is None or self._status.now.state in ("ended", "stopped"):
             return True
         return self._thread.is_alive() and time.monotonic() - self._beat < _HANGS
 
@@ -210,7 +215,7 @@ class Capture:
         try:
             source.close()
         except Exception:
-            if self._state != "lost":  # what it was lost by tells more
+            if self._status.now.state != "lost":  # what it was lost by tells more
                 raise
 
     def _lose(self, error: Exception) -> None:
@@ -273,14 +278,10 @@ class Capture:
             self._queue.put(Dropped(self.name, f"no-frame-{part}", time.time(), reason, detail, part))
 
     def _enter(self, state: State, detail: str) -> None:
-        with self._changed:
-            if (state, detail) == (self._state, self._detail):
-                return
-            if state != self._state:
-                self._since = time.time()
-                self._reconnects += (self._state, state) == ("lost", "running")
-            self._state, self._detail = state, detail
-        self._on_event(state, detail)
+        before = self._status.now.state
+        if self._status.enter(state, detail):
+            with self._changed:
+                self._reconnects += (before, state) == ("lost", "running")
 
 
 def newest_frames(source: Source) -> Generator[Frame | Dropped, None, None]:

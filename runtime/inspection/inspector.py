@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import InputSpec, Precision
 from dskd.runtime.errors import DeviceLost, DskdError, NotExact
 from dskd.runtime.inspection.backends import Backend, Output, candidates, first_that
-from dskd.runtime.inspection.backends.base import Overlapping, cpu_words
+from dskd.runtime.inspection.backends.base import InTurn, Overlapping, cpu_words
 from dskd.runtime.inspection.decision import Map, Settings, decide
 from dskd.runtime.inspection.fixture.pose import Pose
 from dskd.runtime.inspection.golden import GoldenCheck, golden_check
@@ -31,8 +31,6 @@ from dskd.runtime.user_cache import key_of, recall, remember
 COMPUTE = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # a new version of one is proved anew
 SPARSE = 16  # pixels, down and across, from one that is looked at to the next
 BLANK_LEVELS = 4  # grey levels that noise leaves of a covered lens once it is averaged to network size
-Answer = TypeVar("Answer")
-Judged = list[Inspection | DskdError]
 
 
 def open_proved(
@@ -77,6 +75,24 @@ class BackendFailed(NotInspected):
         super().__init__(Reason.BACKEND_FAILED, detail)
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """A network input that was written: milliseconds of each stage, and where the part was found."""
+
+    timings: dict[str, float]
+    pose: Pose | None
+
+
+@dataclass
+class Batch:
+    """Frames on their way: prepared, or why not, and given to the backend. ``Inspector.finish`` takes it, once."""
+
+    frames: Sequence[tuple[Frame, Settings]]
+    prepared: list[_Prepared | DskdError] = field(default_factory=list)
+    ticket: Any = None  # the backend's; None where it has nothing to compute
+    submitted: float = 0.0  # by time.perf_counter
+
+
 class Inspector:
     """Inspects frames, one at a time or in batches. One thread uses it at a time.
 
@@ -86,69 +102,97 @@ class Inspector:
     def __init__(self, bundle: Bundle, backend: Backend, settings: Settings, keep_maps: bool = False) -> None:
         self.bundle, self.backend, self.settings, self.keep_maps = bundle, backend, settings, keep_maps
         self._id = bundle.id  # a hash over the manifest: not once per frame
-        spec, most = bundle.manifest.input, bundle.manifest.max_batch
-        self._beside = backend if isinstance(backend, Overlapping) else None
-        self.overlaps = self._beside is not None and spec.tiling is None  # tiles overlap within their frame
+        self._spec, most = bundle.manifest.input, bundle.manifest.max_batch
+        self._device = backend if isinstance(backend, Overlapping) else InTurn(backend)
+        self.overlaps = self._device is backend and self._spec.tiling is None  # tiles overlap within their frame
         self._tiles: Tiles | None = None  # for frames of the last one's size
-        self._inputs = np.empty((0 if spec.tiling else most, spec.height, spec.width, 3), np.uint8)  # of one call
+        rows = 0 if self._spec.tiling else most
+        self._inputs = np.empty((rows, self._spec.height, self._spec.width, 3), np.uint8)  # of one batch
 
     def inspect(self, frame: Frame) -> Inspection:
-        """Judges one frame. Raises DskdError where it is blank, does not fit, or the backend gives no number."""
-        judged = self.inspect_batch([(frame, self.settings)])[0]
-        if isinstance(judged, DskdError):
-            raise judged
-        return judged
+        """Inspects one frame. Raises DskdError where it is blank, does not fit, or the backend gives no number."""
+        found = self.inspect_batch([(frame, self.settings)])[0]
+        if isinstance(found, DskdError):
+            raise found
+        return found
 
-    def inspect_batch(self, batch: Sequence[tuple[Frame, Settings]]) -> Judged:
-        """Judges frames, each by its own settings, with one call of the backend; at most the bundle's ``max_batch``.
+    def inspect_batch(self, frames: Sequence[tuple[Frame, Settings]]) -> list[Inspection | DskdError]:
+        """Inspects frames, each by its own settings, with one call of the backend; at most the bundle's ``max_batch``.
 
-        Where the bundle has tiles, the frames go one by one, each in batches of its tiles.
-
-        A frame that cannot be judged is answered by its error, in its place. Raises BackendFailed.
+        A frame that cannot be inspected is answered by its error, in its place. Raises BackendFailed.
         """
-        return self.begin(batch)()
+        return self.finish(self.begin(frames))
 
-    def begin(self, batch: Sequence[tuple[Frame, Settings]]) -> Callable[[], Judged]:
-        """The first half of ``inspect_batch``; what is returned is the second one, to be called once and in turn.
+    def begin(self, frames: Sequence[tuple[Frame, Settings]]) -> Batch:
+        """Prepares frames and gives them to the backend, which computes now where it works beside the host.
 
-        Frames are prepared and a device that works beside the host has them when this returns. Raises BackendFailed.
+        Where the bundle has tiles nothing happens yet. Raises BackendFailed.
         """
-        spec = self.bundle.manifest.input
-        if spec.tiling:
-            return lambda: [self._inspect_tiled(frame, settings) for frame, settings in batch]
-        if len(batch) > len(self._inputs):
-            raise BackendFailed(f"{len(batch)} frames at once are more than the bundle's {len(self._inputs)}")
-        prepared, rows = list[_Prepared | DskdError](), 0
-        for frame, _ in batch:
-            prepared.append(_prepare(frame, spec, self._inputs[rows]))
-            rows += not isinstance(prepared[-1], DskdError)
-        start = time.perf_counter()
-        answer = self._start(self._inputs[:rows]) if rows else None
-        return partial(self._finish, batch, prepared, start, answer)
+        batch = Batch(frames)
+        if self._spec.tiling:
+            return batch
+        if len(frames) > len(self._inputs):
+            raise BackendFailed(f"{len(frames)} frames at once are more than the bundle's {len(self._inputs)}")
+        rows = 0
+        for frame, _ in frames:
+            prepared = _prepare(frame, self._spec, self._inputs[rows])
+            batch.prepared.append(prepared)
+            rows += isinstance(prepared, _Prepared)
+        batch.submitted = time.perf_counter()
+        if rows:
+            batch.ticket = self.submit(self._inputs[:rows])
+        return batch
 
-    def _finish(
-        self, batch: Sequence[tuple[Frame, Settings]], prepared: list[_Prepared | DskdError], start: float,
-        answer: Callable[[], Output] | None,
-    ) -> Judged:  # fmt: skip
-        output = answer() if answer else None
-        inference = _milliseconds(start, time.perf_counter())
-        judged, row = Judged(), 0
-        maps = _Maps(output) if output else None
-        for (frame, settings), took in zip(batch, prepared, strict=True):
-            if isinstance(took, DskdError):
-                judged.append(took)
-            elif output and maps:
-                timings = {**took.timings, "inference": inference}
-                score, fetch = float(output.scores[row]), partial(maps.of, row)
-                judged.append(self._judge(frame, settings, score, fetch, timings, took.pose))
-                row += 1
-        return judged
+    def finish(self, batch: Batch) -> list[Inspection | DskdError]:
+        """Waits for the backend and decides on each frame. Batches finish in the order they were begun.
+
+        Where the bundle has tiles, the frames go one by one, each in batches of its tiles. Raises BackendFailed.
+        """
+        if self._spec.tiling:
+            return [self._inspect_tiled(frame, settings) for frame, settings in batch.frames]
+        if batch.ticket is None:
+            return [prepared for prepared in batch.prepared if isinstance(prepared, DskdError)]
+        output = self.collect(batch.ticket)
+        inference = _milliseconds(batch.submitted, time.perf_counter())
+        maps, row = _Maps(output), 0
+        found: list[Inspection | DskdError] = []
+        for (frame, settings), prepared in zip(batch.frames, batch.prepared, strict=True):
+            if isinstance(prepared, DskdError):
+                found.append(prepared)
+                continue
+            timings, fetch_map = {**prepared.timings, "inference": inference}, partial(maps.of, row)
+            found.append(self._decide(frame, settings, float(output.scores[row]), fetch_map, timings, prepared.pose))
+            row += 1
+        return found
+
+    def submit(self, images: Image) -> Any:
+        """Gives network inputs [N, height, width, 3] to the backend; its ticket. Raises BackendFailed or DeviceLost."""
+        try:
+            return self._device.submit(images)
+        except DeviceLost:  # the process must end
+            raise
+        except Exception as error:  # a driver may raise anything
+            raise BackendFailed(str(error) or type(error).__name__) from error
+
+    def collect(self, ticket: Any) -> Output:
+        """The answer to what was submitted. Raises BackendFailed also where a score is no finite number."""
+        try:
+            output = self._device.collect(ticket)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            raise BackendFailed(str(error) or type(error).__name__) from error
+        for score in output.scores.tolist():
+            if not isfinite(score):
+                name = self.backend.name
+                raise BackendFailed(f"backend {name} gave the score {score}; check the engine and the device")
+        return output
 
     def _inspect_tiled(self, frame: Frame, settings: Settings) -> Inspection | DskdError:
         """One frame, its tiles in batches. Its score is the merged map's maximum."""
         levels = _Levels()
         try:
-            seen = self._tiles_of(frame.image.shape).infer(self._start, frame.image, levels.look)
+            seen = self._tiles_of(frame.image.shape).infer(self, frame.image, levels.look)
         except (BackendFailed, DeviceLost):
             raise
         except DskdError as error:
@@ -156,45 +200,26 @@ class Inspector:
         if levels.blank:
             return _blank(levels.low.min(), levels.high.max())
         timings = {"preprocess": round(seen.preprocess, 3), "inference": round(seen.inference, 3)}
-        return self._judge(frame, settings, float(seen.anomaly_map.max()), lambda: seen.anomaly_map, timings)
+        return self._decide(frame, settings, float(seen.anomaly_map.max()), lambda: seen.anomaly_map, timings)
 
     def _tiles_of(self, shape: tuple[int, ...]) -> Tiles:
         if self._tiles is None or self._tiles.size != shape[:2]:
             self._tiles = None  # before the next one: a large frame's map is large
-            self._tiles = Tiles((shape[0], shape[1]), self.bundle.manifest.input, self.bundle.manifest.max_batch)
+            self._tiles = Tiles((shape[0], shape[1]), self._spec, self.bundle.manifest.max_batch)
         return self._tiles
 
-    def _start(self, images: Image) -> Callable[[], Output]:
-        """Begins inference where the device works beside the host; what is returned waits for the answer.
-
-        Other backends compute when that is called.
-        """
-        if self._beside is None:
-            return partial(self._answer, partial(self.backend.infer, images))
-        ticket = _asked(partial(self._beside.submit, images))
-        return partial(self._answer, partial(self._beside.collect, ticket))
-
-    def _answer(self, ask: Callable[[], Output]) -> Output:
-        output = _asked(ask)
-        for score in output.scores.tolist():
-            if not isfinite(score):
-                raise BackendFailed(
-                    f"backend {self.backend.name} gave the score {score}; check the engine and the device"
-                )
-        return output
-
-    def _judge(
-        self, frame: Frame, settings: Settings, score: float, fetch: Callable[[], Map], timings: dict[str, float],
+    def _decide(
+        self, frame: Frame, settings: Settings, score: float, fetch_map: Callable[[], Map], timings: dict[str, float],
         pose: Pose | None = None,
     ) -> Inspection | DskdError:  # fmt: skip
-        """The decision on one frame of a batch; ``fetch`` gives its map."""
+        """The decision on one frame of a batch."""
         start = time.perf_counter()
         try:
             size = frame.image.shape[0], frame.image.shape[1]
-            decision = decide(score, fetch, size, self.bundle.manifest.input, settings, pose)
+            decision = decide(score, fetch_map, size, self._spec, settings, pose)
             anomaly_map = None
             if self.keep_maps:  # a copy: else it is the next frame's, or all of a batch
-                anomaly_map = fetch().copy() if pose is None else pose.on_frame(fetch(), size)
+                anomaly_map = fetch_map().copy() if pose is None else pose.on_frame(fetch_map(), size)
         except DeviceLost:
             raise
         except DskdError as error:
@@ -212,7 +237,7 @@ class Inspector:
             backend=self.backend.name,
             anomaly_map=anomaly_map,
             part=frame.part,
-            covers=self.bundle.manifest.input.crop if pose is None else pose.covers(size),
+            covers=self._spec.crop if pose is None else pose.covers(size),
             found=None if pose is None else pose.found,
         )
 
@@ -249,27 +274,6 @@ class _Levels:
             if self.blank:
                 self.low = np.minimum(self.low, some.min((0, 1, 2)))
                 self.high = np.maximum(self.high, some.max((0, 1, 2)))
-
-
-def _asked(ask: Callable[[], Answer]) -> Answer:
-    """What a backend says. Raises BackendFailed whatever it is that a driver raises: these frames have no verdict.
-
-    DeviceLost stays what it is: the process must end.
-    """
-    try:
-        return ask()
-    except DeviceLost:
-        raise
-    except Exception as error:
-        raise BackendFailed(str(error) or type(error).__name__) from error
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A network input that was written: milliseconds of each stage, and where the part was found."""
-
-    timings: dict[str, float]
-    pose: Pose | None
 
 
 def _prepare(frame: Frame, spec: InputSpec, image: Image) -> _Prepared | DskdError:

@@ -11,20 +11,18 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.backends.base import Output
+from dskd.runtime.inspection.backends.base import Backend, InTurn, Overlapping
 from dskd.runtime.inspection.preprocess import Crop, preprocess
 from dskd.runtime.result import Image
 
 Value = TypeVar("Value", np.float32, np.bool_)
-Start = Callable[[Image], Callable[[], Output]]
 
 
 @dataclass(frozen=True)
@@ -134,14 +132,14 @@ class Tiles:
         self.size, self._boxes, self._merged = size, grid.boxes(), MergedMap(grid)
         self._inputs = np.empty((2, max_batch, spec.height, spec.width, 3), np.uint8)  # on their way, and the next
 
-    def infer(self, start: Start, frame: Image, look: Callable[[Image], None] | None = None) -> Seen:
-        """Runs a frame [H, W, 3]. ``start`` begins the inference of tiles and returns what waits for its answer.
+    def infer(self, device: Overlapping, frame: Image, look: Callable[[Image], None] | None = None) -> Seen:
+        """Runs a frame [H, W, 3] on ``device``, at most two batches of tiles on their way.
 
-        ``look`` is shown the tiles [N, height, width, 3]. Raises what preprocessing and both of these raise.
+        ``look`` is shown the tiles [N, height, width, 3]. Raises what preprocessing, ``device`` and ``look`` raise.
         """
         begun, preparing, most = time.perf_counter(), 0.0, self._inputs.shape[1]
         self._merged.clear()
-        going: deque[tuple[int, Callable[[], Output]]] = deque()
+        going: deque[tuple[int, Any]] = deque()  # number of the first tile, ticket
         try:
             for number, first in enumerate(range(0, len(self._boxes), most)):
                 before = time.perf_counter()
@@ -149,14 +147,14 @@ class Tiles:
                 if look is not None:
                     look(batch)
                 preparing += time.perf_counter() - before
-                going.append((first, start(batch)))
+                going.append((first, device.submit(batch)))
                 if len(going) > 1:
-                    self._merge(*going.popleft())
-            self._merge(*going.popleft())
+                    self._merge(device, *going.popleft())
+            self._merge(device, *going.popleft())
         finally:
-            for _, answer in going:  # something failed: nothing stays on its way
+            for _, ticket in going:  # something failed: nothing stays on its way
                 with suppress(Exception):
-                    answer()
+                    device.collect(ticket)
         return Seen(self._merged.values, 1000 * preparing, 1000 * (time.perf_counter() - begun - preparing))
 
     def _cut(self, frame: Image, first: int, room: Image) -> Image:
@@ -165,17 +163,17 @@ class Tiles:
             preprocess(frame, tile.shape[0], tile.shape[1], box, out=tile)
         return room[: len(boxes)]
 
-    def _merge(self, first: int, answer: Callable[[], Output]) -> None:
-        self._merged.add(first, answer().maps())
+    def _merge(self, device: Overlapping, first: int, ticket: Any) -> None:
+        self._merged.add(first, device.collect(ticket).maps())
 
 
-def infer_tiles(infer: Callable[[Image], Output], frame: Image, spec: InputSpec, max_batch: int) -> Seen:
+def infer_tiles(backend: Backend, frame: Image, spec: InputSpec, max_batch: int) -> Seen:
     """Runs one frame [H, W, 3] tile by tile, ``max_batch`` at a time: memory does not grow with their number.
 
-    Raises DskdError where the frame is no picture or too small, and what ``infer`` raises.
+    Raises DskdError where the frame is no picture or too small, and what the backend raises.
     """
     tiles = Tiles((frame.shape[0], frame.shape[1]), spec, max_batch)
-    return tiles.infer(lambda batch: partial(infer, batch), frame)
+    return tiles.infer(InTurn(backend), frame)
 
 
 def coarse(values: NDArray[Value], height: int, width: int) -> NDArray[Value]:

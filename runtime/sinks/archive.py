@@ -14,7 +14,6 @@ import random
 import re
 import shutil
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -31,8 +30,9 @@ from dskd.runtime.errors import DskdError, one_line
 from dskd.runtime.inspection.overlay import annotate, heat_layer, heat_map
 from dskd.runtime.result import Frame, Image, Inspection, Verdict
 from dskd.runtime.sinks.archive_shelf import Shelf
-from dskd.runtime.sinks.delivery import Health, SinkStatus
+from dskd.runtime.sinks.delivery import SinkStatus
 from dskd.runtime.sinks.images import file_name
+from dskd.runtime.status import Health, Status
 from dskd.runtime.store import Record
 from dskd.runtime.wall_clock import WallClock
 
@@ -94,8 +94,8 @@ class Archive:
         self._waiting: deque[_Item] = deque()
         self._bytes = self._written = self._dropped = 0
         self._stopping = False
-        self._health: Health = "ok"
-        self._detail, self._last_error, self._since = "starting", "", time.time()
+        self._status: Status[Health] = Status(f"sink {name}", "ok", "starting", _log)
+        self._last_error = ""
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
 
     def start(self) -> None:
@@ -151,8 +151,9 @@ class Archive:
     def status(self) -> SinkStatus:
         """The present state."""
         with self._changed:
+            now = self._status.now
             return SinkStatus(
-                self.name, self.kind, self._health, self._detail, self._since, self._written, self._dropped,
+                self.name, self.kind, now.state, now.detail, now.since, self._written, self._dropped,
                 len(self._waiting), self._last_error,
             )  # fmt: skip
 
@@ -180,9 +181,10 @@ class Archive:
         except Exception as error:
             known = isinstance(error, DskdError | OSError)
             reason = one_line(str(error) if known else f"{type(error).__name__}: {error}")
-            self._enter("warning", reason)
+            self._last_error = reason
+            self._status.enter("warning", reason)
             return False
-        self._enter("ok", f"{self._shelf.held} inspections kept")
+        self._status.enter("ok", f"{self._shelf.held} inspections kept")
         return True
 
     def _keep(self, item: _Item) -> None:
@@ -241,17 +243,6 @@ class Archive:
         stem = _stem(self._shelf.folder, record.source, record.frame, record.captured, record.verdict)
         path = stem.with_name(f"{stem.name}{suffix}")
         return path if path.is_file() else None
-
-    def _enter(self, health: Health, detail: str) -> None:
-        with self._changed:
-            changed = health != self._health
-            if changed:
-                self._since = time.time()
-            self._health, self._detail = health, detail
-            if health != "ok":
-                self._last_error = detail
-        if changed:
-            _log.log(logging.INFO if health == "ok" else logging.WARNING, "sink %s: %s", self.name, detail)
 
 
 def _share_of_passes(keep: str) -> float:

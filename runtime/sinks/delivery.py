@@ -11,13 +11,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from dskd.runtime.backoff import Backoff
 from dskd.runtime.errors import DskdError, one_line
+from dskd.runtime.status import Health, Status
 from dskd.runtime.store import Record, Store
-
-Health = Literal["ok", "warning", "fault"]
 
 BATCH = 100  # records read from the store at once
 IDLE = 0.5  # seconds between looks at an idle connection
@@ -108,8 +107,8 @@ class Delivery:
         self._begin()
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # guards what follows
-        self._health: Health = "warning"
-        self._detail, self._last_error, self._since = "not connected yet", "", time.time()
+        self._status: Status[Health] = Status(f"sink {name}", "warning", "not connected yet", _log)
+        self._last_error = ""
         self._delivered = self._refused = 0
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
 
@@ -129,9 +128,9 @@ class Delivery:
     def status(self) -> SinkStatus:
         """The present state."""
         with self._lock:
-            behind = max(self._store.newest_known - self._position, 0)
+            behind, now = max(self._store.newest_known - self._position, 0), self._status.now
             return SinkStatus(
-                self.name, self.target.kind, self._health, self._detail, self._since, self._delivered, self._refused,
+                self.name, self.target.kind, now.state, now.detail, now.since, self._delivered, self._refused,
                 behind, self._last_error,
             )  # fmt: skip
 
@@ -151,13 +150,13 @@ class Delivery:
                 self._failed(error, delay)
                 self._stopping.wait(delay)
         self._keep(now=True)
-        self._enter(self._health, "stopped")
+        self._status.enter(self._status.now.state, "stopped")
 
     def _connection(self) -> None:
         """Delivers until something fails or ``stop`` is called."""
         try:
             self.target.open()
-            self._enter("ok", "connected")
+            self._status.enter("ok", "connected")
             while not self._stopping.is_set():
                 if self._store.identity != self._identity:  # the file was moved away and another begun
                     self._begin()
@@ -209,16 +208,7 @@ class Delivery:
         hopeless = not known or (isinstance(error, DeliveryFailed) and error.hopeless)
         with self._lock:
             self._last_error = reason
-        self._enter("fault" if hopeless else "warning", f"{reason}; next try in {delay:.1f} s, nothing is lost")
-
-    def _enter(self, health: Health, detail: str) -> None:
-        with self._lock:
-            changed = health != self._health
-            if changed:
-                self._since = time.time()
-            self._health, self._detail = health, detail
-        if changed:
-            _log.log(logging.INFO if health == "ok" else logging.WARNING, "sink %s: %s", self.name, detail)
+        self._status.enter("fault" if hopeless else "warning", reason, f"next try in {delay:.1f} s, nothing is lost")
 
 
 def payload(record: Record, most: int = LARGEST_PAYLOAD) -> bytes:

@@ -12,23 +12,23 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from math import inf
-from typing import NoReturn
 
+from dskd.runtime.backoff import Backoff
 from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.errors import DeviceLost, DskdError, one_line
 from dskd.runtime.inspection.backends import Backend, Candidate, first_that
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.golden import golden_check
-from dskd.runtime.inspection.inspector import BackendFailed, Inspector
+from dskd.runtime.inspection.inspector import BackendFailed, Batch, Inspector
 from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Frame, Inspection
-from dskd.runtime.station.gathering import Feed, Gathering, Job
+from dskd.runtime.station.batch_assembly import BatchAssembly, Feed, Job
+from dskd.runtime.status import Health, Status
 
 FAILURES = 3  # in a row, after which a backend is opened anew: one may be a hiccup, three are a state
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to open a backend
@@ -39,12 +39,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A batch on its way. ``finish`` gives its judgements or raises; None where there was no backend."""
+class _UnderWay:
+    """Jobs that were taken, and their batch or why it was not begun; None where no backend is open."""
 
     jobs: list[Job]
-    at: float  # seconds since the epoch
-    finish: Callable[[], list[Inspection | DskdError]] | None
+    taken: float  # seconds since the epoch
+    inspector: Inspector | None = None
+    batch: Batch | Exception | None = None
 
 
 class InspectionThread:
@@ -55,18 +56,20 @@ class InspectionThread:
     ) -> None:
         self.bundle, self._tried, self._keep_maps = bundle, tried, keep_maps
         self._work = threading.Condition()
-        self._next = Gathering(bundle.manifest.max_batch, latency_budget)
+        self._next = BatchAssembly(bundle.manifest.max_batch, latency_budget)
         self._begun = self._ended = 0  # batches
         self._stopping = False
         self._inspector: Inspector | None = None
-        self._failures, self._pause, self._retry_at = 0, FIRST_PAUSE, 0.0
+        self._failures, self._retry_at = 0, 0.0
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self.opened: Future[Backend] = Future()
         self.backend = ""  # name of the one in use, or of the last one
-        self._fault: NotInspected | None = None
+        self._status: Status[Health] = Status(f"bundle {bundle.id}", "ok", "the backend works", log)
+        self._closed_by: NotInspected | None = None  # why no backend is open
         self.lost: DeviceLost | None = None  # the process cannot use the device any more
         self._lost_backend: Inspector | None = None
         self._closed_at: float | None = None  # when the backend was given up, in time.monotonic's seconds
-        self.since, self.beat = time.time(), time.monotonic()
+        self.beat = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"inspect-{bundle.manifest.name}", daemon=True)
 
     def start(self) -> Backend:
@@ -98,7 +101,8 @@ class InspectionThread:
     @property
     def fault(self) -> str:
         """Why frames get no verdict now, empty where they do."""
-        return "" if self._fault is None else str(self._fault)
+        now = self._status.now
+        return "" if now.state == "ok" else now.detail
 
     @property
     def model(self) -> tuple[str, str]:
@@ -163,7 +167,7 @@ class InspectionThread:
         for _, _, answer in self._next.questions:
             answer.set_exception(DskdError("the station stops"))
 
-    def _work_on(self, under_way: deque[_Begun]) -> None:
+    def _work_on(self, under_way: deque[_UnderWay]) -> None:
         """Until the station stops. Two batches are under way where the backend overlaps and works, else one."""
         while True:
             most = 2 if self._inspector is not None and self._inspector.overlaps and not self._failures else 1
@@ -219,55 +223,52 @@ class InspectionThread:
                     return []
                 self._work.wait(min(max(self._next.left, 0.001), TICK))
 
-    def _begin(self, batch: list[Job]) -> _Begun:
+    def _begin(self, jobs: list[Job]) -> _UnderWay:
         """Prepares a batch and gives it to the backend. What fails here is said when its turn comes."""
         if self._inspector is None:
             self._reopen()
-        begun = time.time()
-        if self._inspector is None:
-            return _Begun(batch, begun, None)
+        taken, inspector = time.time(), self._inspector
+        if inspector is None:
+            return _UnderWay(jobs, taken)
         try:
-            return _Begun(batch, begun, self._inspector.begin([(job.frame, job.settings) for job in batch]))
+            return _UnderWay(jobs, taken, inspector, inspector.begin([(job.frame, job.settings) for job in jobs]))
         except Exception as error:
-            return _Begun(batch, begun, partial(_fail, error))
+            return _UnderWay(jobs, taken, inspector, error)
 
-    def _finish(self, batch: _Begun) -> None:
-        for job, result in zip(batch.jobs, self._judged(batch), strict=True):
-            frame = job.frame
-            if job.answer is not None:
-                job.answer.set_exception(result) if isinstance(result, DskdError) else job.answer.set_result(result)
-            elif job.feed is not None and isinstance(result, DskdError):
-                why = NotInspected.of(result)
-                job.feed.judged(frame, frame.dropped(why.reason, why.detail))
-            elif job.feed is not None and isinstance(result, Inspection):
-                waiting = round(1000 * max(batch.at - frame.captured, 0.0), 3)
-                job.feed.judged(frame, replace(result, timings_ms={"queue": waiting, **result.timings_ms}))
+    def _finish(self, under_way: _UnderWay) -> None:
+        for job, result in zip(under_way.jobs, self._results(under_way), strict=True):
+            job.finish(result, under_way.taken)
         with self._work:
             self._ended += 1
             self._work.notify_all()
 
-    def _judged(self, batch: _Begun) -> list[Inspection | DskdError]:
+    def _results(self, under_way: _UnderWay) -> Sequence[Inspection | DskdError]:
         """An inspection or a reason for each frame, whatever the backend does."""
-        if batch.finish is None:
-            return [self._fault or NotInspected(Reason.BACKEND_CLOSED, "it was closed") for _ in batch.jobs]
+        inspector, batch, many = under_way.inspector, under_way.batch, len(under_way.jobs)
+        if inspector is None or batch is None:
+            return [self._closed_by or NotInspected(Reason.BACKEND_CLOSED, "it was closed")] * many
         try:
-            judged = batch.finish()
+            if isinstance(batch, Exception):
+                raise batch
+            results = inspector.finish(batch)
         except BackendFailed as error:
             self._failures += 1
-            self._note(error)
+            self._closed_by = error
+            self._status.enter("fault", str(error))
             if self._failures >= FAILURES:  # more than are ever under way together
                 self._close_backend()
                 self._retry_at = time.monotonic()
-            return [error for _ in batch.jobs]
+            return [error] * many
         except DeviceLost as error:
-            return [self._lose(error) for _ in batch.jobs]
+            return [self._lose(error)] * many
         except Exception as error:  # a fault of ours must cost these frames, not the station
             log.exception("inspection: unexpected")
             why = NotInspected(Reason.INSPECTION_FAILED, f"{type(error).__name__}: {error}")
-            return [why for _ in batch.jobs]
-        self._failures, self._pause = 0, FIRST_PAUSE
-        self._note(None)
-        return judged
+            return [why] * many
+        self._failures = 0
+        self._backoff.reset()
+        self._status.enter("ok", "the backend works")
+        return results
 
     def _reopen(self) -> None:
         if time.monotonic() < self._retry_at:
@@ -277,9 +278,9 @@ class InspectionThread:
         except DeviceLost as error:
             self._lose(error)
         except Exception as error:  # a driver's own types
-            self._retry_at = time.monotonic() + self._pause
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-            self._note(NotInspected(Reason.BACKEND_CLOSED, str(error)))
+            self._retry_at = time.monotonic() + self._backoff.delay()
+            self._closed_by = NotInspected(Reason.BACKEND_CLOSED, str(error))
+            self._status.enter("fault", str(self._closed_by))
         else:
             self._failures = FAILURES - 1  # on probation: the next failure closes it again
             log.warning("bundle %s: backend opened again", self.bundle.id)
@@ -290,7 +291,8 @@ class InspectionThread:
         if self.lost is None:
             self.lost, self._lost_backend = error, self._inspector
             self._inspector, self._retry_at, self._closed_at = None, inf, time.monotonic()
-        self._note(why)
+        self._closed_by = why
+        self._status.enter("fault", str(why))
         return why
 
     def _close_backend(self) -> None:
@@ -301,12 +303,3 @@ class InspectionThread:
             except Exception as error:  # it is to go anyway
                 log.warning("backend does not close: %s", one_line(str(error)))
             self._inspector = None
-
-    def _note(self, fault: NotInspected | None) -> None:
-        if str(fault) != str(self._fault):
-            self._fault, self.since = fault, time.time()
-            log.warning("bundle %s: %s", self.bundle.id, fault or "works again")
-
-
-def _fail(error: Exception) -> NoReturn:
-    raise error

@@ -20,11 +20,12 @@ from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.config import Camera, FreeTrigger
-from dskd.runtime.station.control import CameraStatus, Health, Live, PartStatus
+from dskd.runtime.station.control import CameraStatus, Live, PartStatus
 from dskd.runtime.station.debounce import Debounce
 from dskd.runtime.station.part_desk import NotReady, PartDesk
 from dskd.runtime.station.recipe import Recipe, Serving
 from dskd.runtime.station.recorder import Recorder
+from dskd.runtime.status import Health
 
 ACKNOWLEDGE = 1.0  # seconds that the acknowledgement of a trigger waits for the store
 LATENCIES = 4096  # of the last inspections
@@ -145,7 +146,7 @@ class StationCamera:
             raise CallError(f"camera {self.name}: takes no trigger; set its trigger in the station file")
         return self.desk.trigger(part, triggered)
 
-    def take(self) -> tuple[Frame, Settings] | None:
+    def next_frame(self) -> tuple[Frame, Settings] | None:
         """For the inspection thread: the next frame and how to judge it."""
         while True:
             if self.config.trigger.kind == "line":
@@ -158,17 +159,17 @@ class StationCamera:
                 self._drop(captured)
             elif self._recorder.full:
                 detail = "it takes no records, and nothing inspected may be lost; check the disk"
-                self.judged(captured, captured.dropped(Reason.STORE_FULL, detail))
+                self.take_result(captured, captured.dropped(Reason.STORE_FULL, detail))
             elif self.desk is not None and captured.part is not None:
                 if self.desk.waits(captured.part, captured.captured):
                     self.desk.seen(captured.part, captured.captured)
                     return captured, self.recipe.settings
                 late = "the part was answered at its deadline"  # else every part behind it would come late too
-                self.judged(captured, captured.dropped(Reason.LATE, late))
+                self.take_result(captured, captured.dropped(Reason.LATE, late))
             else:
                 return captured, self.recipe.settings
 
-    def judged(self, frame: Frame, result: Inspection | Dropped) -> None:
+    def take_result(self, frame: Frame, result: Inspection | Dropped) -> None:
         """Takes what became of a frame: to the store first, then to the line."""
         if isinstance(result, Dropped):
             with self._counts:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from dskd.runtime.result import Image, Inspection
-
-Health = Literal["ok", "warning", "fault"]
+from dskd.runtime.status import Health
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from dskd.runtime.backoff import Backoff
 from dskd.runtime.errors import one_line
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, no_op
 from dskd.runtime.result import Entry as Record
+from dskd.runtime.status import Health, Status
 from dskd.runtime.store import Store, StoreError
 
 STORE_WAIT = 0.05  # seconds an answer may wait for the store beyond its deadline
@@ -55,7 +57,7 @@ class Recorder:
         self._merged: dict[tuple[str, Reason], int] = {}
         self._stored = self._handed = self._frames = self._unstored_answers = self._taken = 0
         self._closing = False
-        self.fault, self.since, self._refused = "", time.time(), 0.0
+        self.status: Status[Health] = Status("store", "ok", "takes records", log)
         self.beat = time.monotonic()
         self._threads = [
             threading.Thread(target=self._hand_over, name="recorder", daemon=True),
@@ -81,6 +83,12 @@ class Recorder:
     def full(self) -> bool:
         """Whether nothing more should be inspected."""
         return len(self._spool) >= self._limit
+
+    @property
+    def fault(self) -> str:
+        """Why the store refuses, empty where it does not."""
+        now = self.status.now
+        return "" if now.state == "ok" else now.detail
 
     def await_room(self) -> None:
         """Waits where too many pictures are under way: outputs must not fill the memory."""
@@ -110,7 +118,8 @@ class Recorder:
 
     def _refuses(self, seconds: float) -> bool:
         """Whether the store has refused for that long: a moment's refusal is waited for."""
-        return bool(self.fault) and time.monotonic() - self._refused > seconds
+        now = self.status.now
+        return now.state != "ok" and now.age > seconds
 
     def close(self, timeout: float) -> int:
         """Hands on and stores what is left; returns how many records the store did not take in time. They are logged."""
@@ -176,7 +185,7 @@ class Recorder:
                 self._change.notify_all()
 
     def _keep_storing(self) -> None:
-        pause = FIRST_PAUSE
+        backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._spool or self._closing, TICK)
@@ -188,13 +197,12 @@ class Recorder:
             try:
                 self._store.add([record for record, _ in batch], STORE_PATIENCE)
             except StoreError as error:
-                self._note(one_line(str(error)))
+                self._enter("fault", one_line(str(error)))
                 with self._change:
-                    self._change.wait_for(lambda: self._closing, pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                    self._change.wait_for(lambda: self._closing, backoff.delay())
                 continue
-            pause = FIRST_PAUSE
-            self._note("")
+            backoff.reset()
+            self._enter("ok", "takes records")
             for _, stored in batch:
                 stored()
             with self._change:
@@ -205,11 +213,7 @@ class Recorder:
                     self._unmerge()
                 self._change.notify_all()
 
-    def _note(self, fault: str) -> None:
-        if fault != self.fault:
+    def _enter(self, health: Health, detail: str) -> None:
+        if self.status.enter(health, detail):
             with self._change:
-                if not self.fault:
-                    self._refused = time.monotonic()
-                self.fault, self.since = fault, time.time()
                 self._change.notify_all()
-            log.warning("store: %s", fault or f"takes records again; {len(self._spool)} wait")

@@ -22,7 +22,7 @@ from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import GpioOutput, ModbusOutput, StationConfig
-from dskd.runtime.station.control import Health, Live, PartStatus, StationStatus
+from dskd.runtime.station.control import Live, PartStatus, StationStatus
 from dskd.runtime.station.drift_watches import DriftWatches
 from dskd.runtime.station.outputs.base import Output
 from dskd.runtime.station.outputs.gpio import GpioPulses
@@ -32,6 +32,7 @@ from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
 from dskd.runtime.station.recorder import Entry, Recorder
 from dskd.runtime.station.station_sinks import StationSinks, part_status
 from dskd.runtime.station.triggers import EdgeTrigger
+from dskd.runtime.status import Health
 from dskd.runtime.store import Store
 from dskd.runtime.wall_clock import CLOCK, WallClock
 
@@ -351,14 +352,13 @@ class Station:
         return Snapshot(cameras, sinks, self.recorder.spooled, shutil.disk_usage(self.config.data).free)
 
     def _store_status(self) -> PartStatus:
-        spooled = self.recorder.spooled
-        if self.recorder.fault:
-            detail = f"{self.recorder.fault}; {spooled} records wait in memory"
-            return PartStatus("store", "store", "fault", detail, self.recorder.since)
+        now, waiting = self.recorder.status.now, f"{self.recorder.spooled} records wait"
+        if now.state != "ok":
+            return PartStatus("store", "store", now.state, f"{now.detail}; {waiting} in memory", now.since)
         if self.store.repaired:
             detail = f"{self.store.repaired}; check the disk, and restart the station to clear this"
-            return PartStatus("store", "store", "warning", detail, self.recorder.since)
-        return PartStatus("store", "store", "ok", f"{spooled} records wait", self.recorder.since)
+            return PartStatus("store", "store", "warning", detail, now.since)
+        return PartStatus("store", "store", "ok", waiting, now.since)
 
     def _disk_status(self) -> PartStatus:
         try:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dskd.runtime.backoff import Backoff
 from dskd.runtime.errors import DskdError, one_line
 from dskd.runtime.station.config import GpioTrigger
-from dskd.runtime.station.control import Health, PartStatus
+from dskd.runtime.station.control import PartStatus
 from dskd.runtime.station.outputs.gpio_lines import InputEdges, LineUnusable
+from dskd.runtime.status import Health, Status
 
 TICK = 0.5  # seconds
 log = logging.getLogger(__name__)
@@ -23,8 +24,7 @@ class EdgeTrigger:
     def __init__(self, camera: str, config: GpioTrigger, trigger: Callable[[str | None, float], str]) -> None:
         self.name, self._config, self._trigger = f"{camera} trigger", config, trigger
         self._stopping = threading.Event()
-        self._health: Health = "warning"
-        self._detail, self._since = "the line is not held yet", time.time()
+        self._status: Status[Health] = Status(self.name, "warning", "the line is not held yet", log)
         self._thread = threading.Thread(target=self._run, name=f"trigger-{camera}", daemon=True)
 
     def start(self) -> None:
@@ -33,7 +33,8 @@ class EdgeTrigger:
 
     def status(self) -> PartStatus:
         """Whether the line is held."""
-        return PartStatus(self.name, "gpio", self._health, self._detail, self._since)
+        now = self._status.now
+        return PartStatus(self.name, "gpio", now.state, now.detail, now.since)
 
     def stop(self) -> None:
         """Ends listening and gives the line back."""
@@ -47,14 +48,14 @@ class EdgeTrigger:
             try:
                 self._listen()
             except (LineUnusable, OSError) as error:
-                self._enter("fault", one_line(str(error)))
+                self._status.enter("fault", one_line(str(error)))
                 self._stopping.wait(backoff.delay())
 
     def _listen(self) -> None:
         config = self._config
         edges = InputEdges(config.chip, config.line, config.edge == "rising", config.bounce_ms / 1000, "dskd-trigger")
         try:
-            self._enter("ok", f"line {config.line} of {config.chip} held")
+            self._status.enter("ok", f"line {config.line} of {config.chip} held")
             while not self._stopping.is_set():
                 for age in edges.wait(TICK):
                     try:
@@ -63,8 +64,3 @@ class EdgeTrigger:
                         log.warning("%s: %s", self.name, one_line(str(error)))
         finally:
             edges.close()
-
-    def _enter(self, health: Health, detail: str) -> None:
-        if (health, detail) != (self._health, self._detail):
-            log.log(logging.INFO if health == "ok" else logging.ERROR, "%s: %s", self.name, detail)
-            self._health, self._detail, self._since = health, detail, time.time()

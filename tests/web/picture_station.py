@@ -20,7 +20,8 @@ from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
-from dskd.runtime.station.control import CameraStatus, Health, Live, PartStatus, StationStatus
+from dskd.runtime.station.control import CameraStatus, Live, PartStatus, StationStatus
+from dskd.runtime.status import Health
 from dskd.runtime.store import Store
 
 

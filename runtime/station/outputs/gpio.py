@@ -14,7 +14,8 @@ from dskd.runtime.backoff import Backoff
 from dskd.runtime.errors import one_line
 from dskd.runtime.result import Answer
 from dskd.runtime.station.config import GpioOutput
-from dskd.runtime.station.control import Health, PartStatus
+from dskd.runtime.station.control import PartStatus
+from dskd.runtime.status import Health, Status
 
 READY = 10.0  # seconds the guard has to say that it holds the line
 ROOT = Path(__file__).parents[3]  # what the guard must be able to import from
@@ -29,8 +30,7 @@ class GpioPulses:
         self._lock = threading.Lock()
         self._guard: subprocess.Popen[bytes] | None = None
         self._stopping = threading.Event()
-        self._health: Health = "warning"
-        self._detail, self._since = "the line is not held yet", time.time()
+        self._status: Status[Health] = Status(f"output {name}", "warning", "the line is not held yet", log)
         self._pulses = self._late = self._lost = 0
         self._last_end = 0.0
         self._thread = threading.Thread(target=self._keep_guard, name=f"gpio-{name}", daemon=True)
@@ -68,8 +68,10 @@ class GpioPulses:
         """Whether the line is held, and pulses that came too late or not at all."""
         with self._lock:
             counts = f"{self._pulses} pulses, {self._late} too late, {self._lost} lost"
-            health: Health = "warning" if self._health == "ok" and (self._late or self._lost) else self._health
-            return PartStatus(self.name, "gpio", health, f"{self._detail}; {counts}", self._since)
+            trouble = bool(self._late or self._lost)
+        now = self._status.now
+        health: Health = "warning" if now.state == "ok" and trouble else now.state
+        return PartStatus(self.name, "gpio", health, f"{now.detail}; {counts}", now.since)
 
     def drain(self, timeout: float) -> None:
         """Waits until the last pulse ordered is over."""
@@ -98,7 +100,7 @@ class GpioPulses:
                 reason = f"no guard can be started ({one_line(str(error))})"
             if self._stopping.is_set():
                 break
-            self._enter("fault", f"{reason}; trying again")
+            self._status.enter("fault", f"{reason}; trying again")
             self._stopping.wait(backoff.delay())
 
     def _run_guard(self) -> str:
@@ -121,14 +123,8 @@ class GpioPulses:
             os.set_blocking(guard.stdin.fileno(), False)
             with self._lock:
                 self._guard = guard
-            self._enter("ok", f"line {config.line} of {config.chip} held")
+            self._status.enter("ok", f"line {config.line} of {config.chip} held")
             guard.wait()
             with self._lock:
                 self._guard = None
         return f"the guard ended ({guard.returncode})"
-
-    def _enter(self, health: Health, detail: str) -> None:
-        with self._lock:
-            if health != self._health or detail != self._detail:
-                log.log(logging.INFO if health == "ok" else logging.ERROR, "output %s: %s", self.name, detail)
-                self._health, self._detail, self._since = health, detail, time.time()

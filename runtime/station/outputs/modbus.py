@@ -12,9 +12,10 @@ from dskd.runtime.configuration.fields import split_address
 from dskd.runtime.errors import CallError
 from dskd.runtime.result import Answer
 from dskd.runtime.station.config import ModbusOutput
-from dskd.runtime.station.control import Health, PartStatus
+from dskd.runtime.station.control import PartStatus
 from dskd.runtime.station.outputs.handshake import Handshake
 from dskd.runtime.station.outputs.modbus_protocol import DEVICE_FAILURE, HEADER, LARGEST_PDU, reply
+from dskd.runtime.status import Health
 
 MOST_CLIENTS = 16
 IDLE = 120.0  # seconds without a request after which a client is taken for dead
