@@ -6,6 +6,7 @@ import hashlib
 from datetime import datetime, timezone
 from pathlib import Path
 
+from dskd.export.build_machine import built_on
 from dskd.export.engine_build import BuildOptions, Built
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle
@@ -64,6 +65,9 @@ def install(
         tensorrt=version,
         gpu=device.name,
         compute_capability=device.compute_capability,
+        multiprocessors=device.multiprocessors or None,
+        memory_bytes=device.memory_bytes,
+        built_on=built_on(),
         batch=options.batch,
         dla_core=options.dla_core,
         build_seconds=round(built.seconds, 1),

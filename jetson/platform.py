@@ -52,6 +52,7 @@ class Module:
 # By the part number in the device tree; p3701-0000 is the developer kit's, with 32 or 64 GB.
 MODULES = {
     "p3701-0000": Module("AGX Orin developer kit", 16, 256, 2),
+    "p3701-0002": Module("IGX Orin", 16, 256, 2),
     "p3701-0004": Module("AGX Orin 32GB", 14, 256, 2),
     "p3701-0005": Module("AGX Orin 64GB", 16, 256, 2),
     "p3701-0008": Module("AGX Orin Industrial", 16, 256, 2),

@@ -1,6 +1,6 @@
 /* A driver without a GPU: "device" memory is the heap, and work in a stream is done when somebody waits for it.
  *
- * STUB_DEVICES: how many there are (1), STUB_INTEGRATED: whether they share the CPU's memory (1),
+ * STUB_DEVICES: how many there are (1), STUB_INTEGRATED: whether they share the CPU's memory (1), STUB_MULTIPROCESSORS (8),
  * STUB_FAIL="cuMemAlloc_v2=2": what a function answers instead of working. STUB_STICKY="cuStreamSynchronize=700": the same,
  * and from then on all that needs a context answers that, as after an error that stays with the process; stub_poison(700) begins
  * it by hand. stub_live() counts what was not freed, stub_depth() the contexts that this thread pushed and did not pop.
@@ -74,7 +74,7 @@ int cuDeviceTotalMem_v2(size_t *size, int device) { BEGIN; (void)device; *size =
 int cuDeviceGetAttribute(int *value, int which, int device) {
     BEGIN;
     (void)device;
-    *value = which == 18 ? number("STUB_INTEGRATED", 1) : which == 75 ? 8 : which == 76 ? 7 : 0;
+    *value = which == 16 ? number("STUB_MULTIPROCESSORS", 8) : which == 18 ? number("STUB_INTEGRATED", 1) : which == 75 ? 8 : which == 76 ? 7 : 0;
     return OK;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) { BEGIN; (void)device; *context = &retained; retained++; return OK; }

@@ -27,7 +27,7 @@ from dskd.runtime.inspection.cuda import Device
 from dskd.runtime.inspection.engine import GRAPHS
 from dskd.runtime.result import Image
 
-ORIN = Device(0, "Orin", "8.7", 8 << 30, integrated=True)
+ORIN = Device(0, "Orin", "8.7", 8 << 30, integrated=True, multiprocessors=8)
 
 
 class Answering(OnnxRuntimeBackend):

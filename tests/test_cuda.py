@@ -93,8 +93,8 @@ def test_without_a_driver_one_line_and_the_next_step_come_at_once() -> None:
 @pytest.mark.parametrize(
     ("index", "environment", "said"),
     [
-        (0, {}, "Device(index=0, name='Orin', compute_capability='8.7', memory_bytes=8589934592, integrated=True)"),
-        (1, {"STUB_DEVICES": "2", "STUB_INTEGRATED": "0"}, "Device(index=1, name='Orin', compute_capability='8.7', memory_bytes=8589934592, integrated=False)"),
+        (0, {}, "Device(index=0, name='Orin', compute_capability='8.7', memory_bytes=8589934592, integrated=True, multiprocessors=8)"),
+        (1, {"STUB_DEVICES": "2", "STUB_INTEGRATED": "0"}, "Device(index=1, name='Orin', compute_capability='8.7', memory_bytes=8589934592, integrated=False, multiprocessors=8)"),
         (0, {"STUB_DEVICES": "0"}, "3 the NVIDIA driver finds no GPU; use --backend"),
         (0, {"STUB_FAIL": "cuInit=100"}, "3 the NVIDIA driver finds no GPU that works (cuInit: CUDA_ERROR_NO_DEVICE); use --backend"),
         (0, {"STUB_FAIL": "cuDeviceTotalMem_v2=999"}, "3 the NVIDIA driver finds no GPU that works (cuDeviceTotalMem_v2: CUDA_ERROR_OTHER); use"),

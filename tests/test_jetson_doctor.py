@@ -22,7 +22,7 @@ from dskd.jetson.doctor.command import CHECKS, examine
 from dskd.jetson.doctor.probe import Library
 from dskd.jetson.machine import Machine
 from dskd.runtime.bundle.loading import Bundle
-from dskd.runtime.inspection.engine import EngineFacts, engine_paths, write_facts
+from dskd.runtime.inspection.engine import BuiltOn, EngineFacts, engine_paths, write_facts
 
 HEALTHY = {
     "numpy": Library("1.26.4", "/usr/lib/python3/dist-packages/numpy/__init__.py"),
@@ -209,6 +209,8 @@ def test_7_stale_engine(context: Context, tiny: Bundle, tmp_path: Path) -> None:
     write_facts(facts, good)
     if "no NVIDIA GPU" in look(context, "cuda").detail or "driver" in look(context, "cuda").detail:
         assert look(context, "engine").status == "OK"
+        write_facts(facts, good.model_copy(update={"built_on": BuiltOn(power_mode="15W")}))
+        named(look(context, "engine"), "WARN", "built in power mode 15W, now is MAXN_SUPER", "export.trt --fp32")
     write_facts(facts, good.model_copy(update={"tensorrt": "8.6.2"}))
     named(look(context, "engine"), "FAIL", "stale", "TensorRT 8.6.2, here is 10.3.0", "export.trt --fp32")
     write_facts(facts, good.model_copy(update={"graph_sha256": "0" * 64}))

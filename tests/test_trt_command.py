@@ -20,18 +20,20 @@ import tensorrt_rtx
 from conftest import ROOT, Command
 from engine_graphs import LOOSE, bundle_in_all_precisions, write_planted
 from fake_builder import FakeTensorRT, small_network
+from jetson_trees import jetson, put
 from onnx import helper
 from pretended_device import ORIN, Answering, pretend
 
 import dskd.export.trt
 from dskd.export import engine_attempts
+from dskd.export.build_machine import built_on
 from dskd.export.engine_build import build_engine
 from dskd.export.trt import main
 from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.runtime.inspection.backends import _engines, tensorrt_engine
 from dskd.runtime.inspection.cuda import find_device
-from dskd.runtime.inspection.engine import engine_paths, read_facts, why_unfit
+from dskd.runtime.inspection.engine import BuiltOn, engine_paths, read_facts, why_unfit
 
 
 @pytest.fixture(scope="session")
@@ -239,6 +241,24 @@ def test_another_device_or_tensorrt_builds_anew(told: Told, monkeypatch: pytest.
     monkeypatch.setattr(tensorrt_rtx, "__version__", "99.0")
     assert "here is 99.0" in told()["reason"]
     assert not told()["built"]
+
+
+def test_another_orin_builds_anew(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All are called Orin; an engine for 16 multiprocessors is none for 8."""
+    assert told()["facts"]["multiprocessors"] == 8
+    monkeypatch.setattr(dskd.export.trt, "find_device", lambda: replace(ORIN, multiprocessors=16))
+    assert "built for multiprocessors 8, here is 16" in told()["reason"]
+
+
+def test_what_an_engine_was_built_on_is_in_its_facts(tmp_path: Path) -> None:
+    assert built_on(tmp_path) == BuiltOn()
+    jetson(tmp_path, "nano", "jp6", "25W")
+    put(
+        tmp_path,
+        "/proc/driver/nvidia/version",
+        "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build\n",
+    )
+    assert built_on(tmp_path) == BuiltOn(l4t="36.4.4", driver="540.4.0", power_mode="25W")
 
 
 def test_another_graph_builds_anew(every: Bundle, told: Told) -> None:

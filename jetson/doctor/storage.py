@@ -70,12 +70,20 @@ def engine(context: Context) -> Finding:
             return ok("no engine, and no TensorRT to build one")
         return warn("TensorRT is here, but the bundle has no engine", build_command("fp16"))
     for precision in present:
+        facts = None
         try:
-            reason = _why_stale(context, read_facts(engine_paths(loaded, precision)[1]), precision)
+            facts = read_facts(engine_paths(loaded, precision)[1])
+            reason = _why_stale(context, facts, precision)
         except DskdError as error:
             reason = str(error).partition(";")[0]
         if reason:
             return fail(f"the {precision} engine is stale: {reason}", build_command(precision))
+        built, now = facts and facts.built_on.power_mode, context.power.mode
+        if built and now and built != now:
+            detail = (
+                f"the {precision} engine was built in power mode {built}, now is {now}: other kernels may be faster"
+            )
+            return warn(detail, f"{build_command(precision)} --opt-level 3 (builds anew)")
     return ok(f"engines {', '.join(present)} fit")
 
 

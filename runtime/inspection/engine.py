@@ -22,6 +22,14 @@ LARGEST_FACTS = 1 << 16  # bytes: facts have some hundred
 Difference = Annotated[float, Field(ge=0)]
 
 
+class BuiltOn(Strict):
+    """The machine as it was when the engine was built; None where it does not say."""
+
+    l4t: str | None = None
+    driver: str | None = None
+    power_mode: str | None = Field(None, description="kernels are chosen by their times in this mode")
+
+
 class EngineFacts(Strict):
     """What an engine was made of, for whom, and how far it was from the trained model on the golden frames."""
 
@@ -32,6 +40,9 @@ class EngineFacts(Strict):
     tensorrt: str
     gpu: str
     compute_capability: str
+    multiprocessors: Positive | None = Field(None, description="tells one Orin from another; None in older facts")
+    memory_bytes: Positive | None = None
+    built_on: BuiltOn = BuiltOn()
     batch: tuple[Positive, Positive, Positive] = Field(description="smallest, tuned for, largest")
     dla_core: NotNegative | None
     build_seconds: Difference
@@ -99,9 +110,10 @@ def why_unfit(facts: EngineFacts, plan: Path, bundle: Bundle, device: Device, te
         "TensorRT": (facts.tensorrt, tensorrt_version),
         "GPU": (facts.gpu, device.name),
         "compute capability": (facts.compute_capability, device.compute_capability),
+        "multiprocessors": (facts.multiprocessors, device.multiprocessors or facts.multiprocessors),
     }
     for what, (built, found) in here.items():
-        if built != found:
+        if built is not None and built != found:
             return f"it was built for {what} {built}, here is {found}"
     limit = graph.tolerance  # of older bundles; else the engine was proved by what its graph says
     if limit and (facts.score_difference > limit.score or facts.map_difference > limit.map):

@@ -10,7 +10,7 @@ from dskd.runtime.errors import CallError, MissingPart
 DRIVER = "libcuda.so.1"
 NAME_BYTES = 256
 # CUdevice_attribute of cuda.h
-INTEGRATED, CAPABILITY_MAJOR, CAPABILITY_MINOR = 18, 75, 76
+MULTIPROCESSORS, INTEGRATED, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 18, 75, 76
 ELSEWHERE = "use --backend onnxruntime, or go to a machine with an NVIDIA GPU (a container needs --runtime nvidia)"
 
 
@@ -23,6 +23,7 @@ class Device:
     compute_capability: str  # "8.7" on every Orin
     memory_bytes: int
     integrated: bool  # shares the CPU's memory, so a buffer that both see needs no copy
+    multiprocessors: int = 0  # tells one Orin from another: all are called that; 0 where nobody asked
 
 
 def find_device(index: int = 0) -> Device:
@@ -44,7 +45,8 @@ def find_device(index: int = 0) -> Device:
     _ask(driver, "cuDeviceTotalMem_v2", ctypes.byref(size), handle)
     major, minor = (_attribute(driver, handle, which) for which in (CAPABILITY_MAJOR, CAPABILITY_MINOR))
     integrated = bool(_attribute(driver, handle, INTEGRATED))
-    return Device(index, name.value.decode(errors="replace"), f"{major}.{minor}", size.value, integrated)
+    called, capability = name.value.decode(errors="replace"), f"{major}.{minor}"
+    return Device(index, called, capability, size.value, integrated, _attribute(driver, handle, MULTIPROCESSORS))
 
 
 def context_status() -> int:
