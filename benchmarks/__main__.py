@@ -17,16 +17,9 @@ NAMES = {
     "coldstart": "from the start of a process to its first verdict",
     "parity": "how far each graph on each backend is from the trained model",
     "energy": "joules for an inspection, from a Jetson's power rails",
-    "peers": "the same frames through anomalib, or through trtexec on a device",
-    "deployed": "image AUROC of what runs on the line, ours and anomalib's",
     "evaluate": "a bundle on labelled pictures of one's own",
     "compare": "two results: faster, slower or not distinguishable",
-    "report": "docs/performance.md from results",
-    "references": "docs/settings.md, line-yaml.md and fleet-yaml.md from the code",
-    "accuracy": "every method on one set, as it is exported",
     "demo": "the whole path on a generated set",
-    "ablation": "what each part of the recipe is worth",
-    "readings": "other scores and maps from the same trained model",
 }
 # Not installed: what proves the product, by the folder of the laboratory that it stands in.
 LAB = {
@@ -34,6 +27,13 @@ LAB = {
     "scaling": ("station", "cameras per Orin module, and what a line, a plant and a fleet fill up first"),
     "soak": ("station", "a station under full load for a long time"),
     "triggers": ("station", "a PLC that triggers at a steady rate, and every part's answer"),
+    "readings": ("models", "other scores and maps from the same trained model"),
+    "ablation": ("models", "what each part of the recipe is worth"),
+    "accuracy": ("models", "every method on one set, as it is exported"),
+    "references": ("documents", "docs/settings.md, line-yaml.md and fleet-yaml.md from the code"),
+    "report": ("documents", "docs/performance.md from results"),
+    "deployed": ("peers", "image AUROC of what runs on the line, ours and anomalib's"),
+    "peers": ("peers", "the same frames through anomalib, or through trtexec on a device"),
 }
 
 

@@ -11,7 +11,7 @@ from unittest.mock import MagicMock, patch
 
 import dskd
 from dskd.__main__ import COMMANDS
-from dskd.benchmarks.references import PAGES, sections
+from dskd.benchmarks.lab.documents.references import PAGES, sections
 from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
 from dskd.runtime.web.app import endpoints
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from conftest import SMALL
 
-from dskd.benchmarks.accuracy import CONTESTANTS, first_of_each, main, within_budget
-from dskd.benchmarks.comparison import COLUMNS, set_table, table
+from dskd.benchmarks.lab.models.accuracy import CONTESTANTS, first_of_each, main, within_budget
+from dskd.benchmarks.lab.models.comparison import COLUMNS, set_table, table
 from dskd.runtime.errors import CallError
 from dskd.train.config import load_config
 from dskd.train.methods import METHODS

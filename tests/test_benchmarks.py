@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Command
 
-from dskd.benchmarks.ablation import VARIANTS, main, table
+from dskd.benchmarks.lab.models.ablation import VARIANTS, main, table
 from dskd.runtime.errors import CallError
 from dskd.train.synthetic import NAME
 

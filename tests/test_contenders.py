@@ -14,9 +14,10 @@ from conftest import ROOT
 from tiny_bundle import tiny_bundle
 
 from dskd.benchmarks import all as everything
-from dskd.benchmarks import contenders, latency, report, throughput
+from dskd.benchmarks import contenders, latency, throughput
 from dskd.benchmarks.__main__ import main
 from dskd.benchmarks.contenders import Contestant, contestants
+from dskd.benchmarks.lab.documents import report
 from dskd.benchmarks.lab.station import soak
 from dskd.benchmarks.processes import Worker
 from dskd.benchmarks.results import Results, read_results

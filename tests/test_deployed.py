@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dskd.benchmarks.deployed import main, tell
-from dskd.benchmarks.labelled import Labelled
+from dskd.benchmarks.lab.models.labelled import Labelled
+from dskd.benchmarks.lab.peers.deployed import main, tell
 from dskd.benchmarks.results import Results, read_results
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import CallError

@@ -15,7 +15,7 @@ from networks import PLAIN, SIZE, default_path, fresh, image_pair, stir_batch_no
 from torch import nn
 from trained import train_and_export
 
-from dskd.benchmarks.accuracy import CONTESTANTS
+from dskd.benchmarks.lab.models.accuracy import CONTESTANTS
 from dskd.export.graph.cost import graph_cost
 from dskd.export.prune import cost, prune
 from dskd.export.run_to_bundle import prove_pruned, training_only

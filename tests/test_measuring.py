@@ -22,10 +22,10 @@ from dskd.benchmarks import (
     latency,
     memory,
     parity,
-    peers,
     throughput,
 )
 from dskd.benchmarks.__main__ import main
+from dskd.benchmarks.lab.peers import peers
 from dskd.benchmarks.results import CPU, END_TO_END, FLAGGED, PASSED, STORED
 from dskd.benchmarks.saturated import Saturated
 from dskd.runtime.bundle.loading import Bundle

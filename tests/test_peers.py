@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from tiny_bundle import tiny_bundle
 
-from dskd.benchmarks import contenders, peers
-from dskd.benchmarks.peer_worker import FILES, Pictures
+from dskd.benchmarks import contenders
+from dskd.benchmarks.lab.peers import peers
+from dskd.benchmarks.lab.peers.peer_worker import FILES, Pictures
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.capture.image_files import encode_png, read_image
 from dskd.runtime.errors import CallError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dskd.benchmarks.readings import Distances, main, rules
+from dskd.benchmarks.lab.models.readings import Distances, main, rules
 from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.errors import CallError
 from dskd.train.evaluate import score
@@ -75,7 +75,7 @@ def test_a_run_without_a_local_distance_is_refused(
     config = trained_run.config
     config = config.model_copy(update={"map": config.map.model_copy(update={"distance": "cosine"})})
     plain = replace(trained_run, config=config, maps=build_maps(config, trained_run.method))
-    monkeypatch.setattr("dskd.benchmarks.readings.load_run", lambda folder: plain)
+    monkeypatch.setattr("dskd.benchmarks.lab.models.readings.load_run", lambda folder: plain)
     with pytest.raises(CallError, match="no distance to the usual"):
         main(["--run", str(trained_run.folder), "--data", str(small_set)])
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import ROOT
 
-from dskd.benchmarks.references import PAGES, page, sections
+from dskd.benchmarks.lab.documents.references import PAGES, page, sections
 from dskd.runtime.errors import Parser
 from dskd.runtime.station.config import StationConfig
 

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from dskd.benchmarks.contenders import add_output, blank, check_output, contestants, finish, own_bundle
-from dskd.benchmarks.labelled import Labelled, read_labelled
-from dskd.benchmarks.peer_worker import FILES, INFERENCERS, SIDE
-from dskd.benchmarks.peers import CALM, WORKER, environment, listed, made_by, said_of
+from dskd.benchmarks.lab.models.labelled import Labelled, read_labelled
+from dskd.benchmarks.lab.peers.peer_worker import FILES, INFERENCERS, SIDE
+from dskd.benchmarks.lab.peers.peers import CALM, WORKER, environment, listed, made_by, said_of
 from dskd.benchmarks.processes import Worker
 from dskd.benchmarks.results import Results, row
 from dskd.runtime import atomic

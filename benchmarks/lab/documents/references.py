@@ -15,7 +15,7 @@ from dskd.runtime.errors import Parser
 from dskd.runtime.station.config import StationConfig
 from dskd.train.config import TrainConfig
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[3] / "docs"
 PAGES: dict[str, tuple[type[BaseModel], str, str]] = {
     "settings.md": (
         TrainConfig,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dskd.benchmarks.labelled import Labelled
+from dskd.benchmarks.lab.models.labelled import Labelled
 from dskd.export.graph.answers import answers
 from dskd.runtime.bundle.loading import Bundle
 from dskd.train.data import InspectionSet

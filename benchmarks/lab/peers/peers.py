@@ -1,6 +1,6 @@
 """``python -m benchmarks peers``: the same frames through us and through anomalib, in the same rounds, end to end.
 
-anomalib comes into a virtual environment of its own (``--peers-venv``), made from ``benchmarks/peers_requirements.txt``
+anomalib comes into a virtual environment of its own (``--peers-venv``), made from ``peers_requirements.txt`` beside this file
 when it is not there. Its models are built with random weights and exported by its own means: torch, ONNX, OpenVINO, and
 OpenVINO in INT8 as its INT8_PTQ does. Both sides take the same frames, read once (the first of ``--source``, else the
 golden ones at ``--size``), from memory and give score and map.
@@ -30,7 +30,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dskd.benchmarks import coldstart, trtexec
+from dskd.benchmarks import coldstart
 from dskd.benchmarks.contenders import (
     Contestant,
     Workers,
@@ -45,7 +45,8 @@ from dskd.benchmarks.contenders import (
     working,
     written,
 )
-from dskd.benchmarks.peer_worker import FILES, INFERENCERS, MODELS
+from dskd.benchmarks.lab.peers import trtexec
+from dskd.benchmarks.lab.peers.peer_worker import FILES, INFERENCERS, MODELS
 from dskd.benchmarks.processes import Answer, Worker
 from dskd.benchmarks.results import CPU, END_TO_END, Results, ratio, row
 from dskd.benchmarks.rounds import Tasks, measure

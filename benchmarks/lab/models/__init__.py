@@ -1,0 +1,1 @@
+"""What methods, scores and settings are worth, on labelled sets."""
