@@ -147,7 +147,7 @@ def test_a_part_may_be_turned_as_far_as_it_was_said(contour: Fixture, template: 
 
 
 def test_what_is_cut_out_shows_the_part_as_it_lies_in_all(contour: Fixture) -> None:
-    cut = [grey_of(find_part(f, contour).cut_out(f), 1) for f in (bracket(p, seed=k) for k, p in enumerate(poses(4)))]
+    cut = [grey_of(find_part(f, contour).cut_out(f)) for f in (bracket(p, seed=k) for k, p in enumerate(poses(4)))]
     assert {c.shape for c in cut} == {(contour.height, contour.width)}
     for other in cut[1:]:
         assert np.corrcoef(cut[0].ravel(), other.ravel())[0, 1] > 0.98

@@ -179,7 +179,7 @@ def _long_side(blob: Blob) -> float:
 def patch_of(reference: Reference, image: Image, place: tuple[float, float, float]) -> NDArray[np.uint8]:
     """What a picture [H, W, 3] shows at a place, as the reference shows it."""
     step = step_of(image.shape, reference.reach)
-    return reference.patch(grey_of(image, step), step, place)
+    return reference.patch(grey_of(smaller(image, step)), step, place)
 
 
 def pose_in(path: Path, fixture: Fixture) -> Pose | None:
