@@ -32,7 +32,8 @@ from dskd.runtime.inspection.inspector import Inspector, open_proved
 from dskd.runtime.inspection.network_input import network_input
 from dskd.runtime.pipeline import write_behind
 from dskd.runtime.result import Frame, Image, Result, Verdict
-from dskd.runtime.sinks import Sink, open_sinks
+from dskd.runtime.sinks import Sink
+from dskd.runtime.sinks.by_uri import open_sinks
 
 WARM_UP = 3  # calls of each turn that are not counted
 FEWEST = 4  # calls of a turn, however long they take; always an even number, as many of either kind of frames
@@ -192,10 +193,8 @@ class Contender:
                 raise CallError(f"--source {without_password(self._source)}: gave no frame that can be inspected")
 
 
-class _Watch:
+class _Watch(Sink):
     """A sink that notes what each result took, in milliseconds, since the write before."""
-
-    needs_map = False
 
     def __init__(self) -> None:
         self.times = list[float]()
@@ -207,9 +206,6 @@ class _Watch:
         if self._before is not None:
             self.times += [1e3 * (now - self._before) / len(results)] * len(results)
         self._before = now
-
-    def close(self) -> None:
-        """Nothing is held."""
 
 
 def _turn(seconds: float, times: Times) -> Iterator[int]:
@@ -229,7 +225,7 @@ def main(arguments: list[str]) -> int:
     options = parser().parse_args(arguments)
     with ExitStack() as stack:
         bundle = load_bundle(options.bundle)
-        sinks = [stack.enter_context(closing(sink)) for sink in open_sinks(options.sink, bundle.manifest.input)]
+        sinks = [stack.enter_context(closing(sink)) for sink in open_sinks(options.sink)]
         contender = stack.enter_context(closing(Contender(bundle, options, sinks)))
         graph = bundle.manifest.graphs[contender.graph]
         about = {"backend": contender.name, "graph": contender.graph, "macs": graph.macs, "bundle": bundle.id}

@@ -28,8 +28,7 @@ from dskd.runtime.inspection.inspector import Inspector, open_proved
 from dskd.runtime.pipeline import Tally, comes_when_it_comes, run
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Inspection
-from dskd.runtime.sinks import FORMS as SINK_FORMS
-from dskd.runtime.sinks import open_sinks
+from dskd.runtime.sinks import Sink
 
 MOST_THREADS = 1024  # more than any machine has cores
 EXAMPLES = """examples:
@@ -52,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--source", help=f"{SOURCE_FORMS}\n(default: the bundle's golden frames)")
-    options.add_argument("--sink", action="append", default=[], help=f"may be given again: {SINK_FORMS}")
+    options.add_later("--sink", action="append", default=[], text=_sink_help)
     options.add_argument(
         "--backend",
         default=NAMES[0],
@@ -98,6 +97,20 @@ def settings(thresholds: Thresholds, arguments: argparse.Namespace) -> Settings:
     )
 
 
+def _open_sinks(uris: list[str]) -> list[Sink]:
+    if not uris:  # a store and threads that deliver from it are imported where they are asked for
+        return []
+    from dskd.runtime.sinks.by_uri import open_sinks
+
+    return open_sinks(uris)
+
+
+def _sink_help() -> str:
+    from dskd.runtime.sinks.by_uri import forms
+
+    return "may be given again: " + "\n".join(forms())
+
+
 def _apply_limits(options: argparse.Namespace) -> None:
     if not 0 <= options.threads <= MOST_THREADS:
         raise CallError(f"--threads {options.threads} must lie between 0 (the backend's choice) and {MOST_THREADS}")
@@ -120,9 +133,9 @@ def main(arguments: list[str]) -> int:
         raise CallError("--json prints when the source ends, and this one does not; use --sink jsonl://-")
     backend, check = open_proved(bundle, options.backend, options.threads, options.precision, quick=True)
     decision_settings = settings(bundle.manifest.graphs[backend.graph].thresholds, options)
-    sinks = open_sinks(options.sink, bundle.manifest.input)
+    sinks = _open_sinks(options.sink)
     inspector = Inspector(bundle, backend, decision_settings, keep_maps=any(sink.needs_map for sink in sinks))
-    quiet = options.json or "jsonl://-" in options.sink
+    quiet = options.json or any(sink.to_stdout for sink in sinks)
     if not quiet:
         frames = f"{check.images} frame{'s' * (check.images != 1)}"
         print(f"bundle {bundle.id} on {backend.name}: golden check of {frames} within {check.score:.1e}")

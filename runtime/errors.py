@@ -44,9 +44,24 @@ class MissingPart(DskdError):
 class Parser(argparse.ArgumentParser):
     """argparse that says a wrong option in one line like every other wrong call."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._later: list[tuple[argparse.Action, Callable[[], str]]] = []
+
     def error(self, message: str) -> NoReturn:
         """Raises CallError instead of printing the usage."""
         raise CallError(f"{message}; {self.prog} --help tells more")
+
+    def add_later(self, *names: str, text: Callable[[], str], **options: Any) -> None:
+        """An option whose help lists what is installed: it is made where help is shown, not at every start."""
+        action = self.add_argument(*names, help="", **options)
+        self._later.append((action, text))
+
+    def format_help(self) -> str:
+        """The help, with what is only looked up for it."""
+        for action, text in self._later:
+            action.help = text().replace("%", "%%")
+        return super().format_help()
 
     def add_schema(self, settings: Callable[[], Any]) -> None:
         """The option ``--print-schema``; ``settings`` gives the pydantic model of a settings file when it is asked for."""

@@ -161,9 +161,10 @@ def _overtaken(result: Result) -> bool:
 
 
 def store(results: Sequence[Result], sinks: Sequence[Sink]) -> None:
-    """Gives results to all sinks, then tells their sources."""
+    """Gives each sink what it wants of the results, then tells their sources."""
     for sink in sinks:
-        sink.write(results)
+        if wanted := [result for result in results if sink.wants(result)]:
+            sink.write(wanted)
     for result in results:
         (result if isinstance(result, Dropped) else result[0]).stored()
 

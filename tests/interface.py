@@ -13,6 +13,7 @@ import dskd
 from dskd.__main__ import COMMANDS
 from dskd.benchmarks.lab.documents.references import PAGES, sections
 from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
+from dskd.runtime.sinks import SCHEMES, SINKS
 from dskd.runtime.web.app import endpoints
 
 
@@ -88,9 +89,9 @@ def keys() -> Iterator[str]:
 
 def schemes() -> Iterator[str]:
     """Kinds of sources and sinks that a URI can name."""
-    for kind, module in (("source", "dskd.runtime.capture.sources"), ("sink", "dskd.runtime.sinks")):
-        forms = importlib.import_module(module).FORMS
-        yield from (f"{kind} {scheme}://" for scheme in re.findall(r"(\w+)://", forms))
+    forms = importlib.import_module("dskd.runtime.capture.sources").FORMS
+    yield from (f"source {scheme}://" for scheme in re.findall(r"(\w+)://", forms))
+    yield from (f"sink {scheme}://" for scheme in [*SINKS, *SCHEMES])
 
 
 def routes() -> Iterator[str]:

@@ -26,6 +26,7 @@ from dskd.runtime.inspection.overlay import heat_layer
 from dskd.runtime.result import Found, Frame, Inspection, Verdict
 from dskd.runtime.sinks import archive as module
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.sinks.queued import MOST_WAITING, Queued
 from dskd.runtime.store import Store
 from dskd.runtime.web.archive import Archive as Pictures
 
@@ -33,9 +34,10 @@ NOW = 1_790_000_000.0
 HOUR = 3600.0
 
 
-def opened(folder: Path, **options: object) -> Archive:
-    config = ArchiveConfig.model_validate({"kind": "archive", "min_free_gb": 0, **options})
-    return Archive("archive", config, folder)
+def opened(folder: Path, **options: object) -> Queued:
+    """An archive as a station runs it."""
+    config = ArchiveConfig.model_validate({"kind": "archive", "keep": "all", "min_free_gb": 0, **options})
+    return Queued("archive", "archive", Archive(config, folder))
 
 
 @pytest.fixture
@@ -43,10 +45,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "archive"
 
 
-def keep(archive: Archive, *found: Inspection) -> None:
+def keep(archive: Queued, *found: Inspection) -> None:
     before = archive.status().delivered
     for one in found:
-        assert archive.offer(frame_of(one), one, None)
+        assert archive.offer((frame_of(one), one))
     wait_for(lambda: archive.status().delivered == before + len(found))
 
 
@@ -55,34 +57,39 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def running(folder: Path) -> Iterator[Archive]:
+def running(folder: Path) -> Iterator[Queued]:
     archive = opened(folder)
     archive.start()
     yield archive
     assert archive.stop()
 
 
-def test_the_page_is_told_where_the_part_was_found(running: Archive, tmp_path: Path) -> None:
+def test_the_page_is_told_where_the_part_was_found(running: Queued, tmp_path: Path) -> None:
     where = Found(((1.0, 2.0), (9.0, 2.5), (8.5, 7.0), (0.5, 6.5)), 3.5, 0.97)
     found, plain = replace(inspection(7, Verdict.REJECT), found=where), inspection(8, Verdict.REJECT)
     keep(running, found, plain)
     store = Store(tmp_path / "line.db")
     store.add([found, plain])
     first, other = store.after(0, 2)
-    assert Pictures(running).layers(first)["found"] == {"corners": list(where.corners), "angle": 3.5, "likeness": 0.97}
-    assert "found" not in Pictures(running).layers(other)
-    assert running.details(first) is not None
-    (running.details(first) or tmp_path).write_text('{"found": {"corners": [[1, 2]], "angle": 0, "likeness": 1}}')
-    assert "found" not in Pictures(running).layers(first)
+    assert Pictures(running.sink).layers(first)["found"] == {
+        "corners": list(where.corners),
+        "angle": 3.5,
+        "likeness": 0.97,
+    }
+    assert "found" not in Pictures(running.sink).layers(other)
+    assert running.sink.details(first) is not None
+    (running.sink.details(first) or tmp_path).write_text('{"found": {"corners": [[1, 2]], "angle": 0, "likeness": 1}}')
+    assert "found" not in Pictures(running.sink).layers(first)
 
 
-def test_an_inspection_is_kept_whole_and_found_by_its_record(running: Archive, folder: Path, tmp_path: Path) -> None:
+def test_an_inspection_is_kept_whole_and_found_by_its_record(running: Queued, folder: Path, tmp_path: Path) -> None:
     found = inspection(7, Verdict.REJECT, captured=NOW + 0.123456)
     heat = np.zeros((8, 8), np.float32)
     heat[2, 3] = found.threshold
     object.__setattr__(found, "anomaly_map", heat)
     frame = frame_of(found)
-    assert running.offer(frame, found, (4, 4, 16, 16))
+    object.__setattr__(found, "covers", (4, 4, 16, 16))
+    assert running.offer((frame, found))
     wait_for(lambda: running.status().delivered == 1)
     stem = "2026-09-21/14/141320.123456-top-f000007-REJECT"
     assert names(folder) == [f"{stem}.heat.png", f"{stem}.json", f"{stem}.overlay.jpg", f"{stem}.png"]
@@ -92,14 +99,14 @@ def test_an_inspection_is_kept_whole_and_found_by_its_record(running: Archive, f
     store = Store(tmp_path / "line.db")
     store.add([found, inspection(8)])
     kept, other = store.after(0, 2)
-    assert running.original(kept) == folder / f"{stem}.png"
-    assert running.overlay(kept) == folder / f"{stem}.overlay.jpg"
-    assert running.heat(kept) == folder / f"{stem}.heat.png"
-    assert running.details(kept) == folder / f"{stem}.json"
-    layer = cv2.imread(str(running.heat(kept)), cv2.IMREAD_UNCHANGED)
+    assert running.sink.original(kept) == folder / f"{stem}.png"
+    assert running.sink.overlay(kept) == folder / f"{stem}.overlay.jpg"
+    assert running.sink.heat(kept) == folder / f"{stem}.heat.png"
+    assert running.sink.details(kept) == folder / f"{stem}.json"
+    layer = cv2.imread(str(running.sink.heat(kept)), cv2.IMREAD_UNCHANGED)
     assert np.array_equal(layer, heat_layer(heat, found.threshold))
     assert np.argwhere(layer[..., 3]).tolist() == [[2, 3]]  # clear but for where something is
-    assert running.original(other) is None
+    assert running.sink.original(other) is None
     store.close()
     assert running.status().health == "ok"
 
@@ -126,10 +133,10 @@ def test_no_name_leads_out_of_the_folder_or_is_too_long(source: str, frame: str,
     ("rule", "share"), [("all", 1.0), ("rejects", 0.0), ("rejects and 1 in 4 passes", 0.25)], ids=str
 )
 def test_what_is_wanted(rule: str, share: float, folder: Path) -> None:
-    archive = opened(folder, keep=rule)
-    assert archive.wants(Verdict.REJECT)
-    assert archive.wants(Verdict.REVIEW)
-    chosen = sum(archive.wants(Verdict.PASS) for _ in range(4000))
+    archive = opened(folder, keep=rule).sink
+    assert archive.wants((None, inspection(1, Verdict.REJECT)))
+    assert archive.wants((None, inspection(1, Verdict.REVIEW)))
+    chosen = sum(archive.wants((None, inspection(1, Verdict.PASS))) for _ in range(4000))
     assert abs(chosen / 4000 - share) < 0.04  # five standard deviations
 
 
@@ -137,7 +144,7 @@ def test_what_is_wanted(rule: str, share: float, folder: Path) -> None:
     "options",
     [
         {"keep": "everything"}, {"keep": "rejects and 1 in 0 passes"}, {"keep": "all\n"}, {"max_count": 0},
-        {"max_age_days": -1}, {"quality": 1}, {"folder": "/x"}, {"original": "bmp"},
+        {"max_age_days": -1}, {"quality": 1}, {"folder": 3}, {"original": "bmp"},
     ],
     ids=str,
 )  # fmt: skip
@@ -203,12 +210,12 @@ def test_a_disk_without_room_drops_with_a_reason_and_goes_on_afterwards(folder: 
     archive = opened(folder, min_free_gb=1e9)
     archive.start()
     found = inspection(1)
-    assert archive.offer(frame_of(found), found, None)
+    assert archive.offer((frame_of(found), found))
     wait_for(lambda: archive.status().refused == 1)
     assert archive.status().health == "warning"
     assert "GB free is under min_free_gb" in archive.status().detail
     assert names(folder) == []
-    object.__setattr__(archive, "_config", archive._config.model_copy(update={"min_free_gb": 0.0}))
+    object.__setattr__(archive.sink, "_config", archive.sink._config.model_copy(update={"min_free_gb": 0.0}))
     keep(archive, found)
     assert archive.status().health == "ok"
     assert archive.stop()
@@ -220,14 +227,16 @@ sys.path.insert(0, "tests")
 from pathlib import Path
 from line_records import frame_of, inspection
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.sinks.queued import MOST_WAITING, Queued
 def opened(folder):
-    return Archive("archive", ArchiveConfig(kind="archive", min_free_gb=0), folder)
+    config = ArchiveConfig(kind="archive", keep="all", min_free_gb=0)
+    return Queued("archive", "archive", Archive(config, folder))
 folder = Path(sys.argv[1])
 archive = opened(folder / "archive")
 archive.start()
 for k in range(60):
     found = inspection(k)
-    archive.offer(frame_of(found, 256), found, None)
+    archive.offer((frame_of(found, 256), found))
     while archive.status().behind:
         time.sleep(0.01)
 status = archive.status()
@@ -267,9 +276,9 @@ def test_a_slow_disk_costs_the_line_nothing(folder: Path, monkeypatch: pytest.Mo
     archive = opened(folder)
     archive.start()
     begun = time.monotonic()
-    taken = sum(archive.offer(frame_of(one), one, None) for one in map(inspection, range(200)))
+    taken = sum(archive.offer((frame_of(one), one)) for one in map(inspection, range(200)))
     assert time.monotonic() - begun < 5
-    assert taken == module.MOST_WAITING
+    assert taken == MOST_WAITING
     assert archive.status().refused == 200 - taken
     gate.set()
     assert archive.stop(30)
@@ -281,7 +290,7 @@ def test_large_pictures_are_bounded_by_bytes(folder: Path) -> None:
     archive = opened(folder)  # not started: all wait
     found = inspection(1)
     large = Frame("top", "f", NOW, np.zeros((5000, 5000, 3), np.uint8))
-    assert [archive.offer(large, found, None) for _ in range(5)] == [True, True, True, False, False]
+    assert [archive.offer((large, found)) for _ in range(5)] == [True, True, True, False, False]
 
 
 KILLED = """
@@ -290,8 +299,10 @@ sys.path.insert(0, "tests")
 from pathlib import Path
 from line_records import frame_of, inspection
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.sinks.queued import MOST_WAITING, Queued
 def opened(folder):
-    return Archive("archive", ArchiveConfig(kind="archive", min_free_gb=0), folder)
+    config = ArchiveConfig(kind="archive", keep="all", min_free_gb=0)
+    return Queued("archive", "archive", Archive(config, folder))
 archive = opened(Path(sys.argv[1]))
 archive.start()
 print("runs", flush=True)
@@ -299,7 +310,7 @@ k = int(sys.argv[2])
 while True:
     k += 1
     found = inspection(k)
-    archive.offer(frame_of(found, 128), found, None)
+    archive.offer((frame_of(found, 128), found))
     while archive.status().behind > 3:
         pass
 """

@@ -33,7 +33,7 @@ from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import BadImage, list_images, read_image, read_mask
 from dskd.runtime.capture.sources import frames, open_source
 from dskd.runtime.errors import CallError, DskdError, MissingPart, exit_with_code, one_line
-from dskd.runtime.sinks import open_sinks
+from dskd.runtime.sinks.by_uri import open_sinks
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import find_images, usable
 from dskd.train.synthetic import good_part
@@ -743,7 +743,13 @@ BAD_SINKS: dict[str, type[DskdError]] = {
     "": CallError,
     "nonsense": CallError,
     "{tmp}/plain.db": CallError,
-    "csv://{tmp}/a.csv": CallError,
+    "smtp://{tmp}/a.csv": CallError,
+    "csv://-": CallError,
+    "csv://": CallError,
+    "archive://": CallError,
+    "mqtt://127.0.0.1/a+b": CallError,
+    "https://user:password@127.0.0.1/": CallError,
+    "https://127.0.0.1/#token=x": CallError,
     "sqlite://": CallError,
     "sqlite": CallError,
     "sqlite:/one-slash.db": CallError,
@@ -786,7 +792,7 @@ def test_a_bad_sink_is_refused_and_left_as_it_was(uri: str, tmp_path: Path, monk
     (tmp_path / "cut.db").write_bytes((tmp_path / "foreign.db").read_bytes()[:60])
     before = {path: path.read_bytes() for path in tmp_path.glob("*.*")}
     with pytest.raises(DskdError) as refused:
-        open_sinks([uri.replace("{tmp}", str(tmp_path))], SPEC)
+        open_sinks([uri.replace("{tmp}", str(tmp_path))])
     assert refused.value.exit_code == BAD_SINKS[uri].exit_code
     assert len(one_line(str(refused.value))) > 30
     assert {path: path.read_bytes() for path in tmp_path.glob("*.*")} == before
@@ -794,7 +800,7 @@ def test_a_bad_sink_is_refused_and_left_as_it_was(uri: str, tmp_path: Path, monk
 
 def test_a_bad_sink_among_good_ones_closes_the_good_ones(tmp_path: Path) -> None:
     with pytest.raises(CallError):
-        open_sinks([f"sqlite://{tmp_path}/a.db", "nonsense"], SPEC)
+        open_sinks([f"sqlite://{tmp_path}/a.db", "nonsense"])
     assert not (tmp_path / "a.db").exists()
 
 

@@ -20,9 +20,9 @@ from station_files import wait_for
 
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Verdict
-from dskd.runtime.station.config import GpioOutput, GpioTrigger
+from dskd.runtime.station.config import GpioTrigger
 from dskd.runtime.station.outputs import gpio_guard
-from dskd.runtime.station.outputs.gpio import GpioPulses
+from dskd.runtime.station.outputs.gpio import GpioOutput, GpioPulses
 from dskd.runtime.station.outputs.gpio_lines import LineUnusable, open_output
 from dskd.runtime.station.triggers import EdgeTrigger
 

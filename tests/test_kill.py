@@ -26,7 +26,7 @@ from dskd.runtime.errors import DskdError
 from dskd.runtime.inspection.backends import open_backend
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.inspector import Inspector
-from dskd.runtime.sinks import open_sinks
+from dskd.runtime.sinks.by_uri import open_sinks
 from dskd.train.loop import read_curve
 from dskd.train.trained_run import TrainedRun
 
@@ -289,7 +289,7 @@ def test_nobody_hears_of_an_inspection_that_the_store_does_not_take(
     """The order that the kills above could only meet by luck: where the store fails, no other sink has the row."""
     backend = open_backend(bundle, threads=1)
     inspector = Inspector(bundle, backend, Settings(review=0.1, reject=0.2))
-    sinks = open_sinks([f"jsonl://{tmp_path}/a.jsonl", f"sqlite://{tmp_path}/a.db"], bundle.manifest.input)
+    sinks = open_sinks([f"jsonl://{tmp_path}/a.jsonl", f"sqlite://{tmp_path}/a.db"])
     with sqlite3.connect(tmp_path / "a.db") as database:
         database.execute("DROP TABLE records")
     database.close()

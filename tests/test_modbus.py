@@ -18,9 +18,8 @@ from station_files import wait_for
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Inspection, Region, Verdict
-from dskd.runtime.station.config import ModbusOutput
 from dskd.runtime.station.outputs.handshake import Handshake
-from dskd.runtime.station.outputs.modbus import MOST_CLIENTS, ModbusServer
+from dskd.runtime.station.outputs.modbus import MOST_CLIENTS, ModbusOutput, ModbusServer
 from dskd.runtime.station.outputs.modbus_protocol import reply
 from dskd.runtime.station.outputs.registers import (
     COILS,

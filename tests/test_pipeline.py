@@ -27,6 +27,7 @@ from dskd.runtime.pipeline import (
 )
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame, Inspection, Result, Verdict
+from dskd.runtime.sinks import Sink
 
 PICTURE = np.zeros((4, 4, 3), np.uint8)
 
@@ -103,10 +104,8 @@ def name_of(result: Result) -> str:
     return result.id if isinstance(result, Dropped) else result[0].id
 
 
-class Noting:
+class Noting(Sink):
     """A sink that notes the ids of each write."""
-
-    needs_map = False
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.failure = failure

@@ -23,7 +23,7 @@ from line_records import answer, dropped, inspection
 
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Verdict
-from dskd.runtime.sinks import open_sinks
+from dskd.runtime.sinks.by_uri import open_sinks
 from dskd.runtime.store import Label, Store, StoreBroken, StoreLocked, StoreReader
 
 
@@ -85,7 +85,7 @@ def test_any_text_is_stored_and_never_stops_the_batch(store: Store, texts: list[
 
 
 def test_the_sqlite_sink_writes_the_same_file(tmp_path: Path) -> None:
-    (sink,) = open_sinks([f"sqlite://{tmp_path}/a.db"], None)  # type: ignore[arg-type]
+    (sink,) = open_sinks([f"sqlite://{tmp_path}/a.db"])
     sink.write([dropped(1)])
     sink.close()
     reader = StoreReader(tmp_path / "a.db")

@@ -18,9 +18,9 @@ from typing import Literal
 from pydantic import Field
 
 from dskd.runtime.configuration.fields import LocalPath
-from dskd.runtime.configuration.strict_yaml import Strict
-from dskd.runtime.errors import one_line
+from dskd.runtime.errors import CallError, one_line
 from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.base import SinkConfig, SinkContext, SinkKind, path_as
 from dskd.runtime.sinks.delivery import DeliveryFailed, Done
 from dskd.runtime.store import Kind, Record
 
@@ -30,7 +30,7 @@ FORMULA = re.compile(r"(^|[;,|])(?=\s*[=+\-@＝＋－＠])")  # noqa: RUF001
 LONGEST_LINE = 1 << 16  # bytes looked at for the last line of a file
 
 
-class CsvConfig(Strict):
+class CsvConfig(SinkConfig):
     """One line per record, from the store."""
 
     kind: Literal["csv"]
@@ -173,3 +173,12 @@ def _text(cells: Sequence[object]) -> str:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerow(cells)
     return buffer.getvalue()
+
+
+def _opened(config: CsvConfig, context: SinkContext) -> CsvTarget:
+    if str(config.path) == "-":
+        raise CallError("sink csv://-: goes to a file; jsonl://- writes to standard output")
+    return CsvTarget(config)
+
+
+KIND = SinkKind(CsvConfig, "csv://PATH", path_as("path"), target=_opened)

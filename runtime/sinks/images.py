@@ -6,24 +6,34 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
-from dskd.runtime.bundle.manifest import InputSpec
+from pydantic import Field
+
 from dskd.runtime.capture.image_files import is_image_name, write_image
+from dskd.runtime.configuration.fields import LocalPath
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.decision import crop_box
 from dskd.runtime.inspection.overlay import annotate, heat_map
 from dskd.runtime.result import Dropped, Frame, Inspection, Result
+from dskd.runtime.sinks.base import Sink, SinkConfig, SinkKind, path_as
 
 LONGEST_NAME = 180  # with time and suffix under the 255 bytes of most file systems
 
 
-class ImagesSink:
+class ImagesConfig(SinkConfig):
+    """An overlay picture of every inspection, without limit: for a line that runs all day, archive has one."""
+
+    kind: Literal["images"]
+    folder: LocalPath = Field(description="folder; PASS, REVIEW and REJECT are folders in it")
+
+
+class ImagesSink(Sink):
     """Writes ``FOLDER/VERDICT/TIME-frame.png``; the time keeps pictures of different runs apart."""
 
     needs_map = True
 
-    def __init__(self, folder: Path, spec: InputSpec) -> None:
-        self._folder, self._spec = folder, spec
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -38,18 +48,18 @@ class ImagesSink:
     def _write(self, frame: Frame, inspection: Inspection) -> None:
         image = frame.image
         if inspection.anomaly_map is not None:
-            box = inspection.covers or crop_box((image.shape[0], image.shape[1]), self._spec)
+            box = inspection.covers or (0, 0, image.shape[1], image.shape[0])
             image = heat_map(image, inspection.anomaly_map, inspection.threshold, box)
         found = inspection
         picture = annotate(image, found.verdict, found.score, found.threshold, found.regions, found.found)
         taken = datetime.fromtimestamp(frame.captured, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
         write_image(self._folder / inspection.verdict.value / f"{taken}-{file_name(frame.id)}.png", picture)
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
 
 def file_name(frame_id: str) -> str:
     """A frame id as a plain file name: ``crack/003.png`` becomes ``crack-003``."""
     stem = frame_id[: frame_id.rfind(".")] if is_image_name(frame_id) else frame_id
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip(".-")[:LONGEST_NAME] or "frame"
+
+
+KIND = SinkKind(ImagesConfig, "images://FOLDER", path_as("folder"), sink=lambda config, _: ImagesSink(config.folder))

@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from dskd.runtime.configuration.fields import LocalPath, Seconds, Secret, Text, reveal
-from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.runtime.errors import CallError
 from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.base import Fields, SinkConfig, SinkContext, SinkKind, options
 from dskd.runtime.sinks.delivery import LARGEST_PAYLOAD, DeliveryFailed, Done, payload
 from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, connection_failure, paho_module, use_tls
 from dskd.runtime.sinks.mqtt_commands import CommandDesk
@@ -34,7 +35,7 @@ _UNSPECIFIED = 0x80  # also what paho says where the connection just ended
 _HOPELESS = {0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x9D}  # version, client id, password, rights, ban, method, moved
 
 
-class MqttConfig(Strict):
+class MqttConfig(SinkConfig):
     """Results to a broker, MQTT 5, at least once, from the store. Receivers tell repetitions by ``key``.
 
     Topics: TOPIC/inspection/CAMERA, TOPIC/dropped/CAMERA, TOPIC/answer/CAMERA, and TOPIC/status, which is kept by the
@@ -145,7 +146,9 @@ class MqttTarget:
                 raise DeliveryFailed(f"{self._config.broker}: connection lost ({self._lost})")
 
     def interrupt(self) -> None:
-        """Ends all waits."""
+        """Ends all waits, and takes no more commands."""
+        if self._desk is not None:
+            self._desk.stop()
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -253,3 +256,19 @@ def topic_level(name: str) -> str:
 
 def _secret(text: str | None) -> str | None:
     return None if text is None else reveal(text)
+
+
+def _fields(uri: str) -> Fields:
+    address, _, settings = uri.partition("?")
+    parts = urlsplit(address)
+    return {"broker": f"{parts.scheme}://{parts.netloc}", "topic": parts.path.strip("/") or "dskd", **options(settings)}
+
+
+def _opened(config: MqttConfig, context: SinkContext) -> MqttTarget:
+    if config.commands and context.station is None:
+        raise CallError(f"sink {context.name}: commands are for a station; dskd runtime takes none")
+    desk = CommandDesk(context.station) if config.commands and context.station else None
+    return MqttTarget(config, context.identity, desk)
+
+
+KIND = SinkKind(MqttConfig, "mqtt://HOST/TOPIC?user=${NAME}&password=${NAME}", _fields, target=_opened)

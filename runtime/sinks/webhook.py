@@ -23,9 +23,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from dskd.runtime.configuration.fields import LocalPath, Seconds, Secret, Text, reveal
-from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.errors import CallError
 from dskd.runtime.result import Verdict
+from dskd.runtime.sinks.base import Fields, SinkConfig, SinkKind, options
 from dskd.runtime.sinks.delivery import DeliveryFailed, Done, payload
 from dskd.runtime.store import Kind, Record
 
@@ -35,7 +35,7 @@ _REFUSED_FOR_GOOD = {400, 410, 413, 415, 422}  # about this record; other codes 
 _MOMENTARY = {408, 425, 429}
 
 
-class WebhookConfig(Strict):
+class WebhookConfig(SinkConfig):
     """One POST per record, at least once, from the store. Receivers tell repetitions by the header webhook-id."""
 
     kind: Literal["webhook"]
@@ -217,3 +217,14 @@ def _header(value: str) -> str:
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _fields(uri: str) -> Fields:
+    """Settings stand behind #, which no receiver is sent; the query is the receiver's own."""
+    url, _, settings = uri.partition("#")
+    return {"url": url, **options(settings)}
+
+
+KIND = SinkKind(
+    WebhookConfig, "https://HOST/PATH#header_token=${NAME}", _fields, target=lambda config, _: WebhookTarget(config)
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,22 +10,22 @@ from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
 from dskd.runtime.bundle.manifest import Positive, Precision
 from dskd.runtime.capture.image_container import MOST_MEGAPIXELS
-from dskd.runtime.configuration.fields import VARIABLE, Address, LocalPath, Name, Text, split_address, told_by
+from dskd.runtime.configuration.chosen import Chosen
+from dskd.runtime.configuration.fields import (
+    MAY_HOLD_SECRET,
+    VARIABLE,
+    Address,
+    LocalPath,
+    Milliseconds,
+    Name,
+    Text,
+    told_by,
+)
 from dskd.runtime.configuration.strict_yaml import Strict
-from dskd.runtime.result import Verdict
-from dskd.runtime.sinks.archive import ArchiveConfig
-from dskd.runtime.sinks.csv import CsvConfig
-from dskd.runtime.sinks.mqtt import MqttConfig
-from dskd.runtime.sinks.webhook import WebhookConfig
+from dskd.runtime.sinks import SINKS, SinkConfig
+from dskd.runtime.station.outputs import OUTPUTS, OutputConfig
 
 _FILES = re.compile(r"(folder|file|watch)://(?!/)(.+)", re.IGNORECASE | re.DOTALL)
-
-
-def _client(text: str) -> str:
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        raise ValueError(f"{text!r} is no IP address") from None
 
 
 def _camera_address(uri: str, info: ValidationInfo) -> str:
@@ -41,10 +40,8 @@ def _camera_address(uri: str, info: ValidationInfo) -> str:
     return uri if "://" in uri else str(folder / uri)
 
 
-Client = Annotated[str, AfterValidator(_client)]
-CameraAddress = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_camera_address)]
+CameraAddress = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_camera_address), MAY_HOLD_SECRET]
 TimeOfDay = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
-Milliseconds = Annotated[int, Field(ge=0, le=60_000)]
 Depth = Annotated[int, Field(ge=1, le=1024)]
 
 
@@ -145,51 +142,8 @@ class BackendConfig(Strict):
     latency_budget_ms: Milliseconds = Field(20, description="how long a frame may wait for others of its batch")
 
 
-class GpioOutput(Strict):
-    """A pulse on an output line, such as a reject valve."""
-
-    kind: Literal["gpio"]
-    chip: Text = Field("/dev/gpiochip0", description="gpiochip device; board: header pins by Jetson.GPIO")
-    line: int = Field(ge=0, le=1023, description="line offset on the chip, or the header's pin number")
-    on: list[Verdict] = Field([Verdict.REJECT], min_length=1, description="verdicts that give a pulse")
-    delay_ms: Milliseconds = Field(0, description="from the trigger to the pulse: the way from camera to gate")
-    pulse_ms: int = Field(50, ge=1, le=60_000, description="width of the pulse")
-    active: Literal["high", "low"] = Field("high", description="level that moves the gate; the other one is safe")
-    cameras: list[Name] = Field([], description="cameras it listens to; empty: all")
-
-
-class ModbusOutput(Strict):
-    """A Modbus TCP server with handshake bits and results of one camera."""
-
-    kind: Literal["modbus"]
-    listen: Address = Field("127.0.0.1:1502", description="address and port")
-    camera: Name = Field(description="whose results it gives")
-    allow: list[Client] = Field([], description="client addresses; needed as soon as it listens beyond loopback")
-    buffer: Depth = Field(64, description="results that wait for the PLC's acknowledgement")
-
-    @model_validator(mode="after")
-    def _guarded(self) -> ModbusOutput:
-        host = ip_address(split_address(self.listen)[0])
-        if not host.is_loopback and not self.allow:
-            raise ValueError(
-                f"{self.listen} is open to the network, and Modbus knows no password; name the clients in allow"
-            )
-        return self
-
-
-Output = Annotated[
-    Annotated[GpioOutput, Tag("gpio")] | Annotated[ModbusOutput, Tag("modbus")],
-    told_by("kind"),
-]
-
-
-Sink = Annotated[
-    Annotated[ArchiveConfig, Tag("archive")]
-    | Annotated[MqttConfig, Tag("mqtt")]
-    | Annotated[WebhookConfig, Tag("webhook")]
-    | Annotated[CsvConfig, Tag("csv")],
-    told_by("kind"),
-]
+Output = Annotated[OutputConfig, Chosen(OUTPUTS, lambda kind: kind.config)]
+Sink = Annotated[SinkConfig, Chosen(SINKS, lambda kind: kind.config)]
 
 
 class WebConfig(Strict):

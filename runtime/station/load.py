@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -13,12 +14,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from dskd.runtime.bundle.loading import read_regular
-from dskd.runtime.configuration.fields import reveal
+from dskd.runtime.configuration.chosen import Chosen
+from dskd.runtime.configuration.fields import Place, reveal, secrets_in
 from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, nodes_of, parse_yaml
 from dskd.runtime.errors import CallError, one_line
-from dskd.runtime.station.config import GpioOutput, ModbusOutput, StationConfig
+from dskd.runtime.station.config import StationConfig
 
-Place = tuple[str | int, ...]
 _KEY = "[key]"
 
 
@@ -53,7 +54,7 @@ def read_station(path: Path) -> tuple[StationConfig | None, list[Fault]]:
     try:
         config = StationConfig.model_validate(fields, context={"folder": folder})
     except ValidationError as error:
-        found = [_fault(path, text, detail) for detail in error.errors(include_url=False)]
+        found = [_fault(path, text, fields, detail) for detail in error.errors(include_url=False)]
         return None, sorted(found, key=lambda fault: fault.line)
     wrong = [_at(path, text, place, what) for place, what in _references(config)]
     return config, sorted(wrong, key=lambda fault: fault.line)
@@ -70,46 +71,34 @@ def load_station(path: Path) -> StationConfig:
 
 def _references(config: StationConfig) -> Iterator[tuple[Place, str]]:
     """Names that lead nowhere, things claimed twice, and secrets that are not set."""
-    for name, camera in config.cameras.items():
-        yield from _missing(("cameras", name, "recipe"), "recipe", camera.recipe, config.recipes)
-        yield from _unset(("cameras", name, "source"), camera.source)
+    for name, served in config.cameras.items():
+        yield from _missing(("cameras", name, "recipe"), "recipe", served.recipe, config.recipes)
     jobs = [recipe.job for recipe in config.recipes.values() if recipe.job]
     for name, recipe in config.recipes.items():
         if jobs.count(recipe.job) > 1:
             yield ("recipes", name, "job"), f"number {recipe.job} is given to {jobs.count(recipe.job)} recipes"
         if recipe.review is not None and recipe.reject is not None and recipe.review > recipe.reject:
             yield ("recipes", name, "review"), f"{recipe.review} is over the reject threshold {recipe.reject}"
+    deadlines = {name: getattr(camera.trigger, "deadline_ms", 0) for name, camera in config.cameras.items()}
     for name, output in config.outputs.items():
-        yield from _output_faults(name, output, config)
+        for key, camera in output.cameras_named():
+            yield from _missing(("outputs", name, *key), "camera", camera, config.cameras)
+        yield from ((("outputs", name, key), what) for key, what in output.faults(deadlines))
     for name, sink in config.sinks.items():
-        for key in ("user", "password", "header_token", "sign"):
-            if secret := getattr(sink, key, None):
-                yield from _unset(("sinks", name, key), secret)
+        yield from ((("sinks", name, key), what) for key, what in sink.faults(config.data))
+    for place, secret in secrets_in(config):
+        yield from _unset(place, secret)
     archives = [name for name, sink in config.sinks.items() if sink.kind == "archive"]
     for name in archives[1:]:
         yield ("sinks", name), f"there is an archive already: {archives[0]}"
     yield from _claimed_twice(config)
 
 
-def _output_faults(name: str, output: GpioOutput | ModbusOutput, config: StationConfig) -> Iterator[tuple[Place, str]]:
-    if isinstance(output, ModbusOutput):
-        yield from _missing(("outputs", name, "camera"), "camera", output.camera, config.cameras)
-        return
-    for position, camera in enumerate(output.cameras):
-        yield from _missing(("outputs", name, "cameras", position), "camera", camera, config.cameras)
-    for camera in output.cameras or config.cameras:
-        deadline = getattr(config.cameras[camera].trigger, "deadline_ms", 0) if camera in config.cameras else 0
-        if 0 < output.delay_ms < deadline:
-            what = f"a part reaches the gate {output.delay_ms} ms after its trigger, and camera {camera} may answer"
-            yield ("outputs", name, "delay_ms"), f"{what} after {deadline} ms; make deadline_ms smaller"
-
-
 def _claimed_twice(config: StationConfig) -> Iterator[tuple[Place, str]]:
     """A listening address or a GPIO line has one owner."""
     claims: list[tuple[Place, object]] = []
     for name, output in config.outputs.items():
-        own = output.listen if isinstance(output, ModbusOutput) else (output.chip, output.line)
-        claims.append((("outputs", name, "listen" if isinstance(output, ModbusOutput) else "line"), own))
+        claims += [(("outputs", name, key), own) for key, own in output.claims()]
     for name, camera in config.cameras.items():
         if camera.trigger.kind == "gpio":
             claims.append((("cameras", name, "trigger", "line"), (camera.trigger.chip, camera.trigger.line)))
@@ -140,10 +129,10 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; one of: {', '.join(known[:20])}"
 
 
-def _fault(path: Path, text: str, detail: ErrorDetails) -> Fault:
+def _fault(path: Path, text: str, fields: object, detail: ErrorDetails) -> Fault:
     place: Place = detail["loc"]
     if detail["type"] == "extra_forbidden":
-        what = f"unknown key{_nearest(str(place[-1]), _keys_at(place[:-1]))}"
+        what = f"unknown key{_nearest(str(place[-1]), _keys_at(place[:-1], fields))}"
     elif detail["type"] == "missing":
         what = "is missing"
     elif detail["type"] == "union_tag_not_found":
@@ -158,28 +147,32 @@ def _fault(path: Path, text: str, detail: ErrorDetails) -> Fault:
     return _at(path, text, place, what, key=detail["type"] in ("extra_forbidden", "missing"))
 
 
-def _keys_at(place: Place) -> list[str]:
-    """The keys that the model at ``place`` knows; a union's tag is a step of its own there."""
+def _keys_at(place: Place, fields: Any) -> list[str]:
+    """The keys that the model at ``place`` knows; ``fields`` are what the file holds. A union's tag is a step there."""
     kinds: list[Any] = [StationConfig]
     for step in place:
-        kinds = [inner for kind in kinds for inner in _below(kind, step)]
-    return [key for kind in kinds for model in _models(kind) for key in model.model_fields]
+        kinds = [inner for kind in kinds for inner in _below(kind, step, fields)]
+        with suppress(KeyError, IndexError, TypeError):  # a tag is no key of the file
+            fields = fields[step]
+    return [key for kind in kinds for model in _models(kind, fields) for key in model.model_fields]
 
 
-def _models(kind: Any) -> list[type[BaseModel]]:
-    """The models that a type may be: itself, or the members of a union."""
+def _models(kind: Any, value: object) -> list[type[BaseModel]]:
+    """The models that a type may be where ``value`` is read: itself, the one of its kind, or the members of a union."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return [kind]
     if get_origin(kind) is Annotated:
-        return _models(get_args(kind)[0])
-    return [] if get_origin(kind) in (dict, list) else [model for inner in get_args(kind) for model in _models(inner)]
+        inner, *marks = get_args(kind)
+        chosen = next((mark.model_of(value) for mark in marks if isinstance(mark, Chosen)), None)
+        return [chosen] if chosen else _models(inner, value)
+    return [] if get_origin(kind) in (dict, list) else [m for inner in get_args(kind) for m in _models(inner, value)]
 
 
-def _below(kind: Any, step: str | int) -> list[Any]:
+def _below(kind: Any, step: str | int, value: object) -> list[Any]:
     """What lies one step under a type: a model's field, a mapping's value, a union's member of that tag."""
     if get_origin(kind) in (dict, list):
         return [get_args(kind)[-1]]
-    models = _models(kind)
+    models = _models(kind, value)
     tagged = [model for model in models if step in get_args(_kind_of(model))] if len(models) > 1 else []
     fields = [model.model_fields[step].annotation for model in models if step in model.model_fields]
     return list(tagged) or fields

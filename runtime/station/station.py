@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 
 from dskd.runtime.atomic import sole_writer
 from dskd.runtime.capture.decoding_process import DecodingProcess
@@ -21,13 +20,10 @@ from dskd.runtime.metrics_listener import MetricsListener
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.station.camera import StationCamera
-from dskd.runtime.station.config import GpioOutput, ModbusOutput, StationConfig
+from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.control import Live, PartStatus, StationStatus
 from dskd.runtime.station.drift_watches import DriftWatches
-from dskd.runtime.station.outputs.base import Output
-from dskd.runtime.station.outputs.gpio import GpioPulses
-from dskd.runtime.station.outputs.handshake import Handshake
-from dskd.runtime.station.outputs.modbus import ModbusServer
+from dskd.runtime.station.outputs import OUTPUTS, Output, OutputConfig, OutputContext
 from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
 from dskd.runtime.station.recorder import Entry, Recorder
 from dskd.runtime.station.station_sinks import StationSinks, part_status
@@ -254,13 +250,11 @@ class Station:
                 "%d part(s) were under way when the station was killed; they are stored as not inspected", len(lost)
             )
 
-    def _open_output(self, name: str, config: GpioOutput | ModbusOutput) -> Output:
-        if config.kind == "gpio":
-            return GpioPulses(name, config)
-        served = self.cameras[config.camera]
-        change_job = partial(self.recipes.set_job, served, who=f"modbus {name}")
-        handshake = Handshake(served, change_job, config.buffer)
-        return ModbusServer(name, config, handshake)
+    def _open_output(self, name: str, config: OutputConfig) -> Output:
+        def set_job(camera: str, job: int, who: str) -> None:
+            self.recipes.set_job(self._camera(camera), job, who=who)
+
+        return OUTPUTS[config.kind].open(config, OutputContext(name, self.cameras, set_job))
 
     def _keep_house(self) -> None:
         """Deletes old records now and then; the store must not fill the disk in a year."""
@@ -328,15 +322,18 @@ class Station:
             record = entry.record
             if isinstance(record, Inspection) and entry.frame is not None:
                 self._look_at(record, entry.frame)
-            elif isinstance(record, Dropped) and self._metrics is not None:
-                self._metrics.dropped(record)
+            elif isinstance(record, Dropped):
+                if self.sinks is not None:
+                    self.sinks.offer(record)
+                if self._metrics is not None:
+                    self._metrics.dropped(record)
 
     def _look_at(self, inspection: Inspection, frame: Frame) -> None:
         camera = self.cameras[inspection.source]
         recipe = camera.recipe_of(inspection)
         camera.show(frame, inspection)
         if self.sinks is not None:
-            self.sinks.offer(frame, inspection, inspection.covers)
+            self.sinks.offer((frame, inspection))
         if self._metrics is not None:
             self._metrics.inspected(inspection, time.time() - inspection.captured)
         self.drift.feed(inspection, recipe)

@@ -1,25 +1,20 @@
-"""The sinks of a station: the picture archive, and those that deliver from the store."""
+"""The sinks of a station: those that deliver from the store, and those that write results as they come, in threads."""
 
 from __future__ import annotations
 
 import logging
 
-from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.preprocess import Crop
-from dskd.runtime.result import Frame, Inspection
-from dskd.runtime.sinks.archive import Archive, ArchiveConfig
-from dskd.runtime.sinks.csv import CsvConfig, CsvTarget
+from dskd.runtime.result import Result
+from dskd.runtime.sinks import SINKS, SinkConfig, SinkContext
+from dskd.runtime.sinks.archive import Archive
 from dskd.runtime.sinks.delivery import Delivery, SinkStatus
-from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
-from dskd.runtime.sinks.mqtt_commands import CommandDesk
-from dskd.runtime.sinks.webhook import WebhookConfig, WebhookTarget
+from dskd.runtime.sinks.queued import Queued
 from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.control import PartStatus, StationControl
 from dskd.runtime.store import Store
 from dskd.runtime.wall_clock import WallClock
 
-ARCHIVE = "archive"  # folder in the data folder
-ARCHIVE_STOP = 30.0  # seconds to write the pictures that wait
+FILES_STOP = 30.0  # seconds to write the pictures that wait
 log = logging.getLogger(__name__)
 
 
@@ -29,48 +24,47 @@ class StationSinks:
     def __init__(self, config: StationConfig, store: Store, control: StationControl, clock: WallClock) -> None:
         self.archive: Archive | None = None
         self.deliveries: list[Delivery] = []
-        self._desks: list[CommandDesk] = []
+        self._beside: list[Queued] = []
         for gone in store.cursors().keys() - config.sinks.keys():
             log.warning("sink %s is no longer in the station file: what it has not delivered is let go", gone)
             store.forget_sink(gone)
-        for name, sink in config.sinks.items():
-            if isinstance(sink, ArchiveConfig):
-                self.archive = Archive(name, sink, config.data / ARCHIVE, clock)
-            elif isinstance(sink, MqttConfig):
-                desk = CommandDesk(control) if sink.commands else None
-                self._desks += [desk] if desk else []
-                self.deliveries.append(Delivery(name, store, MqttTarget(sink, store.identity, desk)))
-            elif isinstance(sink, WebhookConfig):
-                self.deliveries.append(Delivery(name, store, WebhookTarget(sink)))
-            elif isinstance(sink, CsvConfig):
-                self.deliveries.append(Delivery(name, store, CsvTarget(sink)))
-            else:
-                raise DskdError(f"sink {name}: is of no known kind")
+        try:
+            for name, sink in config.sinks.items():
+                self._open(sink, SinkContext(name, store.identity, config.data, control, clock), store)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _open(self, config: SinkConfig, context: SinkContext, store: Store) -> None:
+        kind = SINKS[config.kind]
+        if kind.target is not None:
+            self.deliveries.append(Delivery(context.name, store, kind.open_target(config, context)))
+            return
+        opened = kind.open_sink(config, context)
+        self._beside.append(Queued(context.name, config.kind, opened))
+        self.archive = opened if isinstance(opened, Archive) else self.archive
 
     def start(self) -> None:
         """Starts all threads; receivers that are absent are waited for."""
-        if self.archive is not None:
-            self.archive.start()
+        for beside in self._beside:
+            beside.start()
         for delivery in self.deliveries:
             delivery.start()
 
-    def offer(self, frame: Frame, inspection: Inspection, crop: Crop | None) -> None:
-        """Shows the archive an inspection. Never waits."""
-        if self.archive is not None and self.archive.wants(inspection.verdict):
-            self.archive.offer(frame, inspection, crop)
+    def offer(self, result: Result) -> None:
+        """Shows a result to the sinks that do not read from the store. Never waits."""
+        for sink in self._beside:
+            sink.offer(result)
 
     def statuses(self) -> list[SinkStatus]:
         """How each sink is."""
-        archive = [self.archive.status()] if self.archive else []
-        return [*archive, *(delivery.status() for delivery in self.deliveries)]
+        beside = [sink.status() for sink in self._beside]
+        return beside + [delivery.status() for delivery in self.deliveries]
 
     def stop(self) -> None:
         """Ends all threads; what was not delivered stays in the store."""
-        for desk in self._desks:
-            desk.stop()
         late = [delivery.name for delivery in self.deliveries if not delivery.stop()]
-        if self.archive is not None and not self.archive.stop(ARCHIVE_STOP):
-            late.append(self.archive.name)
+        late += [sink.name for sink in self._beside if not sink.stop(FILES_STOP)]
         for name in late:
             log.warning("sink %s did not stop in time", name)
 

@@ -54,7 +54,7 @@ def serve(bundle: Bundle, pictures: Path, data: Path, cameras: tuple[str, ...] =
     for each in station.inspectors.values():
         each.settings = Settings(low + 0.5 * (high - low), low + 0.7 * (high - low))
     options = WebOptions("127.0.0.1:0", data / "token")
-    server = WebServer(options, station, station.store, Archive(station.pictures))
+    server = WebServer(options, station, station.store, Archive(station.archive))
     server.start()
     passed, rejected = station.step(cameras[0], good), station.step(cameras[0], bad)
     wait_for_pictures(station, 2)

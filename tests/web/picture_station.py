@@ -20,6 +20,7 @@ from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
+from dskd.runtime.sinks.queued import Queued
 from dskd.runtime.station.control import CameraStatus, Live, PartStatus, StationStatus
 from dskd.runtime.status import Health
 from dskd.runtime.store import Store
@@ -30,7 +31,9 @@ class PictureStation:
 
     def __init__(self, bundle: Bundle, pictures: Path, data: Path, cameras: tuple[str, ...] = ("top",)) -> None:
         self.store = Store(data / "station.db")
-        self.pictures = Archive("archive", ArchiveConfig(kind="archive", keep="all", min_free_gb=0), data / "archive")
+        config = ArchiveConfig(kind="archive", keep="all", min_free_gb=0)
+        self.archive = Archive(config, data / "archive")
+        self.pictures = Queued("archive", "archive", self.archive)
         self.pictures.start()
         self.paths = list_images(pictures)
         graph = bundle.manifest.graphs["model.onnx"]
@@ -80,8 +83,7 @@ class PictureStation:
                 camera, found.part or "", found.verdict, Reason.INSPECTED, frame.captured, time.time(), found
             )
             record = self.store.add([found, answer])[0]
-            if self.pictures.wants(found.verdict):
-                self.pictures.offer(frame, found, None)
+            self.pictures.offer((frame, found))
             self.last[camera] = Live(image, found, None)
             self.verdicts[camera][found.verdict.value] += 1
             return record

@@ -202,7 +202,7 @@ def test_bad_token_files(tmp_path: Path) -> None:
 
 
 def test_beyond_loopback_looking_needs_the_token_too(served: Served, tmp_path: Path) -> None:
-    archive = Archive(served.station.pictures)
+    archive = Archive(served.station.archive)
     server = WebServer(WebOptions("0.0.0.0:0", tmp_path / "token"), served.station, served.station.store, archive)
     server.start()
     try:

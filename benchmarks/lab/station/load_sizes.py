@@ -84,14 +84,12 @@ def _store(file: Path) -> tuple[float, float, float]:
 
 
 def _archive(folder: Path, original: Literal["png", "jpeg"]) -> float:
-    archive = Archive("archive", ArchiveConfig(kind="archive", original=original, min_free_gb=0), folder)
-    archive.start()
+    archive = Archive(ArchiveConfig(kind="archive", original=original, min_free_gb=0), folder)
     rng = np.random.default_rng(0)
     for number in range(PICTURES):
         picture = good_part(rng, SIDE, SIDE)
         found = _part(number, _map(rng))
-        archive.offer(Frame(found.source, found.frame, found.captured, picture), found, None)
-    archive.stop(60)
+        archive.write([(Frame(found.source, found.frame, found.captured, picture), found)])
     return sum(path.stat().st_size for path in folder.rglob("*.*") if path.is_file()) / PICTURES
 
 

@@ -8,18 +8,51 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from dskd.runtime.backoff import Backoff
+from dskd.runtime.configuration.fields import Milliseconds, Name, Place, Text
 from dskd.runtime.errors import one_line
-from dskd.runtime.result import Answer
-from dskd.runtime.station.config import GpioOutput
+from dskd.runtime.result import Answer, Verdict
 from dskd.runtime.station.control import PartStatus
+from dskd.runtime.station.outputs.base import OutputConfig, OutputKind
 from dskd.runtime.status import Health, Status
 
 READY = 10.0  # seconds the guard has to say that it holds the line
 ROOT = Path(__file__).parents[3]  # what the guard must be able to import from
 log = logging.getLogger(__name__)
+
+
+class GpioOutput(OutputConfig):
+    """A pulse on an output line, such as a reject valve."""
+
+    kind: Literal["gpio"]
+    chip: Text = Field("/dev/gpiochip0", description="gpiochip device; board: header pins by Jetson.GPIO")
+    line: int = Field(ge=0, le=1023, description="line offset on the chip, or the header's pin number")
+    on: list[Verdict] = Field([Verdict.REJECT], min_length=1, description="verdicts that give a pulse")
+    delay_ms: Milliseconds = Field(0, description="from the trigger to the pulse: the way from camera to gate")
+    pulse_ms: int = Field(50, ge=1, le=60_000, description="width of the pulse")
+    active: Literal["high", "low"] = Field("high", description="level that moves the gate; the other one is safe")
+    cameras: list[Name] = Field([], description="cameras it listens to; empty: all")
+
+    def cameras_named(self) -> Iterator[tuple[Place, str]]:
+        """Those it listens to."""
+        return ((("cameras", position), camera) for position, camera in enumerate(self.cameras))
+
+    def claims(self) -> Iterator[tuple[str, object]]:
+        """The line."""
+        yield "line", (self.chip, self.line)
+
+    def faults(self, deadlines: Mapping[str, int]) -> Iterator[tuple[str, str]]:
+        """A part must not reach the gate before its answer."""
+        for camera in self.cameras or deadlines:
+            if 0 < self.delay_ms < deadlines.get(camera, 0):
+                what = f"a part reaches the gate {self.delay_ms} ms after its trigger, and camera {camera} may answer"
+                yield "delay_ms", f"{what} after {deadlines[camera]} ms; make deadline_ms smaller"
 
 
 class GpioPulses:
@@ -128,3 +161,6 @@ class GpioPulses:
             with self._lock:
                 self._guard = None
         return f"the guard ended ({guard.returncode})"
+
+
+KIND = OutputKind(GpioOutput, lambda config, context: GpioPulses(context.name, config))

@@ -6,13 +6,17 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Annotated, Literal
 
-from dskd.runtime.configuration.fields import split_address
+from pydantic import AfterValidator, Field, model_validator
+
+from dskd.runtime.configuration.fields import Address, Name, Place, split_address
 from dskd.runtime.errors import CallError
 from dskd.runtime.result import Answer
-from dskd.runtime.station.config import ModbusOutput
 from dskd.runtime.station.control import PartStatus
+from dskd.runtime.station.outputs.base import OutputConfig, OutputContext, OutputKind
 from dskd.runtime.station.outputs.handshake import Handshake
 from dskd.runtime.station.outputs.modbus_protocol import DEVICE_FAILURE, HEADER, LARGEST_PDU, reply
 from dskd.runtime.status import Health
@@ -22,6 +26,43 @@ IDLE = 120.0  # seconds without a request after which a client is taken for dead
 FRAME = 5.0  # seconds for the rest of a request once it has begun, and for a reply to be taken
 START = 5.0  # seconds
 log = logging.getLogger(__name__)
+
+
+def _client(text: str) -> str:
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address") from None
+
+
+Client = Annotated[str, AfterValidator(_client)]
+
+
+class ModbusOutput(OutputConfig):
+    """A Modbus TCP server with handshake bits and results of one camera."""
+
+    kind: Literal["modbus"]
+    listen: Address = Field("127.0.0.1:1502", description="address and port")
+    camera: Name = Field(description="whose results it gives")
+    allow: list[Client] = Field([], description="client addresses; needed as soon as it listens beyond loopback")
+    buffer: int = Field(64, ge=1, le=1024, description="results that wait for the PLC's acknowledgement")
+
+    @model_validator(mode="after")
+    def _guarded(self) -> ModbusOutput:
+        host = ip_address(split_address(self.listen)[0])
+        if not host.is_loopback and not self.allow:
+            raise ValueError(
+                f"{self.listen} is open to the network, and Modbus knows no password; name the clients in allow"
+            )
+        return self
+
+    def cameras_named(self) -> Iterator[tuple[Place, str]]:
+        """The one it serves."""
+        yield ("camera",), self.camera
+
+    def claims(self) -> Iterator[tuple[str, object]]:
+        """The address."""
+        yield "listen", self.listen
 
 
 class ModbusServer:
@@ -125,3 +166,13 @@ class ModbusServer:
         writer.write(HEADER.pack(transaction, 0, len(answer) + 1, unit) + answer)
         await asyncio.wait_for(writer.drain(), FRAME)
         return True
+
+
+def _opened(config: ModbusOutput, context: OutputContext) -> ModbusServer:
+    def change_job(job: int) -> None:
+        context.set_job(config.camera, job, f"modbus {context.name}")
+
+    return ModbusServer(context.name, config, Handshake(context.cameras[config.camera], change_job, config.buffer))
+
+
+KIND = OutputKind(ModbusOutput, _opened)
