@@ -17,7 +17,7 @@ from dskd.runtime.result import Dropped, Frame
     st.lists(st.sampled_from(["frame", "part", "dropped", "take"]), max_size=80), st.sampled_from(["latest", "every"])
 )
 def test_any_sequence_of_puts_and_takes_adds_up(actions: list[str], policy: Any) -> None:
-    queue = FrameQueue(policy, 3, lambda: None)
+    queue = FrameQueue(policy, 3)
     put, taken = 0, list[Frame | Dropped]()
     image = np.zeros((16, 16, 3), np.uint8)
     for number, action in enumerate(actions):
@@ -42,14 +42,14 @@ def test_any_sequence_of_puts_and_takes_adds_up(actions: list[str], policy: Any)
 
 
 def test_frames_that_can_wait_do_so_where_they_are_large() -> None:
-    queue = FrameQueue("latest", 16, lambda: None)
+    queue = FrameQueue("latest", 16)
     frame = Frame("f", "0", 0.0, np.zeros((4096, 4096, 3), np.uint8), part="p")
     put = 0
     while queue.wait_for_room(0):
         queue.put(frame)
         put += 1
     assert put == 2
-    small = FrameQueue("every", 16, lambda: None)
+    small = FrameQueue("every", 16)
     while small.wait_for_room(0):
         small.put(Frame("f", "0", 0.0, np.zeros((64, 64, 3), np.uint8)))
     assert small.counts().waiting == 16

@@ -18,6 +18,7 @@ from station_files import wait_for
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Inspection, Region, Verdict
+from dskd.runtime.station.control import PlcState
 from dskd.runtime.station.outputs.handshake import Handshake
 from dskd.runtime.station.outputs.modbus import MOST_CLIENTS, ModbusOutput, ModbusServer
 from dskd.runtime.station.outputs.modbus_protocol import reply
@@ -52,8 +53,8 @@ class Camera:
         self.parts.append(part)
         return part or "made"
 
-    def plc_state(self) -> tuple[bool, int, int, int, int]:
-        return self.ready, self.busy, self.error, self.job, self.missed
+    def plc_state(self) -> PlcState:
+        return PlcState(self.ready, self.busy, self.error, self.job, self.missed)
 
     def change_job(self, job: int) -> None:
         self.jobs.append(job)

@@ -13,6 +13,7 @@ from line_records import answer
 from dskd.runtime.errors import DskdError
 from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Answer, Dropped, Verdict
+from dskd.runtime.station.control import PlcState
 from dskd.runtime.station.outputs.handshake import Handshake
 from dskd.runtime.station.outputs.registers import INPUT_REGISTERS, address
 from dskd.runtime.store import Store
@@ -57,8 +58,8 @@ class Camera:
     def trigger(self, part: str | None) -> str:
         return part or ""
 
-    def plc_state(self) -> tuple[bool, int, int, int, int]:
-        return True, 0, 0, 1, 0
+    def plc_state(self) -> PlcState:
+        return PlcState(True, 0, 0, 1, 0)
 
 
 def register(reason: Reason) -> int:

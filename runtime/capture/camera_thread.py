@@ -12,7 +12,7 @@ from typing import Literal
 
 from dskd.runtime.backoff import Backoff
 from dskd.runtime.capture.frame_health import FrameHealth
-from dskd.runtime.capture.frame_queue import Counts, FrameQueue, Policy
+from dskd.runtime.capture.frame_queue import Counts, FrameQueue, Listener, Policy
 from dskd.runtime.capture.sources.base import Source, SourceEnded, SourceLost
 from dskd.runtime.errors import DskdError, one_line
 from dskd.runtime.reason import NotInspected, Reason
@@ -64,7 +64,7 @@ class Capture:
     ``triggered``: only frames that a part asked for by ``trigger`` are handed out.
     ``patience``: seconds; None where frames come at any time (a camera whose input line starts the exposure).
     ``reopens``: a lost camera is opened anew; otherwise its loss is the end, and ``failure`` says why.
-    ``on_ready()`` is called from the capture thread whenever ``take`` has something new. It must not block.
+    ``listener`` hears from the capture thread whenever ``take`` has something new.
     """
 
     def __init__(
@@ -79,12 +79,12 @@ class Capture:
         reopens: bool = True,
         depth: int = 16,
         backoff: Backoff | None = None,
-        on_ready: Callable[[], None] = lambda: None,
+        listener: Listener | None = None,
     ) -> None:
         self.name, self.triggered = name, triggered
         self._make_source, self._health, self._patience, self._reopens = make_source, health, patience, reopens
         self._backoff = backoff or Backoff(most=_LONGEST_PAUSE)
-        self._queue = FrameQueue(policy, depth, on_ready)
+        self._queue = FrameQueue(policy, depth, listener)
         self._changed = threading.Condition()  # guards what follows
         self._pending: deque[tuple[str, float]] = deque()  # part and when it was triggered, by the monotonic clock
         self._asked = False  # the device was told to give one frame and has not yet

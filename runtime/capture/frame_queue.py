@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
@@ -33,12 +32,20 @@ class Counts:
     drops: dict[Reason, int]
 
 
+class Listener(Protocol):
+    """Wants to know when there is something to take."""
+
+    def frame_ready(self) -> None:
+        """Called from the thread that puts; must not block."""
+        ...
+
+
 class FrameQueue:
     """Between one capture thread that puts and any threads that take."""
 
-    def __init__(self, policy: Policy, depth: int, on_ready: Callable[[], None]) -> None:
+    def __init__(self, policy: Policy, depth: int, listener: Listener | None = None) -> None:
         self.policy, self.depth = policy, depth
-        self._on_ready = on_ready
+        self._listener = listener
         self._changed = threading.Condition()
         self._frames: deque[Frame] = deque()
         self._records: deque[Dropped] = deque()
@@ -54,7 +61,8 @@ class FrameQueue:
             else:
                 self._put_frame(captured, replaceable)
             self._changed.notify_all()
-        self._on_ready()
+        if self._listener is not None:
+            self._listener.frame_ready()
 
     def take(self, timeout: float) -> Frame | Dropped | None:
         """Records of dropped frames first, then the oldest frame; None where nothing came in ``timeout`` seconds."""

@@ -17,12 +17,12 @@ from dskd.runtime.capture.sources import Source
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.reason import Reason
-from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
+from dskd.runtime.result import Dropped, Frame, Inspection, Verdict
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.config import Camera, FreeTrigger
-from dskd.runtime.station.control import CameraStatus, Live, PartStatus
-from dskd.runtime.station.debounce import Debounce
-from dskd.runtime.station.part_desk import NotReady, PartDesk
+from dskd.runtime.station.control import CameraStatus, Live, PartStatus, PlcState
+from dskd.runtime.station.free_running import FreeRunning
+from dskd.runtime.station.part_tracker import NotReady, PartTracker
 from dskd.runtime.station.recipe import Recipe, Serving
 from dskd.runtime.station.recorder import Recorder
 from dskd.runtime.status import Health
@@ -35,17 +35,14 @@ QUEUE = 16  # frames that wait where none may be replaced
 
 
 class StationCamera:
-    """Capture, desk and recipe of one camera.
-
-    ``tell``: an output wants its answers, so a camera that nothing triggers gives some. ``closing``: no more triggers.
-    """
+    """Capture, parts and recipe of one camera. ``closing``: no more triggers."""
 
     def __init__(
         self, name: str, config: Camera, make_source: Callable[[], Source], recorder: Recorder, serving: Serving
     ) -> None:
         self.name, self.config = name, config
         self._serving = self._served = serving
-        self.tell = self.closing = False
+        self.closing = False
         self.live: Live | None = None
         self._recorder = recorder
         self._counts = threading.Lock()
@@ -54,33 +51,23 @@ class StationCamera:
         self._latencies: deque[tuple[float, float]] = deque(maxlen=LATENCIES)
         self._announced: deque[Frame] = deque()
         trigger = config.trigger
-        asks = trigger.kind in ("software", "gpio")
-        self._free = trigger if isinstance(trigger, FreeTrigger) else FreeTrigger()
-        self._debounce = Debounce(self._free.debounce, self._free.window or self._free.debounce)
-        self.policy: Policy = config.policy or ("latest" if isinstance(trigger, FreeTrigger) else "every")
+        self.timed = not isinstance(trigger, FreeTrigger)
+        policy: Policy = config.policy or ("every" if self.timed else "latest")
         self.capture = Capture(
             name,
             make_source,
-            policy=self.policy,
+            policy=policy,
             health=FrameHealth(HealthLimits(**config.health.model_dump())),
-            triggered=asks,
+            triggered=trigger.kind in ("software", "gpio"),
             patience=None if trigger.kind == "line" else PATIENCE,
             depth=QUEUE if isinstance(trigger, FreeTrigger) else max(QUEUE, trigger.queue),
-            on_ready=self._frame_came,
+            listener=self,
         )
-        self.timed = not isinstance(trigger, FreeTrigger)
-        self.desk: PartDesk | None = None
-        if not isinstance(trigger, FreeTrigger):
-            self.desk = PartDesk(
-                name,
-                trigger.deadline_ms / 1000,
-                trigger.queue,
-                lambda: self.recipe.fail_safe,
-                lambda answer, due: recorder.put(answer, due=due),
-                self.hindrance,
-                self.capture.trigger if asks else lambda part: None,
-                recorder.put,
-            )
+        self.parts: PartTracker | FreeRunning
+        if isinstance(trigger, FreeTrigger):
+            self.parts = FreeRunning(self, recorder, trigger, live=policy == "latest")
+        else:
+            self.parts = PartTracker(self, recorder, deadline=trigger.deadline_ms / 1000, queue=trigger.queue)
 
     @property
     def serving(self) -> Serving:
@@ -88,7 +75,7 @@ class StationCamera:
         return self._serving
 
     def serve(self, serving: Serving) -> None:
-        """From the next frame on by this one. Frames that another thread judges must be through with it."""
+        """From the next frame on by this one. Frames that another thread inspects must be through with it."""
         if serving.recipe.model != self._serving.recipe.model:
             self._served = self._serving
         self._serving = serving
@@ -108,12 +95,17 @@ class StationCamera:
         now, before = self._serving.recipe, self._served.recipe
         return before if inspection.bundle == before.bundle.id != now.bundle.id else now
 
-    def hindrance(self) -> str:
-        """Why no part can be inspected now, empty where one can."""
-        return self._hindrance()[1]
+    @property
+    def fail_safe(self) -> Verdict:
+        """The verdict of a part that could not be inspected."""
+        return self.recipe.fail_safe
 
-    def _hindrance(self) -> tuple[int, str]:
-        """The same with the number that a PLC gets."""
+    def not_ready_reason(self) -> str:
+        """Why no part can be inspected now, empty where one can."""
+        return self._not_ready()[1]
+
+    def _not_ready(self) -> tuple[int, str]:
+        """The same with the error code that a PLC gets."""
         if self.closing:
             return CAMERA_ERROR, "the station stops"
         state = self.capture.status()
@@ -123,12 +115,16 @@ class StationCamera:
             return BACKEND_ERROR, self.inspects.fault or "the backend is not open"
         return (STORE_ERROR, "the store takes no records") if self._recorder.full else (0, "")
 
-    def plc_state(self) -> tuple[bool, int, int, int, int]:
-        """Ready for a trigger; parts under way; error, 0 where all works; job; triggers missed."""
-        error, _ = self._hindrance()
-        if self.desk is None:
-            return False, 0, error, self.recipe.job, 0
-        return self.desk.ready, self.desk.busy, error, self.recipe.job, self.desk.missed
+    def plc_state(self) -> PlcState:
+        """What a PLC reads of this camera."""
+        parts = self.parts
+        ready = self.timed and parts.ready
+        return PlcState(ready, parts.busy, self._not_ready()[0], self.recipe.job, parts.missed)
+
+    def request_frame(self, part: str) -> None:
+        """Asks the camera for the frame of a part, unless the camera's own input line started it."""
+        if self.capture.triggered:
+            self.capture.trigger(part)
 
     def trigger(self, part: str | None = None) -> str:
         """Announces a part for somebody who wants to hear that; returns its id once a kill leaves a trace of it.
@@ -142,12 +138,12 @@ class StationCamera:
 
     def announce(self, part: str | None = None, triggered: float | None = None) -> str:
         """Announces a part; returns its id. Raises CallError where nothing triggers this camera, NotReady."""
-        if self.desk is None or self.config.trigger.kind == "line":
+        if self.config.trigger.kind == "line":
             raise CallError(f"camera {self.name}: takes no trigger; set its trigger in the station file")
-        return self.desk.trigger(part, triggered)
+        return self.parts.trigger(part, triggered)
 
     def next_frame(self) -> tuple[Frame, Settings] | None:
-        """For the inspection thread: the next frame and how to judge it."""
+        """For the inspection thread: the next frame and by which settings to inspect it."""
         while True:
             if self.config.trigger.kind == "line":
                 captured: Frame | Dropped | None = self._announced.popleft() if self._announced else None
@@ -156,39 +152,32 @@ class StationCamera:
             if captured is None:
                 return None
             if isinstance(captured, Dropped):
-                self._drop(captured)
+                self.parts.dropped(captured)
             elif self._recorder.full:
                 detail = "it takes no records, and nothing inspected may be lost; check the disk"
                 self.take_result(captured, captured.dropped(Reason.STORE_FULL, detail))
-            elif self.desk is not None and captured.part is not None:
-                if self.desk.waits(captured.part, captured.captured):
-                    self.desk.seen(captured.part, captured.captured)
-                    return captured, self.recipe.settings
+            elif self.parts.expects(captured):
+                return captured, self.recipe.settings
+            else:
                 late = "the part was answered at its deadline"  # else every part behind it would come late too
                 self.take_result(captured, captured.dropped(Reason.LATE, late))
-            else:
-                return captured, self.recipe.settings
 
     def take_result(self, frame: Frame, result: Inspection | Dropped) -> None:
         """Takes what became of a frame: to the store first, then to the line."""
         if isinstance(result, Dropped):
             with self._counts:
                 self._dropped += 1
-            self._drop(result)
+            self.parts.dropped(result)
             return
         self._recorder.await_room()
         now = time.time()
         with self._counts:
             self._verdicts[result.verdict.value] += 1
             self._latencies.append((now, 1000 * (now - result.captured)))
-        if self.desk is not None:
-            self.desk.inspected(result, lambda inspection: self._recorder.put(inspection, frame))
-        else:
-            self._recorder.put(result, frame)
-            self._tell_free(result.frame, result.captured, result.verdict, Reason.INSPECTED, result)
+        self.parts.inspected(frame, result)
 
     def show(self, frame: Frame, inspection: Inspection) -> None:
-        """Makes a frame the newest judged one."""
+        """Makes a frame the newest inspected one."""
         self.live = Live(frame.image, inspection, inspection.covers)
 
     def status(self) -> CameraStatus:
@@ -198,8 +187,8 @@ class StationCamera:
         capture = self.capture.status()  # after our own counts, so that nothing is waiting less than none
         counts = capture.counts
         inspected = sum(verdicts.values())
-        hindrance, serving = self.hindrance(), self._serving
-        health, detail = self._health(capture, hindrance)
+        not_ready, serving = self.not_ready_reason(), self._serving
+        health, detail = self._health(capture, not_ready)
         recent = [ms for moment, ms in latencies if moment > time.time() - LATENCY_SECONDS] or [0.0]
         p50, p99 = np.percentile(recent, [50, 99])
         return CameraStatus(
@@ -209,37 +198,36 @@ class StationCamera:
             backend=serving.thread.backend,
             review=serving.recipe.settings.review,
             reject=serving.recipe.settings.reject,
-            ready=not hindrance if self.desk is None else self.desk.ready,
+            ready=self.parts.ready,
             captured=counts.captured,
             inspected=inspected,
             dropped=counts.dropped + dropped,
             waiting=counts.captured - counts.dropped - dropped - inspected,
-            missed_triggers=0 if self.desk is None else self.desk.missed,
+            missed_triggers=self.parts.missed,
             reconnects=capture.reconnects,
             verdicts={verdict.value: verdicts.get(verdict.value, 0) for verdict in Verdict},
             latency_ms={"p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(max(recent), 3)},
         )
 
-    def _health(self, capture: CaptureStatus, hindrance: str) -> tuple[Health, str]:
+    def _health(self, capture: CaptureStatus, not_ready: str) -> tuple[Health, str]:
         if capture.state != "running":
             return ("fault" if capture.state == "lost" else "warning"), capture.detail
-        if hindrance:
-            return "fault", hindrance
+        if not_ready:
+            return "fault", not_ready
         if capture.fault:  # of a file alone: the station works, and a watchdog must not restart it
             return "fault" if capture.live else "warning", capture.fault
         return "ok", capture.detail
 
-    def _frame_came(self) -> None:
+    def frame_ready(self) -> None:
         """Called by the capture thread. A frame that the camera's own input started announces its part itself."""
-        if self.desk is not None and self.config.trigger.kind == "line":
+        if self.config.trigger.kind == "line":
             while (captured := self.capture.take()) is not None:
                 self._announce(captured)
         self.inspects.wake()
 
     def _announce(self, captured: Frame | Dropped) -> None:
-        assert self.desk is not None
         try:
-            part = self.desk.trigger(None, captured.captured)
+            part = self.parts.trigger(None, captured.captured)
         except DskdError as error:
             if isinstance(captured, Frame):
                 with self._counts:
@@ -248,35 +236,9 @@ class StationCamera:
             self._recorder.put(captured)
             return
         if isinstance(captured, Dropped):
-            self._drop(replace(captured, part=part))
+            self.parts.dropped(replace(captured, part=part))
         else:
             self._announced.append(replace(captured, part=part))
-
-    def _drop(self, dropped: Dropped) -> None:
-        self._recorder.put(dropped)
-        if self.desk is not None:
-            self.desk.dropped(dropped)
-        elif not (
-            dropped.reason is Reason.REPLACED and self.policy == "latest"
-        ):  # live pictures: a newer one tells as much
-            self._tell_free(dropped.id, dropped.captured, self.recipe.fail_safe, dropped.reason, detail=dropped.detail)
-
-    def _tell_free(
-        self,
-        frame: str,
-        captured: float,
-        verdict: Verdict,
-        reason: Reason,
-        inspection: Inspection | None = None,
-        detail: str = "",
-    ) -> None:
-        """Where nothing triggers, each frame is a part, or a change of the debounced verdict is told."""
-        changed = self._debounce.add(verdict)
-        if self.tell and (changed or self._free.debounce == 1):
-            now = time.time()
-            moment = time.monotonic() - max(now - captured, 0.0)
-            verdict = self._debounce.verdict
-            self._recorder.put(Answer(self.name, frame, verdict, reason, captured, now, inspection, moment, detail))
 
 
 __all__ = ["NotReady", "StationCamera"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from dskd.runtime.result import Image, Inspection
 from dskd.runtime.status import Health
@@ -64,6 +64,16 @@ class Live:
     image: Image
     inspection: Inspection
     crop: tuple[int, int, int, int] | None
+
+
+class PlcState(NamedTuple):
+    """What a PLC reads of its camera."""
+
+    ready: bool  # for a trigger
+    parts: int  # under way
+    error: int  # code of the register map, 0 where all works
+    job: int
+    missed: int  # triggers
 
 
 class StationControl(Protocol):

@@ -23,6 +23,7 @@ from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.control import Live, PartStatus, StationStatus
 from dskd.runtime.station.drift_watches import DriftWatches
+from dskd.runtime.station.free_running import FreeRunning
 from dskd.runtime.station.outputs import OUTPUTS, Output, OutputConfig, OutputContext
 from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
 from dskd.runtime.station.recorder import Entry, Recorder
@@ -95,7 +96,8 @@ class Station:
             for name, output in self.config.outputs.items():
                 self.outputs.append(self._open_output(name, output))
             for camera in self.cameras.values():
-                camera.tell = any(output.hears(camera.name) for output in self.outputs)
+                if isinstance(camera.parts, FreeRunning):
+                    camera.parts.answers_wanted = any(output.hears(camera.name) for output in self.outputs)
             if self.config.metrics is not None:
                 self._metrics = Metrics(list(self.cameras), self._numbers)
                 self._listener = self._metrics.listen(*split_address(self.config.metrics.listen))
@@ -121,13 +123,12 @@ class Station:
             camera.closing = True
         for trigger in self._triggers:
             trigger.stop()
-        desks = [camera.desk for camera in cameras if camera.desk is not None]
-        for desk in desks:
-            desk.drain(DRAIN)
+        for camera in cameras:
+            camera.parts.drain(DRAIN)
         self._stop_capturing()
         self.recipes.stop()
-        for desk in desks:
-            desk.close()
+        for camera in cameras:
+            camera.parts.close()
         left = self.recorder.close(STORE_DRAIN)
         for output in self.outputs:
             output.drain(DRAIN)

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from dskd.runtime.errors import CallError, DskdError, one_line
 from dskd.runtime.result import Answer, Verdict
+from dskd.runtime.station.control import PlcState
 from dskd.runtime.station.outputs.registers import (
     COILS,
     HOLDING_REGISTERS,
@@ -38,8 +39,8 @@ class ServedCamera(Protocol):
         """Announces a part; raises CallError for a bad id, DskdError where it cannot be served."""
         ...
 
-    def plc_state(self) -> tuple[bool, int, int, int, int]:
-        """Ready for a trigger; parts under way; error code, 0 where all works; job; triggers missed."""
+    def plc_state(self) -> PlcState:
+        """What the registers say of it."""
         ...
 
 
@@ -93,12 +94,12 @@ class Handshake:
     def inputs(self) -> list[bool]:
         """The status bits."""
         with self._lock:
-            ready, busy, error, _, _ = self._camera.plc_state()
+            state = self._camera.plc_state()
             enabled = self._coils[address(COILS, "TriggerEnable")]
-            self._flags["TriggerReady"] = ready and enabled
-            self._flags["Busy"] = busy > 0
-            self._flags["Online"] = error == 0
-            self._flags["Error"] = bool(self._error or error)
+            self._flags["TriggerReady"] = state.ready and enabled
+            self._flags["Busy"] = state.parts > 0
+            self._flags["Online"] = state.error == 0
+            self._flags["Error"] = bool(self._error or state.error)
             self._flags["Heartbeat"] = bool(self._seconds() % 2)
             return [self._flags[point.name] for point in INPUTS]
 
@@ -106,10 +107,10 @@ class Handshake:
         """Status and result."""
         with self._lock:
             bits = self.inputs()
-            _, _, error, job, missed = self._camera.plc_state()
+            state = self._camera.plc_state()
             status = sum(bit << position for position, bit in enumerate(bits))
-            head = [status, self._seconds() & 0xFFFF, self._error or error, job]
-            counts = [*two_registers(self._triggers), *two_registers(missed), len(self._waiting), 0]
+            head = [status, self._seconds() & 0xFFFF, self._error or state.error, state.job]
+            counts = [*two_registers(self._triggers), *two_registers(state.missed), len(self._waiting), 0]
             return head + counts + self._result
 
     def holding_registers(self) -> list[int]:
