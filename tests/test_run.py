@@ -19,6 +19,8 @@ from dskd.runtime.errors import CallError
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import find_images
 from dskd.train.defects import ALL_PAINTERS
+from dskd.train.evaluate import Scored
+from dskd.train.report import Labelled, write_report
 from dskd.train.run import _evaluate, point_latest, run
 from dskd.train.trained_run import TrainedRun, load_run
 
@@ -27,14 +29,34 @@ def test_report_shows_figures_thresholds_and_decodable_pictures(trained_run: Tra
     page = (trained_run.folder / "report.html").read_text()
     figures = trained_run.record["figures"]
     for reading in ("teacher", "encoder_student"):
-        assert f"Accuracy, reading {reading}" in page
+        assert f"inference path {reading.replace('_', ' ')}" in page
         assert f"{figures[reading]['image_auroc']:.4f}" in page
     assert f"{trained_run.thresholds.reject.score:.4f}" in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    assert len(pictures) == 2 + 6 + 4 + 6  # histogram, losses; misses, false alarms (4 good ones), finds
+    assert (
+        len(pictures) == 2 + 6 + 4 + 3 + 6
+    )  # histogram, losses; misses, false alarms (4 good ones), usual ones, finds
+    for kind, value in trained_run.record["painted"].items():
+        assert f"<td>{kind.replace('_', ' ')}</td><td>{value:.4f}</td>" in page
     for data in pictures:
         assert cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR) is not None
     assert not re.search(r'(src|href)="http', page)
+
+
+def test_report_of_a_plain_folder_shows_good_parts_and_painted_defects(trained_run: TrainedRun, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    scored = Scored(rng.random(12).astype(np.float32), rng.random((12, 32, 48), np.float32))
+    pictures = rng.integers(0, 255, (12, 32, 48, 3), np.uint8)
+    shown = Labelled(pictures, ["good"] * 5 + ["scratch"] * 7, [f"{k}.png" for k in range(12)], scored, painted=True)
+    page = tmp_path / "report.html"
+    curve = trained_run.folder / "log.csv"
+    write_report(
+        page, "part", {}, trained_run.thresholds, scored.scores[:5], {}, shown, {"all": 0.75, "scratch": 0.75}, curve
+    )
+    for heading in ("Painted defects with the lowest scores", "Held-out good parts with the highest scores"):
+        assert f"<h2>{heading}</h2>" in page.read_text()
+    assert page.read_text().count('src="data:image/png;base64,') == 2 + 6 + 5 + 3 + 6
+    assert "<td>scratch</td><td>0.7500</td>" in page.read_text()
 
 
 @pytest.mark.parametrize(("folder", "words"), [("good", "are good; add some defective"), ("crack", "are defective")])

@@ -31,12 +31,13 @@ WORST = 6  # overlays shown of each kind
 
 @dataclass(frozen=True)
 class Labelled:
-    """A scored test set: inputs [N, H, W, 3], defect names, file names."""
+    """Scored pictures: inputs [N, H, W, 3], defect names ("good" for none), file names."""
 
     inputs: Image
     defects: list[str]
     names: list[str]
     scored: Scored
+    painted: bool = False  # the defects are painted on held-out good pictures
 
 
 def write_report(
@@ -46,10 +47,15 @@ def write_report(
     thresholds: Thresholds,
     held_out: NDArray[np.float32],
     readings: dict[str, Figures],
-    labelled: Labelled | None,
+    labelled: Labelled,
+    painted: dict[str, float],
     curve: Path,
 ) -> None:
-    """Writes the page whole or not at all. ``readings`` is empty and ``labelled`` None without labelled images."""
+    """Writes the page whole or not at all.
+
+    ``readings`` is empty where there are no labelled test pictures; ``labelled`` then holds good parts that were held
+    out, and painted defects. ``painted``: image AUROC on these, of all and by kind.
+    """
     page = _TEMPLATE.render(
         title=title,
         facts=facts,
@@ -58,7 +64,8 @@ def write_report(
         histogram=_picture(_histogram(held_out, labelled, thresholds)),
         losses=_picture(_losses(curve)),
         readings=readings,
-        galleries=_galleries(labelled, thresholds) if labelled else {},
+        painted=painted,
+        galleries=_galleries(labelled, thresholds),
     )
     atomic.write_text(path, page)
 
@@ -70,11 +77,12 @@ def verdict_of(score: float, thresholds: Thresholds) -> Verdict:
     return Verdict.REVIEW if score > thresholds.review.score else Verdict.PASS
 
 
-def _histogram(held_out: NDArray[np.float32], labelled: Labelled | None, thresholds: Thresholds) -> Figure:
+def _histogram(held_out: NDArray[np.float32], labelled: Labelled, thresholds: Thresholds) -> Figure:
     groups = {"held-out good": held_out}
-    if labelled:
-        good = np.array(labelled.defects) == "good"
-        groups |= {"test good": labelled.scored.scores[good], "test defective": labelled.scored.scores[~good]}
+    good, scores = np.array(labelled.defects) == "good", labelled.scored.scores
+    groups |= (
+        {"painted": scores[~good]} if labelled.painted else {"test good": scores[good], "test defective": scores[~good]}
+    )
     figure, axes = plt.subplots(figsize=(8, 3))
     bins = np.histogram_bin_edges(np.concatenate(list(groups.values())), 60).tolist()
     for (name, scores), colour in zip(groups.items(), ("#8aa", "#6a4", "#d55"), strict=False):
@@ -101,17 +109,17 @@ def _losses(curve: Path) -> Figure:
 
 
 def _galleries(labelled: Labelled, thresholds: Thresholds) -> dict[str, list[dict[str, str]]]:
-    """The defective images that look best and the good ones that look worst, as overlays."""
-    scores = labelled.scored.scores
+    """The defective images that look best, the good ones that look worst, and usual ones, as overlays."""
     good = np.array(labelled.defects) == "good"
-    order = np.argsort(scores)
-    misses = [k for k in order if not good[k]][:WORST]
-    alarms = [k for k in order[::-1] if good[k]][:WORST]
-    found = [k for k in order[::-1] if not good[k]][:WORST]
+    order = np.argsort(labelled.scored.scores)
+    defective, fine = order[~good[order]], order[good[order]]
+    middle = len(fine) // 2
+    defects, parts = ("Painted defects", "Held-out good parts") if labelled.painted else ("Defective", "Good")
     chosen = {
-        "Defective with the lowest scores": misses,
-        "Good with the highest scores": alarms,
-        "Defective with the highest scores": found,
+        f"{defects} with the lowest scores": defective[:WORST],
+        f"{parts} with the highest scores": fine[::-1][:WORST],
+        f"{parts} in the middle": fine[max(0, middle - 1) : middle + 2],
+        f"{defects} with the highest scores": defective[::-1][:WORST],
     }
     return {name: [_overlay(labelled, int(k), thresholds) for k in indices] for name, indices in chosen.items()}
 
@@ -153,7 +161,7 @@ figure { margin: 0 } figcaption { color: #666; font-size: 13px; overflow-wrap: a
 <li>A person looks at it over a score of {{ review }}.</li></ul>
 <img alt="score histogram" src="data:image/png;base64,{{ histogram }}">
 {% for reading, f in readings.items() %}
-<h2>Accuracy, reading {{ reading }}</h2>
+<h2>Accuracy on labelled pictures{% if readings | length > 1 %}, inference path {{ reading.replace('_', ' ') }}{% endif %}</h2>
 <table><tr><th>defect<th>images<th>image AUROC<th>image AP<th>pixel AUROC<th>PRO</tr>
 <tr><td><b>all</b><td><td>{{ '%.4f' | format(f.image_auroc) }}<td>{{ '%.4f' | format(f.image_ap) }}
 <td>{{ '%.4f' | format(f.pixel_auroc) }}<td>{{ '%.4f' | format(f.pro) }}</tr>
@@ -162,12 +170,17 @@ figure { margin: 0 } figcaption { color: #666; font-size: 13px; overflow-wrap: a
 <td>{{ '%.4f' | format(row.pixel_auroc) }}<td>{{ '%.4f' | format(row.pro) }}</tr>{% endfor %}</table>
 <p>F1 max {{ '%.4f' | format(f.image_f1_max) }}; PRO as the RD papers compute it {{ '%.4f' | format(f.pro_rd) }}.</p>
 {% endfor %}
-{% for name, pictures in galleries.items() %}
+<h2>Painted defects</h2>
+<p>Defects painted on held-out good pictures, and how often one scores higher than a good part (image AUROC; 1 is always).
+They choose settings without a defective part, and are no promise about real defects.</p>
+<table>{% for name, value in painted.items() %}<tr><td>{{ name.replace("_", " ") }}</td><td>{{ '%.4f' | format(value) }}</td></tr>{% endfor %}</table>
+{% for name, pictures in galleries.items() if pictures %}
 <h2>{{ name }}</h2>
 <div class="gallery">{% for p in pictures %}<figure>
 <img alt="{{ p.caption }}" src="data:image/png;base64,{{ p.data }}"><figcaption>{{ p.caption }}</figcaption>
 </figure>{% endfor %}</div>
 {% endfor %}
+<p>Next: <code>dskd export.onnx</code> makes the bundle; <code>dskd evaluate BUNDLE FOLDER</code> scores it on labelled pictures.</p>
 <h2>Losses</h2>
 <img alt="loss curves" src="data:image/png;base64,{{ losses }}">
 </html>

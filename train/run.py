@@ -39,7 +39,7 @@ from dskd.train.networks.rounding import rounding
 from dskd.train.products import figures_by_product, held_out_by_product, split_products
 from dskd.train.rehearsal import rehearse
 from dskd.train.report import Labelled, write_report
-from dskd.train.selection import painted_auroc
+from dskd.train.selection import PaintedSet, score_painted
 from dskd.train.shape import settle_input
 from dskd.train.trained_run import CONFIG, MAPS, MODEL, RECORD, build_maps, graph_of, load_run
 from dskd.train.weights import load_teacher
@@ -189,11 +189,12 @@ def _finish(
         sizes = [len(part) for part in held_out_of_each]
         record["products"] = held_out_by_product(images, sizes, held.scores, config)
     by_reading, labelled = _evaluate(config, method, maps, images, device, record)
+    painted = score_painted(graph, held_out, config, device)
     record |= {
         "model_sha256": file_sha256(folder / MODEL),
         "thresholds": thresholds.model_dump(),
         "held_out_scores": [float(s) for s in held.scores],
-        "painted": painted_auroc(graph, held, held_out, config, device),
+        "painted": painted.auroc(held),
         "figures": {name: found.as_dict() for name, found in by_reading.items()},
     }
     if config.input.fixture:  # to paint a region of interest on
@@ -217,7 +218,8 @@ def _finish(
         thresholds,
         held.scores,
         by_reading,
-        labelled,
+        labelled or _painted_and_good(painted, held, held_out, config.input),
+        painted.auroc(held),
         folder / "log.csv",
     )
     atomic.write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
@@ -279,6 +281,16 @@ def _evaluate(
             record["products"][name].setdefault("figures", {})[reading] = own.as_dict()  # type: ignore[index]
     default = next(iter(method.readings()))
     return found, Labelled(stacked, defects, [item.path.name for item in kept], scored[default])
+
+
+def _painted_and_good(painted: PaintedSet, held: Scored, held_out: list[Path], spec: InputSpec) -> Labelled:
+    """What the report shows where there are no labelled pictures."""
+    inputs = np.concatenate((np.stack([data.read_input(path, spec) for path in held_out]), painted.inputs))
+    scored = Scored(
+        *(np.concatenate(pair) for pair in ((held.scores, painted.scored.scores), (held.maps, painted.scored.maps)))
+    )
+    names = [*(path.name for path in held_out), *("painted" for _ in painted.kinds)]
+    return Labelled(inputs, [*("good" for _ in held_out), *painted.kinds], names, scored, painted=True)
 
 
 def point_latest(folder: Path) -> None:

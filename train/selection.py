@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import read_image
+from dskd.runtime.inspection.preprocess import preprocess
 from dskd.train import metrics
 from dskd.train.config import TrainConfig
 from dskd.train.data import read_upright
@@ -65,22 +67,36 @@ def _on_the_part(
     return drawn[int(rng.choice(TRIES, p=weights / weights.sum()))]
 
 
-def painted_auroc(
-    graph: EagerGraph, good: Scored, held_out: list[Path], config: TrainConfig, device: torch.device
-) -> dict[str, float]:
-    """Image AUROC of ``good`` (the held-out images' scores) against the same images with defects: all and by kind."""
-    kinds: list[str] = []
+@dataclass(frozen=True)
+class PaintedSet:
+    """Painted defects: kinds, pictures at network size uint8 [N, H, W, 3], and what the model says of them."""
+
+    kinds: list[str]
+    inputs: Image
+    scored: Scored
+
+    def auroc(self, good: Scored) -> dict[str, float]:
+        """Image AUROC of ``good`` (the held-out images' scores) against the defects: of all, and of each kind."""
+        kinds = np.array(self.kinds)
+        groups = {"all": np.ones(len(kinds), bool)} | {kind: kinds == kind for kind in ALL_PAINTERS}
+        scores = self.scored.scores
+        return {name: round(auroc(good.scores, scores[of]), 4) for name, of in groups.items() if of.any()}
+
+
+def score_painted(graph: EagerGraph, held_out: list[Path], config: TrainConfig, device: torch.device) -> PaintedSet:
+    """Paints defects on the held-out images and scores them."""
+    kinds, inputs = list[str](), list[Image]()
+    spec = config.input.of_upright()
 
     def pictures() -> Iterator[Image]:
         for kind, picture, _ in painted(held_out, config.input):
             kinds.append(kind)
+            inputs.append(preprocess(picture, spec.height, spec.width, spec.crop))
             yield picture
 
     count = len(held_out) * painted_on_each(len(held_out))
-    spec = config.input.of_upright()
-    scores = score_frames(graph, pictures(), count, spec, device, "painted defects").scores
-    groups = {"all": np.ones(len(kinds), bool)} | {kind: np.array(kinds) == kind for kind in ALL_PAINTERS}
-    return {name: round(auroc(good.scores, scores[chosen]), 4) for name, chosen in groups.items() if chosen.any()}
+    scored = score_frames(graph, pictures(), count, spec, device, "painted defects")
+    return PaintedSet(kinds, np.stack(inputs), scored)
 
 
 def auroc(good: NDArray[np.float32], defective: NDArray[np.float32]) -> float:
