@@ -19,7 +19,7 @@ from dskd.runtime.bundle.loading import default_bundle, load_bundle
 from dskd.runtime.bundle.manifest import PRECISIONS, Thresholds
 from dskd.runtime.capture.image_container import MOST_MEGAPIXELS, limit_megapixels
 from dskd.runtime.capture.image_files import BadImage, read_mask
-from dskd.runtime.capture.sources import FORMS as SOURCE_FORMS
+from dskd.runtime.capture.sources import forms as source_forms
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import CallError, Parser, exit_with_code, one_line
 from dskd.runtime.inspection.backends import NAMES
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         prog="dskd runtime", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
-    options.add_argument("--source", help=f"{SOURCE_FORMS}\n(default: the bundle's golden frames)")
+    options.add_later("--source", text=_source_help)
     options.add_later("--sink", action="append", default=[], text=_sink_help)
     options.add_argument(
         "--backend",
@@ -103,6 +103,10 @@ def _open_sinks(uris: list[str]) -> list[Sink]:
     from dskd.runtime.sinks.by_uri import open_sinks
 
     return open_sinks(uris)
+
+
+def _source_help() -> str:
+    return "\n".join([*source_forms(), "(default: the bundle's golden frames)"])
 
 
 def _sink_help() -> str:

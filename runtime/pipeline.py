@@ -11,7 +11,6 @@ from inspect import GEN_RUNNING, getgeneratorstate
 
 from dskd.runtime.capture.camera_thread import newest_frames
 from dskd.runtime.capture.sources import Source, frames
-from dskd.runtime.capture.sources.watched_folder import WatchedFolderSource
 from dskd.runtime.errors import DeviceLost, DskdError
 from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.reason import NotInspected, Reason
@@ -73,7 +72,7 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
 
 def comes_when_it_comes(source: Source) -> bool:
     """Whether frames come in their own time, as those of cameras and watched folders."""
-    return source.live or isinstance(source, WatchedFolderSource)
+    return source.live or source.endless
 
 
 def read_ahead(captured: Generator[Frame | Dropped, None, None]) -> Generator[Frame | Dropped, None, None]:

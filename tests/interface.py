@@ -12,6 +12,7 @@ from unittest.mock import MagicMock, patch
 import dskd
 from dskd.__main__ import COMMANDS
 from dskd.benchmarks.lab.documents.references import PAGES, sections
+from dskd.runtime.capture.sources import SOURCES
 from dskd.runtime.metrics import CameraNumbers, Metrics, Snapshot
 from dskd.runtime.sinks import SCHEMES, SINKS
 from dskd.runtime.web.app import endpoints
@@ -89,8 +90,7 @@ def keys() -> Iterator[str]:
 
 def schemes() -> Iterator[str]:
     """Kinds of sources and sinks that a URI can name."""
-    forms = importlib.import_module("dskd.runtime.capture.sources").FORMS
-    yield from (f"source {scheme}://" for scheme in re.findall(r"(\w+)://", forms))
+    yield from (f"source {scheme}://" for scheme in SOURCES)
     yield from (f"sink {scheme}://" for scheme in [*SINKS, *SCHEMES])
 
 

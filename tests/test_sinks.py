@@ -156,7 +156,7 @@ def test_nothing_else_is_printed_where_a_sink_writes_to_standard_output(
     ("uri", "said"),
     [
         ("webhok://x", "is of no known kind; use sqlite://PATH, "),
-        ("http://127.0.0.1/x#xyz=1", "has no setting xyz; there are url, on"),
+        ("http://127.0.0.1/x#xyz=1", "a setting that it does not have; there are url, on"),
         ("http://127.0.0.1/x#header_toke=1", "did you mean header_token"),
         ("http://127.0.0.1/x#header_token=abc", "a secret does not belong in the file"),
         ("http://127.0.0.1/x#timeout_s=soon", "timeout_s: Input should be a valid number"),

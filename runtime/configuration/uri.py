@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 from dskd.runtime.errors import CallError, one_line
 
@@ -103,53 +101,3 @@ def _secret_parts(uri: str) -> set[str]:
 
 def _shown_option(scheme: str, option: str) -> bool:
     return scheme.lower() in _OWN and _HARMLESS.fullmatch(option) is not None
-
-
-class Options:
-    """What stands behind ``?`` in a camera's URI. Each method raises CallError with the key where a value is wrong."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = without_password(uri)
-        self.address, _, query = uri.partition("://")[2].partition("?")
-        pairs = parse_qsl(query, keep_blank_values=True)
-        self._given = dict(pairs)
-        self._known: list[str] = []
-        if len(self._given) < len(pairs):
-            raise CallError(f"source {self.uri}: gives an option twice")
-
-    def whole(self, key: str, least: int, most: int) -> int | None:
-        """A whole number, None where it is not given."""
-        text = self.text(key)
-        if text is None:
-            return None
-        if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
-            raise CallError(f"source {self.uri}: {key} must be a whole number from {least} to {most}")
-        return int(text)
-
-    def number(self, key: str, least: float, most: float) -> float | None:
-        """A number, None where it is not given."""
-        text = self.text(key)
-        if text is None:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            raise CallError(f"source {self.uri}: {key} must be a number from {least:g} to {most:g}")
-        return value
-
-    def text(self, key: str, pattern: str = r"[\w.:+-]{1,64}") -> str | None:
-        """A word, None where it is not given."""
-        self._known.append(key)
-        text = self._given.get(key)
-        if text is not None and not re.fullmatch(pattern, text):
-            raise CallError(f"source {self.uri}: {key} is given something that this option does not take")
-        return text
-
-    def end(self) -> None:
-        """Raises CallError where an option was given that nobody asked for."""
-        for key in self._given.keys() - set(self._known):
-            near = difflib.get_close_matches(key, self._known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self._known) or 'none'}"
-            raise CallError(f"source {self.uri}: is given an option that it does not have; {hint}")

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dskd.runtime.configuration.strict_yaml import first_fault
 from dskd.runtime.configuration.uri import uri_scheme, without_password
-from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.result import Dropped, Result
 from dskd.runtime.sinks import SCHEMES, SINKS, Sink, SinkConfig, SinkContext, SinkKind
 from dskd.runtime.sinks.delivery import Delivery, Target
@@ -73,7 +73,7 @@ def _asked(uri: str) -> Asked:
     for key in given.keys() - set(settings):
         near = difflib.get_close_matches(key, settings, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(settings)}"
-        raise CallError(f"sink {name}: has no setting {one_line(key)}; {hint}")
+        raise CallError(f"sink {name}: is given a setting that it does not have; {hint}")
     try:
         return name, kind, kind.config.model_validate({"kind": kind_name, **given})
     except ValidationError as error:

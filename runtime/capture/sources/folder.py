@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from dskd.runtime.capture.image_files import list_images
-from dskd.runtime.capture.sources.base import SourceEnded
-from dskd.runtime.capture.sources.image import Reader, read_frame
-from dskd.runtime.errors import CallError
+from dskd.runtime.capture.sources.base import Reader, Source, SourceContext, SourceEnded, SourceKind
+from dskd.runtime.capture.sources.image import read_frame
+from dskd.runtime.configuration.uri import uri_path
+from dskd.runtime.errors import CallError, one_line
 from dskd.runtime.result import Dropped, Frame
 
 
-class FolderSource:
+class FolderSource(Source):
     """Gives the images of a folder and its subfolders, sorted by name; the id is the relative path."""
-
-    live = False
-    triggerable = False
 
     def __init__(self, uri: str, path: Path, reader: Reader | None = None) -> None:
         self.uri, self.path, self._reader = uri, path, reader
@@ -36,9 +34,9 @@ class FolderSource:
         self._next += 1
         return read_frame(self.uri, file.relative_to(self.path).as_posix(), file, self._reader)
 
-    def trigger(self) -> None:
-        """Files wait for no trigger."""
-        raise CallError(f"source {self.uri}: cannot be triggered")
 
-    def close(self) -> None:
-        """Nothing is held open."""
+def _opened(uri: str, options: object, context: SourceContext) -> FolderSource:
+    return FolderSource(one_line(uri), uri_path(uri), context.reader)
+
+
+KIND = SourceKind("folder:///PATH", _opened)

@@ -10,11 +10,14 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
-from dskd.runtime.capture.sources.base import SourceLost, Trigger
+from dskd.runtime.capture.sources.base import Source, SourceContext, SourceKind, SourceLost, Trigger
 from dskd.runtime.capture.sources.pixel_formats import to_bgr
 from dskd.runtime.capture.sources.system_gi import typelib
-from dskd.runtime.configuration.uri import Options, without_password
+from dskd.runtime.configuration.options import Word, read_options
+from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError, MissingPart, one_line
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
@@ -25,28 +28,34 @@ _MOST_LOST = 100  # frames of one gap that are told one by one; more is another 
 _SOCKET_BYTES = 4 << 20  # of kernel buffer: at most what net.core.rmem_max allows
 
 
-class GigeSource:
-    """``gige://ADDRESS?width=&height=&fps=&exposure=&gain=&pixel=&line=``; the id is the camera's own frame number.
+class GigeOptions(Strict):
+    """A GigE Vision or USB3 Vision camera. What is not given stays as it is in the camera."""
 
-    ``ADDRESS`` is an IP address, or the camera's serial number or name. ``exposure`` in microseconds and ``gain`` switch
-    off the automatic ones. ``pixel``: Mono8, BayerRG8 and so on. ``line`` (Line1): the input that triggers. What is not
-    given stays as it is in the camera.
-    """
+    width: int | None = Field(None, ge=16, le=65536, description="pixels")
+    height: int | None = Field(None, ge=16, le=65536, description="pixels")
+    fps: float | None = Field(None, ge=0.01, le=10_000, description="frames per second")
+    exposure: float | None = Field(
+        None, ge=1, le=60_000_000, description="microseconds; switches the automatic one off"
+    )
+    gain: float | None = Field(None, ge=0, le=1000, description="switches the automatic one off")
+    pixel: Word | None = Field(None, description="pixel format: Mono8, BayerRG8 and so on")
+    line: Word = Field("Line1", description="the input that triggers")
+
+
+class GigeSource(Source):
+    """``gige://ADDRESS``: an IP address, or the camera's serial number or name. The id is the camera's own frame number."""
 
     live = True
 
     def __init__(self, uri: str, trigger: Trigger = "free") -> None:
         self.uri, self.triggerable = without_password(uri), trigger == "software"
         self._trigger = trigger
-        options = Options(uri)
-        self._address = options.address
+        self._address, options = read_options(uri, GigeOptions)
         if not self._address:
             raise CallError("source gige://: names no camera; write gige://192.168.1.10 (arv-tool-0.8 lists them)")
-        self._width, self._height = options.whole("width", 16, 65536), options.whole("height", 16, 65536)
-        self._fps = options.number("fps", 0.01, 10_000)
-        self._exposure, self._gain = options.number("exposure", 1, 60_000_000), options.number("gain", 0, 1000)
-        self._pixel, self._line = options.text("pixel"), options.text("line") or "Line1"
-        options.end()
+        self._width, self._height, self._fps = options.width, options.height, options.fps
+        self._exposure, self._gain = options.exposure, options.gain
+        self._pixel, self._line = options.pixel, options.line
         self._aravis: Any = None
         self._camera: Any = None
         self._stream: Any = None
@@ -173,3 +182,10 @@ class GigeSource:
 
     def _error(self) -> Any:
         return typelib("GLib", "2.0", PACKAGE).Error
+
+
+def _opened(uri: str, options: object, context: SourceContext) -> GigeSource:
+    return GigeSource(uri, context.trigger)
+
+
+KIND = SourceKind("gige://ADDRESS", _opened, GigeOptions, line_input=True)

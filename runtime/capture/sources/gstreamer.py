@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dskd.runtime.capture.sources.base import SourceEnded, SourceLost
+from dskd.runtime.capture.sources.base import Source, SourceEnded, SourceLost
 from dskd.runtime.capture.sources.system_gi import typelib
 from dskd.runtime.configuration.uri import hidden_in, without_password
 from dskd.runtime.errors import CallError, DskdError, MissingPart, one_line
@@ -40,10 +40,8 @@ def has_elements(*names: str) -> bool:
     return all(gst.ElementFactory.find(name) is not None for name in names)
 
 
-class GStreamerSource:
+class GStreamerSource(Source):
     """Gives what comes out of a pipeline's appsink, the newest frame only; the id is the frame's number from 0."""
-
-    triggerable = False
 
     def __init__(self, uri: str, pipeline: Callable[[], str], finite: bool = False) -> None:
         """``pipeline``: written anew for each opening. ``finite``: it may read files, and its end is the end."""
@@ -90,10 +88,6 @@ class GStreamerSource:
         self._number += 1
         stream_time = None if buffer.pts == self._gst.CLOCK_TIME_NONE else buffer.pts / self._gst.SECOND
         return Frame(self.uri, str(self._number - 1), now - age, self._image(sample, buffer), stream_time)
-
-    def trigger(self) -> None:
-        """A stream waits for no trigger."""
-        raise CallError(f"source {self.uri}: cannot be triggered")
 
     def close(self) -> None:
         """Stops the pipeline and releases the device."""

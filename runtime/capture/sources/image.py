@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from dskd.runtime.capture.image_files import BadImage, MemoryShort, read_image
-from dskd.runtime.capture.sources.base import SourceEnded
-from dskd.runtime.errors import CallError, one_line
+from dskd.runtime.capture.sources.base import Reader, Source, SourceEnded
+from dskd.runtime.errors import one_line
 from dskd.runtime.reason import Reason
-from dskd.runtime.result import Dropped, Frame, Image
-
-Reader = Callable[[Path], Image]  # raises BadImage, MemoryShort
+from dskd.runtime.result import Dropped, Frame
 
 
-class ImageSource:
+class ImageSource(Source):
     """Gives one frame."""
-
-    live = False
-    triggerable = False
 
     def __init__(self, uri: str, path: Path, reader: Reader | None = None) -> None:
         self.uri, self.path, self._reader = uri, path, reader
@@ -35,13 +29,6 @@ class ImageSource:
             raise SourceEnded(f"source {self.uri}: is read")
         self._done = True
         return read_frame(self.uri, self.path.name, self.path, self._reader)
-
-    def trigger(self) -> None:
-        """A file waits for no trigger."""
-        raise CallError(f"source {self.uri}: cannot be triggered")
-
-    def close(self) -> None:
-        """Nothing is held open."""
 
 
 def read_frame(source: str, frame_id: str, path: Path, reader: Reader | None = None) -> Frame | Dropped:

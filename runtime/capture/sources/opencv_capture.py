@@ -9,21 +9,20 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from dskd.runtime.capture.sources.base import SourceLost
+from dskd.runtime.capture.sources.base import Source, SourceLost
 from dskd.runtime.capture.sources.gstreamer import PACKAGES
 from dskd.runtime.configuration.uri import without_password
-from dskd.runtime.errors import CallError, MissingPart
+from dskd.runtime.errors import MissingPart
 from dskd.runtime.result import Frame
 
 
-class OpenCvSource:
+class OpenCvSource(Source):
     """Gives frames until the camera stops delivering; the id is the frame's number from 0.
 
     OpenCV waits for a frame by itself, so a read may last as long as the capture's own timeout.
     """
 
     live = True
-    triggerable = False
 
     def __init__(self, uri: str, open_capture: Callable[[], cv2.VideoCapture], when_closed: str) -> None:
         """``open_capture`` makes the capture anew; ``when_closed`` says what to do where it does not open."""
@@ -48,10 +47,6 @@ class OpenCvSource:
             raise SourceLost(f"source {self.uri}: the camera stopped after {self._number} frames; check its cable")
         self._number += 1
         return Frame(self.uri, str(self._number - 1), time.time(), np.asarray(image, np.uint8))
-
-    def trigger(self) -> None:
-        """A stream waits for no trigger."""
-        raise CallError(f"source {self.uri}: cannot be triggered")
 
     def close(self) -> None:
         """Releases the camera."""

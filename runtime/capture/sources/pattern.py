@@ -6,16 +6,27 @@ import time
 
 import cv2
 import numpy as np
+from pydantic import Field
 
-from dskd.runtime.capture.sources.base import SourceLost
-from dskd.runtime.configuration.uri import Options, without_password
+from dskd.runtime.capture.sources.base import Source, SourceContext, SourceKind, SourceLost
+from dskd.runtime.configuration.options import read_options
+from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError
 from dskd.runtime.result import Frame, Image
 
 _NOISE = 2.0  # standard deviation in grey levels, as a small sensor has
 
 
-class PatternSource:
+class PatternOptions(Strict):
+    """A part on a belt."""
+
+    size: str = Field("640x480", pattern=r"^\d{2,4}x\d{2,4}$", description="width x height in pixels")
+    fps: float = Field(10.0, ge=0.01, le=1000, description="frames per second")
+    seed: int = Field(0, ge=0, le=999_999_999, description="same seed, same frames")
+
+
+class PatternSource(Source):
     """``test://pattern?size=640x480&fps=10&seed=0``: frame n is the same in every run with the same seed.
 
     A slow reader misses frames, as with a camera: the id is the number of the exposure. Triggered, it exposes when
@@ -26,13 +37,10 @@ class PatternSource:
 
     def __init__(self, uri: str, triggered: bool = False) -> None:
         self.uri, self.triggerable = without_password(uri), triggered
-        options = Options(uri)
-        size = options.text("size", r"\d{2,4}x\d{2,4}") or "640x480"
-        self._width, self._height = (int(side) for side in size.split("x"))
-        self._fps = options.number("fps", 0.01, 1000) or 10.0
-        self._seed = options.whole("seed", 0, 999_999_999) or 0
-        options.end()
-        if options.address != "pattern" or min(self._width, self._height) < 16:
+        address, options = read_options(uri, PatternOptions)
+        self._width, self._height = (int(side) for side in options.size.split("x"))
+        self._fps, self._seed = options.fps, options.seed
+        if address != "pattern" or min(self._width, self._height) < 16:
             raise CallError(f"source {self.uri}: write test://pattern?size=640x480&fps=10&seed=0")
         self._started: float | None = None
         self._next = self._asked = 0
@@ -80,3 +88,10 @@ class PatternSource:
         cv2.circle(picture, centre, radius, (180, 190, 200), -1, cv2.LINE_AA)
         cv2.circle(picture, centre, radius // 3, (70, 70, 70), -1, cv2.LINE_AA)
         return np.asarray(np.clip(picture + noise, 0, 255), np.uint8)
+
+
+def _opened(uri: str, options: object, context: SourceContext) -> PatternSource:
+    return PatternSource(uri, triggered=context.trigger == "software")
+
+
+KIND = SourceKind("test://pattern", _opened, PatternOptions)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from dskd.runtime.configuration.uri import Options, without_password
+from pydantic import Field
+
+from dskd.runtime.configuration.options import read_options
+from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError
 
 # The newest frame only; ``sync=false``: the display time of a frame means nothing to an inspection.
@@ -14,42 +18,54 @@ TO_BGR = f"videoconvert ! {SINK}"
 JETSON_TO_BGR = f"nvvidconv ! video/x-raw, format=(string)BGRx ! {TO_BGR}"
 
 
-def csi(uri: str) -> str:
-    """``csi://0?width=1280&height=720&fps=30&exposure=1000&gain=2&flip=0``: a Jetson's camera through its ISP.
+class CsiOptions(Strict):
+    """A Jetson's camera through its ISP."""
 
-    ``exposure`` (microseconds) and ``gain`` are fixed where given, and white balance is then locked with them: a score
-    must not follow the light's automatic control. ``flip`` is nvvidconv's flip-method, 0 to 7.
+    width: int = Field(1280, ge=16, le=16384, description="pixels")
+    height: int = Field(720, ge=16, le=16384, description="pixels")
+    fps: int = Field(30, ge=1, le=1000, description="frames per second")
+    exposure: int | None = Field(
+        None, ge=1, le=1_000_000, description="microseconds, fixed; white balance is then locked too"
+    )
+    gain: float | None = Field(None, ge=1, le=256, description="fixed; white balance is then locked too")
+    flip: int = Field(0, ge=0, le=7, description="nvvidconv's flip-method")
+
+
+class V4l2Options(Strict):
+    """A USB or other V4L2 camera."""
+
+    width: int | None = Field(None, ge=16, le=16384, description="pixels")
+    height: int | None = Field(None, ge=16, le=16384, description="pixels")
+    fps: int | None = Field(None, ge=1, le=1000, description="frames per second")
+
+
+def csi(uri: str) -> str:
+    """``csi://0``: a Jetson's camera. Where exposure or gain is fixed white balance is locked with them: a score must not
+    follow the light's automatic control.
     """
-    options = Options(uri)
-    if not re.fullmatch(r"\d{1,2}", options.address):
-        raise CallError(f"source {options.uri}: names no sensor; write csi://0")
-    width, height = options.whole("width", 16, 16384) or 1280, options.whole("height", 16, 16384) or 720
-    fps = options.whole("fps", 1, 1000) or 30
-    exposure, gain = options.whole("exposure", 1, 1_000_000), options.number("gain", 1, 256)
-    flip = options.whole("flip", 0, 7) or 0
-    options.end()
+    address, options = read_options(uri, CsiOptions)
+    if not re.fullmatch(r"\d{1,2}", address):
+        raise CallError(f"source {without_password(uri)}: names no sensor; write csi://0")
+    exposure, gain = options.exposure, options.gain
     fixed = "" if exposure is None else f' exposuretimerange="{1000 * exposure} {1000 * exposure}"'  # nanoseconds
     fixed += "" if gain is None else f' gainrange="{gain:g} {gain:g}" ispdigitalgainrange="1 1"'
     fixed += " aelock=true awblock=true" if fixed else ""
     return (
-        f"nvarguscamerasrc sensor-id={int(options.address)}{fixed} ! "
-        f"video/x-raw(memory:NVMM), width=(int){width}, height=(int){height}, format=(string)NV12, "
-        f"framerate=(fraction){fps}/1 ! nvvidconv flip-method={flip} ! video/x-raw, format=(string)BGRx ! {TO_BGR}"
+        f"nvarguscamerasrc sensor-id={int(address)}{fixed} ! "
+        f"video/x-raw(memory:NVMM), width=(int){options.width}, height=(int){options.height}, format=(string)NV12, "
+        f"framerate=(fraction){options.fps}/1 ! nvvidconv flip-method={options.flip} ! "
+        f"video/x-raw, format=(string)BGRx ! {TO_BGR}"
     )
 
 
 def v4l2(uri: str) -> str:
-    """``v4l2:///dev/video0?width=&height=&fps=``: raw or JPEG, whatever the camera has at that size."""
-    options = Options(uri)
-    width, height = options.whole("width", 16, 16384), options.whole("height", 16, 16384)
-    fps = options.whole("fps", 1, 1000)
-    options.end()
-    wanted = "" if width is None else f", width=(int){width}"
-    wanted += "" if height is None else f", height=(int){height}"
-    wanted += "" if fps is None else f", framerate=(fraction){fps}/1"
+    """``v4l2:///dev/video0``: raw or JPEG, whatever the camera has at that size."""
+    address, options = read_options(uri, V4l2Options)
+    wanted = "" if options.width is None else f", width=(int){options.width}"
+    wanted += "" if options.height is None else f", height=(int){options.height}"
+    wanted += "" if options.fps is None else f", framerate=(fraction){options.fps}/1"
     filtered = f"video/x-raw{wanted}; image/jpeg{wanted} ! " if wanted else ""
-    device = quoted(unquote(options.address))
-    return f"v4l2src device={device} do-timestamp=true ! {filtered}decodebin ! {TO_BGR}"
+    return f"v4l2src device={quoted(unquote(address))} do-timestamp=true ! {filtered}decodebin ! {TO_BGR}"
 
 
 def rtsp(uri: str, jetson: bool) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 
 from dskd.runtime.capture.sources import pipelines
-from dskd.runtime.capture.sources.base import Source
+from dskd.runtime.capture.sources.base import Source, SourceKind
 from dskd.runtime.capture.sources.gstreamer import GStreamerSource, has_elements
 from dskd.runtime.capture.sources.opencv_capture import OpenCvSource
 
@@ -31,3 +31,7 @@ def ffmpeg_source(uri: str) -> OpenCvSource:
         lambda: cv2.VideoCapture(address, cv2.CAP_FFMPEG, timeouts),
         "does not answer, or refuses the login; check address, user, password and cable",
     )
+
+
+KIND = SourceKind("rtsp://USER:PASSWORD@HOST/PATH", lambda uri, options, context: rtsp_source(uri))
+KIND_TLS = SourceKind("rtsps://USER:PASSWORD@HOST/PATH", lambda uri, options, context: rtsp_source(uri))

@@ -7,10 +7,11 @@ import os
 import cv2
 
 from dskd.runtime.capture.sources import pipelines
-from dskd.runtime.capture.sources.base import Source
+from dskd.runtime.capture.sources.base import Source, SourceKind
 from dskd.runtime.capture.sources.gstreamer import GStreamerSource, has_elements
 from dskd.runtime.capture.sources.opencv_capture import OpenCvSource
-from dskd.runtime.configuration.uri import Options, uri_path, without_password
+from dskd.runtime.configuration.options import read_options
+from dskd.runtime.configuration.uri import uri_path, without_password
 from dskd.runtime.errors import CallError, MissingPart
 
 _CLOSED = "is not a camera, or busy, or not yours to read; add yourself to group video"
@@ -34,19 +35,18 @@ def _checked(uri: str, device: str) -> str:
 
 def _open(uri: str, device: str) -> cv2.VideoCapture:
     _refuse_absent(uri, device)
-    options = Options(uri)
+    options = read_options(uri, pipelines.V4l2Options)[1]
     capture = cv2.VideoCapture(device, cv2.CAP_V4L2)
     capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # the newest frame, not the oldest in a queue
-    for key, option in (("width", cv2.CAP_PROP_FRAME_WIDTH), ("height", cv2.CAP_PROP_FRAME_HEIGHT)):
-        asked = options.whole(key, 16, 16384)
+    sizes = ("width", options.width, cv2.CAP_PROP_FRAME_WIDTH), ("height", options.height, cv2.CAP_PROP_FRAME_HEIGHT)
+    for key, asked, option in sizes:
         if asked is not None and capture.isOpened() and not capture.set(option, asked):
             capture.release()
             raise CallError(
                 f"source {without_password(uri)}: the camera does not give {key}={asked}; v4l2-ctl --list-formats-ext"
             )
-    fps = options.whole("fps", 1, 1000)
-    if fps is not None:
-        capture.set(cv2.CAP_PROP_FPS, fps)
+    if options.fps is not None:
+        capture.set(cv2.CAP_PROP_FPS, options.fps)
     return capture
 
 
@@ -55,3 +55,6 @@ def _refuse_absent(uri: str, device: str) -> None:
         raise MissingPart(
             f"source {without_password(uri)}: there is no {device}; plug the camera in (v4l2-ctl --list-devices shows it)"
         )
+
+
+KIND = SourceKind("v4l2:///dev/video0", lambda uri, options, context: v4l2_source(uri), pipelines.V4l2Options)

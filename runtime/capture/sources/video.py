@@ -9,17 +9,14 @@ import cv2
 import numpy as np
 
 from dskd.runtime.capture.image_container import largest_pixels
-from dskd.runtime.capture.sources.base import SourceEnded
-from dskd.runtime.errors import CallError, DskdError
+from dskd.runtime.capture.sources.base import Source, SourceEnded
+from dskd.runtime.errors import DskdError
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
 
 
-class VideoSource:
+class VideoSource(Source):
     """Gives each frame of a file; the id is the frame's number from 0."""
-
-    live = False
-    triggerable = False
 
     def __init__(self, uri: str, path: Path) -> None:
         self.uri, self.path = uri, path
@@ -76,10 +73,6 @@ class VideoSource:
             return True
         left = 1000 * self._announced / rate - self._last  # the last frame's own time is part of it
         return left > max(2000 / rate, self._longest) + 1000 / rate
-
-    def trigger(self) -> None:
-        """A file waits for no trigger."""
-        raise CallError(f"source {self.uri}: cannot be triggered")
 
     def close(self) -> None:
         """Closes the file."""

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from dskd.runtime import atomic
 from dskd.runtime.capture.image_files import MemoryShort, is_image_name
-from dskd.runtime.capture.sources.base import SourceLost
-from dskd.runtime.capture.sources.image import Reader, read_frame_or_wait
+from dskd.runtime.capture.sources.base import Reader, Source, SourceContext, SourceKind, SourceLost
+from dskd.runtime.capture.sources.image import read_frame_or_wait
+from dskd.runtime.configuration.uri import uri_path
 from dskd.runtime.errors import CallError, MissingPart, one_line
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame
@@ -36,7 +37,7 @@ _under_way: dict[Path, dict[str, _Mark]] = {}  # given by this process and not s
 _remembering = threading.Lock()
 
 
-class WatchedFolderSource:
+class WatchedFolderSource(Source):
     """``watch://FOLDER``: images directly in the folder; the id is the file name. Names that start with a dot are left alone.
 
     A file is remembered in the folder once what became of it is stored: a restart repeats none of those and skips none,
@@ -46,8 +47,7 @@ class WatchedFolderSource:
     when the program was killed comes again alone, and if that ends in the same way, it is dropped and not read again.
     """
 
-    live = False
-    triggerable = False
+    endless = True
 
     def __init__(self, uri: str, path: Path, reader: Reader | None = None) -> None:
         self.uri, self.path, self._reader = uri, path, reader
@@ -99,10 +99,6 @@ class WatchedFolderSource:
                 time.sleep(max(0.0, end - time.monotonic()))
                 return None
             time.sleep(pause)
-
-    def trigger(self) -> None:
-        """Files wait for no trigger."""
-        raise CallError(f"source {self.uri}: cannot be triggered")
 
     def close(self) -> None:
         """Gives no more files. What is under way here is no fault of its file if it does not come back."""
@@ -225,3 +221,10 @@ def _read_memory(path: Path) -> tuple[dict[str, _Mark], dict[tuple[str, _Mark], 
         else:
             attempts[name, mark] = max(0, attempts.get((name, mark), 0) + (1 if begin == _ATTEMPT else -1))
     return seen, {item: count for item, count in attempts.items() if count}
+
+
+def _opened(uri: str, options: object, context: SourceContext) -> WatchedFolderSource:
+    return WatchedFolderSource(one_line(uri), uri_path(uri), context.reader)
+
+
+KIND = SourceKind("watch://FOLDER", _opened)
