@@ -50,7 +50,7 @@ def test_a_kill_with_parts_under_way_lists_them_as_not_inspected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A copy of the data folder, taken when the last trigger is acknowledged, is what a kill at that moment leaves."""
-    monkeypatch.setattr(camera_module.StationCamera, "take", lambda camera: None)
+    monkeypatch.setattr(camera_module.StationCamera, "next_frame", lambda camera: None)
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     trigger = {**CAMERA["trigger"], "queue": 64}  # type: ignore[dict-item]

@@ -22,7 +22,8 @@ from dskd.runtime.inspection.backends import Backend, Candidate, Output, open_ba
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.station import batching
-from dskd.runtime.station.batching import FAILURES, InspectionThread
+from dskd.runtime.station.batching import InspectionThread
+from dskd.runtime.station.supervised_backend import FAILURES
 
 
 class Feed:
@@ -171,7 +172,7 @@ def test_a_backend_with_another_graph_does_not_take_over_thresholds(tmp_path: Pa
     try:
         lose_backend(bench, feed)
         wait_for(lambda: len(bench.opened) > 1)
-        wait_for(lambda: "runs model.onnx@bf16, and the thresholds in use are those of" in bench.thread.fault)
+        wait_for(lambda: "runs model.onnx@bf16, and the thresholds in use are those of" in bench.thread.backend.fault)
         assert bench.opened[1].closed
         bench.graph = None
         wait_for(lambda: bench.thread.ready)
@@ -188,8 +189,8 @@ def test_a_bundle_that_was_exchanged_on_the_disk_does_not_take_over_thresholds(t
         shutil.copytree(tmp_path / "new", folder, dirs_exist_ok=True)
     try:
         lose_backend(bench, feed)
-        wait_for(lambda: "holds tiny-" in bench.thread.fault)
-        assert "start the station again" in bench.thread.fault
+        wait_for(lambda: "holds tiny-" in bench.thread.backend.fault)
+        assert "start the station again" in bench.thread.backend.fault
         assert all(isinstance(result, Dropped) for result in feed.results)
     finally:
         bench.thread.stop()
@@ -211,7 +212,7 @@ def test_frames_of_a_failing_backend_are_dropped_and_it_is_opened_again(bench: B
     bench.thread.wake()
     wait_for(lambda: len(feed.results) == FAILURES + 1)
     assert isinstance(feed.results[-1], Inspection)
-    assert not bench.thread.fault
+    assert not bench.thread.backend.fault
 
 
 def test_a_lost_device_is_not_tried_again_and_its_frames_have_no_verdict(bench: Bench) -> None:
@@ -220,14 +221,14 @@ def test_a_lost_device_is_not_tried_again_and_its_frames_have_no_verdict(bench: 
     bench.thread.attach(feed)
     bench.thread.start()
     bench.opened[0].broken = lost = DeviceLost("the GPU failed (cuStreamSynchronize: CUDA_ERROR_LAUNCH_FAILED)")
-    assert bench.thread.idle == 0
+    assert bench.thread.backend.idle == 0
     for number in range(3):
         feed.add(1)
         bench.thread.wake()
         wait_for(lambda number=number: len(feed.results) == number + 1)  # type: ignore[misc]
     assert all(isinstance(r, Dropped) and "LAUNCH_FAILED" in r.detail for r in feed.results)
-    assert (bench.thread.lost, bench.thread.alive, bench.thread.ready) == (lost, True, False)
-    assert bench.thread.idle > 0
+    assert (bench.thread.backend.lost, bench.thread.alive, bench.thread.ready) == (lost, True, False)
+    assert bench.thread.backend.idle > 0
     assert len(bench.opened) == 1
     bench.thread.stop()
     assert not bench.opened[0].closed
@@ -245,7 +246,7 @@ def test_a_device_that_is_lost_when_it_is_opened_again_gives_no_way_to_another_b
     bench.opened[0].broken = RuntimeError("no memory")
     feed.add(FAILURES * bench.bundle.manifest.max_batch)
     bench.thread.wake()
-    wait_for(lambda: bench.thread.lost is not None)
+    wait_for(lambda: bench.thread.backend.lost is not None)
     assert len(bench.opened) == 1
     assert "passed over" not in capsys.readouterr().err
 
@@ -262,7 +263,7 @@ def test_a_backend_that_cannot_be_opened_is_tried_again_with_pauses(bench: Bench
     feed.add(1)
     bench.thread.wake()
     wait_for(lambda: not feed.frames)
-    assert "no GPU" in bench.thread.fault
+    assert "no GPU" in bench.thread.backend.fault
     bench.cannot_open = None
     wait_for(lambda: bench.thread.ready)
     feed.add(1)
@@ -325,13 +326,13 @@ def test_a_blank_frame_costs_only_itself(bench: Bench) -> None:
 def test_somebody_else_may_ask_between_two_batches(bench: Bench) -> None:
     bench.thread.start()
     picture = np.random.default_rng(0).integers(90, 160, (40, 40, 3), dtype=np.uint8)
-    found = bench.thread.judge(Frame("x", "x", time.time(), picture), Settings(0, 0))
+    found = bench.thread.inspect(Frame("x", "x", time.time(), picture), Settings(0, 0))
     assert found.verdict is Verdict.REJECT
     with pytest.raises(DskdError, match="blank"):
-        bench.thread.judge(Frame("x", "x", time.time(), picture * 0), Settings(0, 0))
+        bench.thread.inspect(Frame("x", "x", time.time(), picture * 0), Settings(0, 0))
     bench.thread.stop()
     with pytest.raises(DskdError, match="stops"):
-        bench.thread.judge(Frame("x", "x", time.time(), picture), Settings(0, 0))
+        bench.thread.inspect(Frame("x", "x", time.time(), picture), Settings(0, 0))
 
 
 def test_detached_means_no_frame_is_under_way(bench: Bench) -> None:

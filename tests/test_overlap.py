@@ -19,8 +19,9 @@ from dskd.runtime.inspection.backends import Backend, Candidate
 from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.result import Dropped, Frame, Inspection
-from dskd.runtime.station import batching
-from dskd.runtime.station.batching import FAILURES, InspectionThread
+from dskd.runtime.station import supervised_backend
+from dskd.runtime.station.batching import InspectionThread
+from dskd.runtime.station.supervised_backend import FAILURES
 
 LAX, STRICT = Settings(9, 9), Settings(0, 0)  # no map is asked for; every map is
 Picture = NDArray[np.uint8]
@@ -102,8 +103,12 @@ class Line:
 @pytest.fixture
 def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     made = Line(tmp_path)
-    monkeypatch.setattr(batching, "golden_check", lambda bundle, backend: None)  # the fake bundle has no golden frames
-    monkeypatch.setattr(batching, "load_bundle", lambda path, later: made.bundle)  # nor a manifest on the disk
+    monkeypatch.setattr(
+        supervised_backend, "golden_check", lambda bundle, backend: None
+    )  # the fake bundle has no golden frames
+    monkeypatch.setattr(
+        supervised_backend, "load_bundle", lambda path, later: made.bundle
+    )  # nor a manifest on the disk
     yield made
     made.thread.stop()
 
@@ -176,7 +181,7 @@ def test_a_batch_that_fails_costs_its_own_frames_and_no_others(
     assert lost == list(range(2 * LARGEST, 3 * LARGEST))
     feed.check()
     assert len(line.backends) == 1
-    assert line.thread.fault == ""
+    assert line.thread.backend.fault == ""
 
 
 @pytest.mark.parametrize("step", ["submit", "collect"])

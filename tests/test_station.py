@@ -129,15 +129,15 @@ def test_a_frame_whose_part_is_answered_already_costs_no_inspection(tmp_path: Pa
         wait_for(lambda: camera(station).ready)
         thread = station.cameras["top"].inspects
         assert thread is not None
-        assert thread._inspector is not None
-        infer, judged = thread._inspector.backend.infer, []
+        assert thread.backend._inspector is not None
+        infer, judged = thread.backend._inspector.backend.infer, []
 
         def slow(batch: np.ndarray) -> object:
             judged.append(len(batch))
             time.sleep(0.5)
             return infer(batch)
 
-        thread._inspector.backend.infer = slow  # type: ignore[method-assign, assignment]
+        thread.backend._inspector.backend.infer = slow  # type: ignore[method-assign, assignment]
         station.trigger("top", "first")
         wait_for(lambda: judged)
         for part in ("second", "third"):

@@ -17,7 +17,7 @@ from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import InputSpec, Precision
 from dskd.runtime.errors import DeviceLost, DskdError, NotExact
 from dskd.runtime.inspection.backends import Backend, Output, candidates, first_that
-from dskd.runtime.inspection.backends.base import InTurn, Overlapping, cpu_words
+from dskd.runtime.inspection.backends.base import Overlapping, cpu_words
 from dskd.runtime.inspection.decision import Map, Settings, decide
 from dskd.runtime.inspection.fixture.pose import Pose
 from dskd.runtime.inspection.golden import GoldenCheck, golden_check
@@ -103,15 +103,15 @@ class Inspector:
         self.bundle, self.backend, self.settings, self.keep_maps = bundle, backend, settings, keep_maps
         self._id = bundle.id  # a hash over the manifest: not once per frame
         self._spec, most = bundle.manifest.input, bundle.manifest.max_batch
-        self._device = backend if isinstance(backend, Overlapping) else InTurn(backend)
-        self.overlaps = self._device is backend and self._spec.tiling is None  # tiles overlap within their frame
+        self._device = backend if isinstance(backend, Overlapping) else None  # None: it computes when it is collected
+        self.overlaps = self._device is not None and self._spec.tiling is None  # tiles overlap within their frame
         self._tiles: Tiles | None = None  # for frames of the last one's size
         rows = 0 if self._spec.tiling else most
         self._inputs = np.empty((rows, self._spec.height, self._spec.width, 3), np.uint8)  # of one batch
 
     def inspect(self, frame: Frame) -> Inspection:
         """Inspects one frame. Raises DskdError where it is blank, does not fit, or the backend gives no number."""
-        found = self.inspect_batch([(frame, self.settings)])[0]
+        (found,) = self.finish(self.begin([(frame, self.settings)]))
         if isinstance(found, DskdError):
             raise found
         return found
@@ -167,6 +167,8 @@ class Inspector:
 
     def submit(self, images: Image) -> Any:
         """Gives network inputs [N, height, width, 3] to the backend; its ticket. Raises BackendFailed or DeviceLost."""
+        if self._device is None:
+            return images
         try:
             return self._device.submit(images)
         except DeviceLost:  # the process must end
@@ -177,7 +179,7 @@ class Inspector:
     def collect(self, ticket: Any) -> Output:
         """The answer to what was submitted. Raises BackendFailed also where a score is no finite number."""
         try:
-            output = self._device.collect(ticket)
+            output = self.backend.infer(ticket) if self._device is None else self._device.collect(ticket)
         except DeviceLost:
             raise
         except Exception as error:

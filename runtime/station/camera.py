@@ -112,7 +112,7 @@ class StationCamera:
         if state.state != "running":
             return CAMERA_ERROR, f"camera {state.state}: {state.detail}"
         if not self.inspects.ready:
-            return BACKEND_ERROR, self.inspects.fault or "the backend is not open"
+            return BACKEND_ERROR, self.inspects.backend.fault or "the backend is not open"
         return (STORE_ERROR, "the store takes no records") if self._recorder.full else (0, "")
 
     def plc_state(self) -> PlcState:
@@ -195,7 +195,7 @@ class StationCamera:
             status=PartStatus(self.name, "camera", health, detail, capture.since),
             recipe=serving.recipe.name,
             bundle=serving.recipe.bundle.id,
-            backend=serving.thread.backend,
+            backend=serving.thread.backend.name,
             review=serving.recipe.settings.review,
             reject=serving.recipe.settings.reject,
             ready=self.parts.ready,

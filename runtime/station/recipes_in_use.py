@@ -113,10 +113,10 @@ class RecipesInUse:
         """Why the process must end and start again: a device is lost to it, or for long no camera had a backend."""
         threads = list(dict.fromkeys(camera.inspects for camera in list(self._cameras.values())))
         for thread in threads:
-            if thread.lost is not None:
-                return thread.lost
-        if threads and all(thread.idle > MOST_IDLE for thread in threads):
-            minutes, fault = MOST_IDLE / 60, threads[0].fault
+            if thread.backend.lost is not None:
+                return thread.backend.lost
+        if threads and all(thread.backend.idle > MOST_IDLE for thread in threads):
+            minutes, fault = MOST_IDLE / 60, threads[0].backend.fault
             return DskdError(f"nothing was inspected for {minutes:.0f} minutes, because there is no backend: {fault}")
         return None
 
@@ -172,7 +172,7 @@ class RecipesInUse:
                 backend.latency_budget_ms / 1000,
                 keep_maps=True,
             )
-        opened = thread.opened.result() if thread.opened.done() else thread.start()
+        opened = thread.backend.opened.result() if thread.backend.opened.done() else thread.start()
         try:
             serving = Serving(make_recipe(name, wanted, bundle, opened, self._kept), thread)
         except BaseException:

@@ -192,7 +192,7 @@ class Station:
         """Inspects a picture with the camera's recipe; nothing is stored or told."""
         serving = self._camera(camera).serving
         frame = Frame(camera, "rejudged", time.time(), image)
-        return serving.thread.judge(frame, serving.recipe.settings)
+        return serving.thread.inspect(frame, serving.recipe.settings)
 
     def accept_clock(self, who: str) -> None:
         """A person says that the clock is right although it jumped: what is old by it may be deleted again."""

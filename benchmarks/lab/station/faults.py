@@ -83,19 +83,19 @@ def backend_raising(bundle: Path, outage: float) -> Fault:
     """The device under the backend fails for a while; every frame of that time is dropped, none is passed."""
     with scratch() as folder, Drill(folder, bundle, f"test://pattern?size=320x240&fps={FPS:g}") as drill:
         thread: Any = drill.station.cameras["top"].inspects
-        infer = thread._inspector.backend.infer
+        infer = thread.backend._inspector.backend.infer
 
         def raising(batch: object) -> object:
             raise RuntimeError("device lost")
 
         passed = drill.camera().verdicts
-        thread._inspector.backend.infer = raising
-        detected = wait_until(lambda: thread.fault, "detection")
+        thread.backend._inspector.backend.infer = raising
+        detected = wait_until(lambda: thread.backend.fault, "detection")
         wait_until(lambda: drill.camera().dropped >= 2, "dropping")
         if drill.camera().verdicts["PASS"] - passed["PASS"] > 1:  # one may have been under way
             raise DskdError("drill: a frame was passed while the backend raised")
-        if thread._inspector is not None:
-            thread._inspector.backend.infer = infer
+        if thread.backend._inspector is not None:
+            thread.backend._inspector.backend.infer = infer
         return drill.account("backend raising", detected, drill.goes_on())
 
 
