@@ -6,9 +6,13 @@ import ctypes
 import errno
 import fcntl
 import glob
+import hashlib
 import os
 import secrets
 import shutil
+import socket
+import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -141,15 +145,53 @@ def clear_leftovers(folder: Path, name: str = "*") -> None:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Holds ``folder`` for this process. Raises CallError where another one has it; a killed one has it no more."""
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    """Holds ``folder`` for this process. Raises CallError where another one has it; a killed one has it no more.
+
+    It is held by a file in it, which goes with the folder where that is moved, and by its name: whoever finds another
+    folder there, or makes one, does not write beside a process that took that name.
+    """
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _hold_name(name, folder)
         yield
     except BlockingIOError as error:
         raise CallError(f"{folder}: another process is writing there; wait for it or name another folder") from error
     finally:
+        name.close()
         os.close(handle)
+
+
+def _hold_name(holder: socket.socket, folder: Path) -> None:
+    """Binds a name in the kernel that follows from the folder's. Raises BlockingIOError where a process has it.
+
+    Any user may take such a name: one that is neither ours nor root's is not believed.
+    """
+    if sys.platform != "linux":
+        return
+    address = f"\0dskd-writer-{hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()}"
+    try:
+        holder.bind(address)
+        holder.listen(16)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE or _owner(address) not in (0, os.geteuid()):
+            return
+        raise BlockingIOError from error
+
+
+def _owner(address: str) -> int:
+    """The user whose process listens at a name in the kernel; our own where it has no time to say so, -1 for nobody."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(address)
+        except BlockingIOError:
+            return os.geteuid()
+        except OSError:
+            return -1
+        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return int(struct.unpack("3i", credentials)[1])
 
 
 def _lock(handle: int) -> None:

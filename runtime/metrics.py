@@ -90,9 +90,14 @@ class Metrics:
         text: bytes = self._client.generate_latest(self._registry)
         return text
 
-    def listen(self, host: str = "127.0.0.1", port: int = 9464) -> MetricsListener:
-        """Serves ``page`` until ``stop``. Raises DskdError where the address cannot be had."""
-        return MetricsListener(host, port, self.page, self._client.CONTENT_TYPE_LATEST)
+    def listen(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 9464,
+        health: Callable[[], tuple[bytes, bool]] | None = None,
+    ) -> MetricsListener:
+        """Serves ``page``, and ``health`` beside it, until ``stop``. Raises DskdError where the address cannot be had."""
+        return MetricsListener(host, port, self.page, self._client.CONTENT_TYPE_LATEST, health)
 
     def collect(self) -> Iterator[Any]:
         """What the snapshot says; called by the registry."""

@@ -1,4 +1,8 @@
-"""A small HTTP listener for one read-only page: few clients, short patience, nothing else."""
+"""A small HTTP listener for metrics and health: few clients, short patience, nothing else.
+
+It has a thread and places of its own, so whatever happens to the operator's page, a watchdog is answered here. Where all
+places are taken, the client that is here longest makes room.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,23 @@ from dskd.runtime.errors import DskdError
 
 MOST_CLIENTS = 8  # at once; a scraper is one
 PATIENCE = 10.0  # seconds for a request and its answer in all
-PATH = "/metrics"
+PATH, HEALTH = "/metrics", "/healthz"
 
 _log = logging.getLogger(__name__)
 
 
 class MetricsListener:
-    """Serves ``page()`` at ``/metrics`` from the moment of construction until ``stop``."""
+    """Serves ``page()`` at ``/metrics`` from the moment of construction until ``stop``.
 
-    def __init__(self, host: str, port: int, page: Callable[[], bytes], content_type: str) -> None:
+    ``health``: what ``/healthz`` answers, as JSON, and whether all works.
+    """
+
+    def __init__(
+        self, host: str, port: int, page: Callable[[], bytes], content_type: str,
+        health: Callable[[], tuple[bytes, bool]] | None = None,
+    ) -> None:  # fmt: skip
         try:
-            self._server = _Server(host, port, page, content_type)
+            self._server = _Server(host, port, page, content_type, health)
         except (OSError, OverflowError, ValueError) as error:
             raise DskdError(f"metrics: cannot listen on {host}:{port} ({error}); name another address") from error
         self.host, self.port = str(self._server.server_address[0]), int(self._server.server_address[1])
@@ -47,19 +57,25 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False  # a client that never reads is cut, not waited for
     allow_reuse_address = True
 
-    def __init__(self, host: str, port: int, page: Callable[[], bytes], content_type: str) -> None:
-        self.page, self.content_type = page, content_type
+    def __init__(
+        self, host: str, port: int, page: Callable[[], bytes], content_type: str,
+        health: Callable[[], tuple[bytes, bool]] | None,
+    ) -> None:  # fmt: skip
+        self.page, self.content_type, self.health = page, content_type, health
         self._open: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     def verify_request(self, request: object, client_address: object) -> bool:
-        """Whether there is room for one more client."""
+        """Makes room for one more client."""
         assert isinstance(request, socket.socket)
         with self._lock:
             if len(self._open) >= MOST_CLIENTS:
-                return False
+                longest = min(self._open, key=lambda client: self._open[client])
+                del self._open[longest]
+                with suppress(OSError):
+                    longest.shutdown(socket.SHUT_RDWR)
             self._open[request] = time.monotonic()
         return True
 
@@ -95,17 +111,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """The page, or 404."""
-        if self.path.partition("?")[0] != PATH:
-            self.send_error(404, "only /metrics is here")
+        path, health, works = self.path.partition("?")[0], self.server.health, True
+        if path != PATH and not (path == HEALTH and health is not None):
+            self.send_error(404, "only /metrics and /healthz are here")
             return
         try:
-            data = self.server.page()
+            if path == PATH or health is None:
+                data, content_type = self.server.page(), self.server.content_type
+            else:
+                (data, works), content_type = health(), "application/json"
         except Exception:  # the listener must outlive whatever the station raises
             _log.exception("metrics: the page cannot be made")
             self.send_error(500, "see the log")
             return
-        self.send_response(200)
-        self.send_header("Content-Type", self.server.content_type)
+        self.send_response(200 if works else 503)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("Cache-Control", "no-store")
         self.end_headers()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from station_files import wait_for
 
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame, Inspection, Verdict
@@ -174,7 +173,7 @@ def test_records_of_a_doubtful_clock_live_as_long_as_their_neighbours(tmp_path: 
 def write(archive: Archive, captured: float, number: int) -> None:
     image = np.full((8, 8, 3), 90, np.uint8)
     found = Inspection("top", str(number), captured, Verdict.REJECT, 2.0, 1.0, (), {}, "bundle", "test")
-    archive.offer(Frame("top", str(number), captured, image), found, None)
+    archive.write([(Frame("top", str(number), captured, image), found)])
 
 
 @pytest.mark.parametrize("jump", [400 * DAY, -NOW + 30, -300 * DAY])
@@ -185,11 +184,8 @@ def test_the_archive_keeps_its_pictures_through_a_jump_and_back(tmp_path: Path, 
     for passed, wall in ((0, NOW), (3600, NOW + 3600 + jump), (7200, NOW + 7200)):
         times.ran, times.wall = 100.0 + passed, wall
         config = ArchiveConfig(kind="archive", keep="all", max_age_days=30, min_free_gb=0, overlay=False, heat=False)
-        archive = Archive("a", config, tmp_path, clock)
-        archive.start()
+        archive = Archive(config, tmp_path, clock)
         write(archive, wall, int(wall))
-        assert archive.stop()
-        assert archive.status().health == "ok"
     assert len(list(tmp_path.rglob("*.json"))) == 3 + 1, "three records and the note of the mistimed hour"
 
 
@@ -198,13 +194,10 @@ def test_by_count_the_ones_written_first_go_whatever_the_clock_said(tmp_path: Pa
     clock = times.clock()
     clock.doubt()
     config = ArchiveConfig(kind="archive", keep="all", max_count=2, min_free_gb=0, overlay=False, heat=False)
-    archive = Archive("a", config, tmp_path, clock)
-    archive.start()
+    archive = Archive(config, tmp_path, clock)
     write(archive, NOW - 7200, 1)
-    wait_for(lambda: list(tmp_path.rglob("*.json")))
     times.wall = 50.0
     write(archive, 51.0, 2)
     write(archive, 52.0, 3)
-    assert archive.stop()
     left = sorted(path.name.split("-")[2] for path in tmp_path.rglob("*.json") if path.name != "mistimed.json")
     assert left == ["2", "3"]

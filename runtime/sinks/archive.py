@@ -9,6 +9,7 @@ it gives the heat map at any strength.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import shutil
@@ -35,6 +36,9 @@ from dskd.runtime.wall_clock import WallClock
 
 KEEP = re.compile(r"all|rejects(?: and 1 in ([1-9][0-9]{0,8}) passes)?")
 FOLDER = "archive"  # in a station's data folder
+
+
+_log = logging.getLogger(__name__)
 
 
 class ArchiveConfig(SinkConfig):
@@ -110,6 +114,8 @@ class Archive(Sink):
 
     def _keep(self, frame: Frame, found: Inspection) -> None:
         """Makes room, then writes the files, the JSON last."""
+        if self._shelf.made_again():
+            _log.warning("archive %s: was gone; it is made again, and begins empty", self._shelf.folder)
         self._make_room()
         stem = _stem(self._shelf.folder, found.source, found.frame, found.captured, found.verdict)
         picture = frame.image

@@ -37,6 +37,15 @@ class Shelf:
             raise DskdError(f"archive {folder}: cannot be made ({error.strerror}); name another folder") from error
         self._read_mistimed()
 
+    def made_again(self) -> bool:
+        """Makes the folder where somebody removed it; whether that was so. Raises OSError where it cannot be made."""
+        if self.folder.is_dir():
+            return False
+        self.folder.mkdir(parents=True)
+        self.held, self._mistimed = 0, {}
+        self._stems.clear()
+        return True
+
     def mistimed(self, hour: Path, truly: float) -> None:
         """Says that ``hour`` is filled under a clock that is not believed, at about ``truly``: its name says no age."""
         name = f"{hour.parent.name}/{hour.name}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,6 +31,7 @@ EXAMPLES = """examples:
   dskd station line-3.yaml                   run until SIGTERM or Ctrl-C
 
 Exit code 0: stopped when told to; 1: the work failed, or only a new process can go on; 2: the file is wrong; 3: a library or device is missing."""
+MOST_FILES = 16_384
 WATCH = 1.0  # seconds between looks at the threads
 log = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ def main(arguments: list[str]) -> int:
         return check(options.station)
     config = load_station(options.station)
     start_logging(config.log_file)
+    _allow_descriptors()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -91,6 +95,15 @@ def leave(lost: DeviceLost) -> NoReturn:
     print(f"error: {one_line(str(lost))}", file=sys.stderr, flush=True)
     logging.shutdown()
     os._exit(lost.exit_code)
+
+
+def _allow_descriptors() -> None:
+    """As many open files as this process may have: the soft limit is meant for programs that use select."""
+    with suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def watch(station: Station, stop: threading.Event, page_alive: Callable[[], bool]) -> None:

@@ -57,6 +57,13 @@ class StationStatus:
     recipes: tuple[str, ...]
 
 
+def health_fields(status: StationStatus) -> dict[str, object]:
+    """What ``/healthz`` tells: no more than the health of each part."""
+    parts = {f"camera {c.status.name}": c.status.health for c in status.cameras}
+    parts |= {f"{p.kind} {p.name}": p.health for p in status.parts}
+    return {"station": status.name, "health": status.health, "parts": parts}
+
+
 @dataclass(frozen=True)
 class Live:
     """The newest judged frame of a camera; ``inspection.anomaly_map`` is at network size, None where it was not needed."""

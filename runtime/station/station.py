@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import threading
@@ -21,7 +22,7 @@ from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdict
 from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import StationConfig
-from dskd.runtime.station.control import Live, PartStatus, StationStatus
+from dskd.runtime.station.control import Live, PartStatus, StationStatus, health_fields
 from dskd.runtime.station.drift_watches import DriftWatches
 from dskd.runtime.station.free_running import FreeRunning
 from dskd.runtime.station.outputs import OUTPUTS, Output, OutputConfig, OutputContext
@@ -100,7 +101,7 @@ class Station:
                     camera.parts.answers_wanted = any(output.hears(camera.name) for output in self.outputs)
             if self.config.metrics is not None:
                 self._metrics = Metrics(list(self.cameras), self._numbers)
-                self._listener = self._metrics.listen(*split_address(self.config.metrics.listen))
+                self._listener = self._metrics.listen(*split_address(self.config.metrics.listen), self._health_page)
             self.sinks.start()
             for camera in self.cameras.values():
                 camera.capture.start()
@@ -348,6 +349,11 @@ class Station:
         }
         sinks = [] if self.sinks is None else self.sinks.statuses()
         return Snapshot(cameras, sinks, self.recorder.spooled, shutil.disk_usage(self.config.data).free)
+
+    def _health_page(self) -> tuple[bytes, bool]:
+        """For watchdogs, beside the metrics: the operator's page may be busy."""
+        status = self.status()
+        return json.dumps(health_fields(status)).encode(), status.health != "fault"
 
     def _store_status(self) -> PartStatus:
         now, waiting = self.recorder.status.now, f"{self.recorder.spooled} records wait"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 import h11
@@ -24,18 +25,30 @@ class WatchedConnection(H11Protocol):
     """
 
     _moved = 0.0
+    _ended = False  # to make room; it is gone in a moment
     _begun: float | None = None  # when the request that is not whole yet began
     _left = 0
     _check: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Refuses the connection where there are too many."""
-        if len(self.connections) >= MOST_CONNECTIONS:
+        """Makes room where there are too many connections; refuses this one where all others are being answered."""
+        if len(self.connections) >= MOST_CONNECTIONS and not self._make_room():
             transport.abort()
             return
         super().connection_made(transport)
         self._moved = time.monotonic()
         self._check = self.loop.call_later(CHECK_SECONDS, self._end_if_stalled)
+
+    def _make_room(self) -> bool:
+        """Ends the connection that was still longest, of the client that has most of those that are owed no answer."""
+        idle = [c for c in self.connections if isinstance(c, WatchedConnection) and not c._answering() and not c._ended]
+        if not idle:
+            return False
+        held = Counter(_host(c) for c in idle)
+        victim = min(idle, key=lambda c: (-held[_host(c)], c._moved))
+        victim._ended = True
+        victim.transport.abort()
+        return True
 
     def data_received(self, data: bytes) -> None:
         """Notes that the client is alive."""
@@ -79,3 +92,7 @@ class WatchedConnection(H11Protocol):
         """Whether the application has the whole request and owes the answer."""
         cycle: Any = self.cycle
         return cycle is not None and not cycle.response_complete and not cycle.more_body
+
+
+def _host(connection: WatchedConnection) -> str:
+    return connection.client[0] if connection.client else ""

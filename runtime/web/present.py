@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from starlette.responses import Response
 
-from dskd.runtime.station.control import CameraStatus, PartStatus, StationStatus
+from dskd.runtime.station.control import CameraStatus, PartStatus, StationStatus, health_fields
 from dskd.runtime.store import Record
 from dskd.runtime.web.answers import as_json
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
@@ -46,10 +46,7 @@ class Present:
     async def health(self, _: Call) -> Response:
         """For watchdogs and load balancers; tells no more than the health of each part."""
         status = await self._screen.view(self._screen.control.status)
-        parts = {f"camera {c.status.name}": c.status.health for c in status.cameras}
-        parts |= {f"{p.kind} {p.name}": p.health for p in status.parts}
-        fields = {"station": status.name, "health": status.health, "parts": parts}
-        return as_json(fields, 503 if status.health == "fault" else 200)
+        return as_json(health_fields(status), 503 if status.health == "fault" else 200)
 
     async def state(self, call: Call) -> Response:
         """Shared by all viewers, but for who signed in."""

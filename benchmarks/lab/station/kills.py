@@ -151,7 +151,12 @@ def finish(file: Path) -> None:
     store, sink = file.parent / "data" / "store.db", file.parent / "sink.csv"
     try:
         wait_until(
-            lambda: len(csv_keys(sink)[0]) >= count(store, "inspections") + count(store, "dropped"), "delivery", 60
+            lambda: (
+                not count(store, "announced")
+                and len(csv_keys(sink)[0]) >= count(store, "inspections") + count(store, "dropped")
+            ),
+            "delivery",
+            60,
         )
         process.terminate()
         process.wait(30)

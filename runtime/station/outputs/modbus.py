@@ -72,7 +72,7 @@ class ModbusServer:
         self.name, self.camera, self._handshake = name, config.camera, handshake
         self._allowed = frozenset(config.allow)
         self._host, self._port = split_address(config.listen)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], float] = {}  # when each asked last, 0 before its first request
         self._since, self.refused = time.time(), 0
         self._loop = asyncio.new_event_loop()
         try:
@@ -133,17 +133,27 @@ class ModbusServer:
         task = asyncio.current_task()
         assert task is not None
         try:
-            if peer is None or not self._welcome(peer[0]) or len(self._tasks) >= MOST_CLIENTS:
+            if peer is None or not self._welcome(peer[0]):
                 self.refused += 1
                 return
-            self._tasks.add(task)
+            self._make_room()
+            self._tasks[task] = 0.0
             while await self._one_request(reader, writer):
-                pass
+                self._tasks[task] = time.monotonic()
         except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, TimeoutError, asyncio.CancelledError):
             pass  # a client that went away or fell silent in the middle of a request, or the station stops
         finally:
-            self._tasks.discard(task)
+            self._tasks.pop(task, None)
             writer.transport.abort()
+
+    def _make_room(self) -> None:
+        """Ends the newest client that never asked, else the one that was silent longest: a PLC asks all the time."""
+        if len(self._tasks) >= MOST_CLIENTS:
+            never = [task for task, asked in self._tasks.items() if not asked]
+            idle = never[-1] if never else min(self._tasks, key=lambda task: self._tasks[task])
+            del self._tasks[idle]
+            idle.cancel()
+            self.refused += 1
 
     def _welcome(self, peer: str) -> bool:
         client = ip_address(peer.partition("%")[0])
