@@ -43,14 +43,7 @@ def _local(path: object, info: ValidationInfo) -> Path:
 
 
 def _address(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    try:
-        ip_address(host.strip("[]"))
-        number = int(port)
-    except ValueError:
-        raise ValueError(f"{text!r} is no ADDRESS:PORT such as 127.0.0.1:8080") from None
-    if not 0 <= number < 1 << 16 or not port.isdigit():
-        raise ValueError(f"port {port} must lie between 0 (any free one) and 65535")
+    split_address(text)
     return text
 
 
@@ -113,6 +106,14 @@ def reveal(text: str, quoted: bool = False) -> str:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """Host and port of a listening address."""
+    """IP address and port to listen at. Names are not taken: what they mean may change. Raises ValueError."""
     host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        ip_address(host)
+        number = int(port)
+    except ValueError:
+        raise ValueError(f"{address!r} is no ADDRESS:PORT such as 127.0.0.1:8080") from None
+    if not 0 <= number < 1 << 16 or not port.isdigit():
+        raise ValueError(f"port {port} must lie between 0 (any free one) and 65535")
+    return host, number

@@ -9,6 +9,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from dskd.runtime.configuration.fields import split_address
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.runtime.station.control import StationControl
 from dskd.runtime.store import Store
@@ -16,7 +17,6 @@ from dskd.runtime.web.archive import Archive
 from dskd.runtime.web.auth import Doorkeeper
 from dskd.runtime.web.token import load_token
 
-SHIFTS = ("06:00", "14:00", "22:00")
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
 BACKLOG = 64
@@ -30,7 +30,7 @@ class WebOptions:
 
     listen: str
     token_file: Path
-    shifts: tuple[str, ...] = SHIFTS
+    shifts: tuple[str, ...] = ()
 
 
 class WebServer:
@@ -47,7 +47,10 @@ class WebServer:
         from dskd.runtime.web.connections import WatchedConnection
         from dskd.runtime.web.screen import Screen
 
-        host, port = _split(options.listen)
+        try:
+            host, port = split_address(options.listen)
+        except ValueError as error:
+            raise CallError(f"web.listen: {error}") from error
         beyond = not ipaddress.ip_address(host).is_loopback
         self._socket = _listen(host, port)
         try:
@@ -96,20 +99,6 @@ class WebServer:
 
     def _run(self) -> None:
         asyncio.run(self._server.serve(sockets=[self._socket]))
-
-
-def _split(listen: str) -> tuple[str, int]:
-    """An IP address and a port. Names are not taken: what they mean may change."""
-    host, _, port = listen.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    try:
-        ipaddress.ip_address(host)
-        number = int(port)
-    except ValueError as error:
-        raise CallError(f"web.listen {listen!r}: an IP address and a port are needed, as in 127.0.0.1:8080") from error
-    if not 0 <= number < 1 << 16:
-        raise CallError(f"web.listen {listen!r}: a port is a number under 65536")
-    return host, number
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dskd.benchmarks.lab.fleet.fleet_host import Broker, FileHost
+from dskd.benchmarks.lab.fleet.fleet_host import FileHost
 from dskd.benchmarks.lab.fleet.power_drill import changed
+from dskd.benchmarks.lab.station.broker import Broker
 from dskd.jetson.agent import Agent, open_link
 from dskd.jetson.fleet_config import FleetConfig
 from dskd.jetson.live_check import LiveLimits
@@ -90,7 +91,9 @@ class Fleet:
         self.folder, self.number, self.workers = folder, number, workers
         private, _ = make_key(folder / "keys", "sim")
         self.key = load_private(private)
+        (folder / "broker").mkdir()
         self.host, self.broker = FileHost(folder / "host"), Broker(folder / "broker")
+        self.broker.start()
         # golden frames are good parts; what the bundle thinks of them is not what this is about
         self.good = changed(bundle, folder / "good", NEVER_REJECTED)
         self.bad = changed(bundle, folder / "bad", -1.0)
@@ -166,7 +169,7 @@ class Fleet:
         """Ends everything."""
         for device in self.devices:
             device.close()
-        self.broker.close()
+        self.broker.kill()
         self.host.close()
 
 

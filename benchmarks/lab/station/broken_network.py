@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dskd.benchmarks.lab.station.drill import Broker, Drill, Fault, count, free_port, scratch, wait_until
+from dskd.benchmarks.lab.station.broker import Broker
+from dskd.benchmarks.lab.station.drill import Drill, Fault, count, free_port, scratch, wait_until
 from dskd.runtime.errors import DskdError
 
 FPS = 5.0

@@ -5,18 +5,16 @@ from __future__ import annotations
 import csv
 import json
 import random
-import shutil
 import socket
 import sqlite3
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.errors import DskdError
 from dskd.runtime.station.control import CameraStatus, PartStatus
 from dskd.runtime.station.load import load_station
 from dskd.runtime.station.station import Station
@@ -75,23 +73,28 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
+def station_file(folder: Path, bundle: Path, camera: Mapping[str, object], **changes: object) -> Path:
+    """The file of a station in ``folder`` with one camera, ``top``, and one recipe, ``only``, but for ``changes``."""
+    fields: dict[str, object] = {
+        "name": "drill",
+        "data": str(folder / "data"),
+        "cameras": {"top": {"recipe": "only", **camera}},
+        "recipes": {"only": {"bundle": str(bundle.absolute())}},
+        **changes,
+    }
+    file = folder / "station.yaml"
+    file.write_text(json.dumps(fields, indent=1))  # JSON is YAML
+    return file
+
+
 class Drill:
     """A station with one camera and a CSV sink, in ``folder``."""
 
     def __init__(self, folder: Path, bundle: Path, source: str, **changes: object) -> None:
         self.folder = folder
-        fields: dict[str, object] = {
-            "name": "drill",
-            "data": str(folder / "data"),
-            "cameras": {"top": {"source": source, "recipe": "only"}},
-            "recipes": {"only": {"bundle": str(bundle.absolute())}},
-            "sinks": {"csv": {"kind": "csv", "path": str(folder / "sink.csv")}},
-            **changes,
-        }
-        file = folder / "station.yaml"
-        file.write_text(json.dumps(fields, indent=1))  # JSON is YAML
-        self.file = file
-        self.station = Station(load_station(file))
+        sinks = {"csv": {"kind": "csv", "path": str(folder / "sink.csv")}}
+        self.file = station_file(folder, bundle, {"source": source}, **{"sinks": sinks, **changes})
+        self.station = Station(load_station(self.file))
 
     def __enter__(self) -> Drill:
         self.station.start()
@@ -156,36 +159,3 @@ def csv_keys(file: Path) -> tuple[set[str], int]:
     with file.open(newline="") as lines:
         keys = [row["key"] for row in csv.DictReader(lines)]
     return set(keys), len(keys) - len(set(keys))
-
-
-class Broker:
-    """A mosquitto on loopback that keeps its port. Raises MissingPart where it is not installed."""
-
-    def __init__(self, folder: Path) -> None:
-        self._program = shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")
-        if self._program is None:
-            raise MissingPart("mosquitto is not installed; apt-get install mosquitto")
-        self.port = free_port()
-        self._file = folder / "mosquitto.conf"
-        lines = [
-            f"listener {self.port} 127.0.0.1",
-            "allow_anonymous true",
-            "user root",  # else it gives up its rights to this folder; no root, no effect
-            f"persistence true\npersistence_location {folder}/\nautosave_on_changes true\nautosave_interval 1",
-            "max_queued_messages 0",  # what waits for the reader is the drill's count, not the broker's to drop
-        ]
-        self._file.write_text("\n".join(lines) + "\n")
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Returns when it listens."""
-        self._process = subprocess.Popen(  # noqa: S603
-            [str(self._program), "-c", str(self._file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        wait_until(lambda: listens(self.port), "the broker's start", 10)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()

@@ -2,57 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import random
 import signal
-import socket
 import sqlite3
-import struct
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from dskd.benchmarks.lab.station.drill import Fault, count, csv_keys, free_port, scratch, wait_until
+from dskd.benchmarks.lab.station.drill import Fault, count, csv_keys, free_port, scratch, station_file, wait_until
+from dskd.benchmarks.lab.station.plc import Plc, bit, part_of
 from dskd.runtime.errors import DskdError
-from dskd.runtime.station.outputs.registers import COILS, INPUT_REGISTERS, INPUTS, address, registers_text, size
 
-
-class Plc:
-    """A Modbus client in thirty lines: one request, one reply."""
-
-    def __init__(self, port: int) -> None:
-        self._link = socket.create_connection(("127.0.0.1", port), 2)
-        self._link.settimeout(2)
-
-    def ask(self, function: int, first: int, second: int) -> bytes:
-        """The reply's data."""
-        self._link.sendall(struct.pack(">HHHBBHH", 1, 0, 6, 1, function, first, second))
-        length = struct.unpack(">H", self._exactly(6)[4:])[0]
-        return self._exactly(length)[2:]
-
-    def coil(self, name: str, value: bool) -> None:
-        """Writes a coil."""
-        self.ask(5, address(COILS, name), 0xFF00 if value else 0)
-
-    def registers(self) -> list[int]:
-        """All input registers."""
-        data = self.ask(4, 0, size(INPUT_REGISTERS))[1:]
-        return list(struct.unpack(f">{len(data) // 2}H", data))
-
-    def close(self) -> None:
-        """Hangs up."""
-        self._link.close()
-
-    def _exactly(self, number: int) -> bytes:
-        data = b""
-        while len(data) < number:
-            more = self._link.recv(number - len(data))
-            if not more:
-                raise OSError("the station hung up")
-            data += more
-        return data
+TRIGGER = {"kind": "software", "deadline_ms": 5000}
+CAMERA = {"source": "test://pattern?size=320x240&fps=30", "trigger": TRIGGER}
 
 
 def kills(bundle: Path, number: int) -> Fault:
@@ -62,7 +26,11 @@ def kills(bundle: Path, number: int) -> Fault:
     """
     with scratch() as folder:
         port = free_port()
-        file = station_file(folder, bundle, port)
+        file = station_file(
+            folder, bundle, CAMERA,
+            outputs={"plc": {"kind": "modbus", "listen": f"127.0.0.1:{port}", "camera": "top"}},
+            sinks={"csv": {"kind": "csv", "path": "sink.csv"}},
+        )  # fmt: skip
         told: list[str] = []
         acknowledged = 0
         chance = random.Random(number)  # noqa: S311 a drill that can be repeated
@@ -85,22 +53,6 @@ def kills(bundle: Path, number: int) -> Fault:
         return account(folder, told, acknowledged, detected, recovered)
 
 
-def station_file(folder: Path, bundle: Path, port: int) -> Path:
-    """A triggered camera, a PLC and a CSV sink."""
-    trigger = {"kind": "software", "deadline_ms": 5000}
-    fields = {
-        "name": "drill",
-        "data": "data",
-        "cameras": {"top": {"source": "test://pattern?size=320x240&fps=30", "recipe": "only", "trigger": trigger}},
-        "recipes": {"only": {"bundle": str(bundle.absolute())}},
-        "outputs": {"plc": {"kind": "modbus", "listen": f"127.0.0.1:{port}", "camera": "top"}},
-        "sinks": {"csv": {"kind": "csv", "path": "sink.csv"}},
-    }
-    file = folder / "station.yaml"
-    file.write_text(json.dumps(fields))
-    return file
-
-
 def connected(port: int, process: subprocess.Popen[bytes]) -> Plc:
     """The PLC's connection, once a trigger would be taken."""
     found: list[Plc] = []
@@ -112,7 +64,7 @@ def connected(port: int, process: subprocess.Popen[bytes]) -> Plc:
             if not found:
                 found.append(Plc(port))
                 found[0].coil("TriggerEnable", True)
-            return bool(found[0].registers()[0] & 1 << address(INPUTS, "TriggerReady"))
+            return bit(found[0].registers(), "TriggerReady")
         return False
 
     wait_until(ready, "the station's start", 60)
@@ -121,16 +73,15 @@ def connected(port: int, process: subprocess.Popen[bytes]) -> Plc:
 
 def work(plc: Plc, told: list[str], seconds: float) -> int:
     """Triggers and takes results as fast as they come; returns how many triggers were acknowledged."""
-    valid, taken = 1 << address(INPUTS, "ResultsValid"), 1 << address(INPUTS, "TriggerAck")
     acknowledged = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         plc.coil("Trigger", True)
-        acknowledged += bool(plc.registers()[0] & taken)
+        acknowledged += bit(plc.registers(), "TriggerAck")
         plc.coil("Trigger", False)
         registers = plc.registers()
-        if registers[0] & valid:
-            told.append(registers_text(registers[address(INPUT_REGISTERS, "PartId") :]))
+        if bit(registers, "ResultsValid"):
+            told.append(part_of(registers))
             plc.coil("ResultsAck", True)
             plc.coil("ResultsAck", False)
     return acknowledged

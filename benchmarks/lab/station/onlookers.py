@@ -10,8 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from dskd.benchmarks.lab.station.kills import Plc
-from dskd.runtime.station.outputs.registers import INPUTS, address
+from dskd.benchmarks.lab.station.plc import Plc, bit
 
 PATIENCE = 10.0  # seconds for one answer
 
@@ -92,7 +91,6 @@ class ResultTaker:
     """A PLC that only takes results."""
 
     PERIOD = 0.02  # seconds
-    VALID, OVERRUN = (1 << address(INPUTS, name) for name in ("ResultsValid", "Overrun"))
 
     def __init__(self, port: int) -> None:
         self.taken = self.overruns = 0
@@ -103,9 +101,9 @@ class ResultTaker:
         """Reads the registers and acknowledges the result that is there. Raises OSError."""
         try:
             self._plc = plc = self._plc or Plc(self._port)
-            status = plc.registers()[0]
-            self.overruns += bool(status & self.OVERRUN)
-            if status & self.VALID:
+            registers = plc.registers()
+            self.overruns += bit(registers, "Overrun")
+            if bit(registers, "ResultsValid"):
                 self.taken += 1
                 plc.coil("ResultsAck", True)
                 plc.coil("ResultsAck", False)

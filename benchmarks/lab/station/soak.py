@@ -22,7 +22,7 @@ from tqdm import tqdm
 from dskd.benchmarks.contenders import check_output
 from dskd.benchmarks.lab.station.drill import free_port, scratch, wait_until
 from dskd.benchmarks.lab.station.figures import environment, row
-from dskd.benchmarks.lab.station.soak_station import CAMERAS, Outside, station_file
+from dskd.benchmarks.lab.station.soak_station import CAMERAS, Outside, soak_file
 from dskd.benchmarks.lab.station.station_process import Counts, StationProcess, running
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle, default_bundle, load_bundle
@@ -98,7 +98,7 @@ def soak(
     """Samples, what was lost where, and the figures of the whole time."""
     with ExitStack() as stack:
         outside = stack.enter_context(Outside(folder, [free_port() for _ in range(3)]))
-        process = stack.enter_context(running(station_file(folder, bundle, fps, size, outside)))
+        process = stack.enter_context(running(soak_file(folder, bundle, fps, size, outside)))
         outside.look()
         wait_until(lambda: process.lives() and state_of(outside)[0], "a first inspection")
         samples = watch(process, outside, seconds)

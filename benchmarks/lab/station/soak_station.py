@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from contextlib import ExitStack
 from pathlib import Path
 
 from dskd.benchmarks.lab.station.broken_network import Subscriber
-from dskd.benchmarks.lab.station.drill import Broker, count, csv_keys, wait_until
+from dskd.benchmarks.lab.station.broker import Broker
+from dskd.benchmarks.lab.station.drill import count, csv_keys, station_file, wait_until
 from dskd.benchmarks.lab.station.onlookers import Browser, Onlooker, Receiver, ResultTaker, scrape
 from dskd.benchmarks.lab.station.station_process import Counts
 from dskd.runtime.errors import DskdError
@@ -115,7 +115,7 @@ def gaps(wanted: set[str], told: set[str]) -> int:
     return sum(number(key) <= last for key in wanted - told)
 
 
-def station_file(folder: Path, bundle: Path, fps: float, size: str, outside: Outside) -> Path:
+def soak_file(folder: Path, bundle: Path, fps: float, size: str, outside: Outside) -> Path:
     """Two free cameras on one backend, the store, archive, CSV, MQTT, webhook, Modbus, metrics and the page."""
     source = f"test://pattern?size={size}&fps={fps:g}"
     recipe = {"bundle": str(bundle.absolute())}
@@ -123,9 +123,8 @@ def station_file(folder: Path, bundle: Path, fps: float, size: str, outside: Out
         "pass-all": {**recipe, "review": 1e5, "reject": 1e5},
         "reject-all": {**recipe, "review": 0.0, "reject": 0.0},
     }
-    fields = {
+    fields: dict[str, object] = {
         "name": "soak",
-        "data": str(folder / "data"),
         "cameras": {
             name: {"source": f"{source}&seed={k}", "recipe": recipe, "policy": "latest"}
             for k, (name, recipe) in enumerate(zip(CAMERAS, recipes, strict=True))
@@ -141,6 +140,4 @@ def station_file(folder: Path, bundle: Path, fps: float, size: str, outside: Out
             "mes": {"kind": "mqtt", "broker": f"mqtt://127.0.0.1:{outside.broker.port}", "topic": "soak"},
         },
     }
-    file = folder / "station.yaml"
-    file.write_text(json.dumps(fields))
-    return file
+    return station_file(folder, bundle, {}, **fields)

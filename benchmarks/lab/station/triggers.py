@@ -1,6 +1,6 @@
 """``python -m benchmarks triggers``: a PLC triggers parts over Modbus at a steady rate and takes every result.
 
-The client is pymodbus, the program is that of docs/modbus.md, the station is a process of its own. The PLC numbers its
+The program is that of docs/modbus.md, the station is a process of its own. The PLC numbers its
 parts; each must be answered once, in the order of the triggers, and be in the store.
 """
 
@@ -11,6 +11,7 @@ import json
 import sqlite3
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dskd.benchmarks.lab.station.drill import free_port, listens, scratch, wait_until
+from dskd.benchmarks.lab.station.drill import free_port, scratch, station_file, wait_until
 from dskd.benchmarks.lab.station.figures import environment, row
+from dskd.benchmarks.lab.station.plc import Plc, bit, part_of
 from dskd.benchmarks.lab.station.station_process import running
 from dskd.runtime.bundle.loading import default_bundle, load_bundle
-from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser
-from dskd.runtime.station.outputs.registers import (
-    COILS,
-    HOLDING_REGISTERS,
-    INPUT_REGISTERS,
-    INPUTS,
-    TEXT,
-    address,
-    registers_text,
-    size,
-    text_registers,
-)
+from dskd.runtime.errors import CallError, DskdError, Parser
+from dskd.runtime.station.outputs.registers import INPUT_REGISTERS, address
 
 CYCLE = 0.004  # seconds between two looks of the PLC; small ones have cycles of 1 to 10 ms
 REASONS = {0: "inspected", 1: "deadline", 2: "not inspected"}
@@ -50,27 +42,29 @@ class Result:
     seen: float
 
 
-class Plc:
-    """The PLC's program over one connection. Raises MissingPart where pymodbus is not installed."""
+class PartProgram:
+    """The program of a PLC that triggers parts and takes their results."""
 
     def __init__(self, port: int) -> None:
-        try:
-            from pymodbus.client import ModbusTcpClient
-        except ImportError as error:
-            raise MissingPart("pymodbus is not installed; pip install 'dskd-edge[dev]'") from error
         self._port = port
-        self._client: Any = ModbusTcpClient("127.0.0.1", port=port, timeout=5)
+        self._plc: Plc | None = None
         self.results: list[Result] = []
         self.triggered: dict[str, float] = {}
         self.missed, self.held_back, self.latest = 0, 0, 0.0
         self._trigger_up = self._acknowledge_up = False
 
+    @property
+    def plc(self) -> Plc:
+        """The connection, made when it is first asked for. Raises OSError."""
+        self._plc = self._plc or Plc(self._port)
+        return self._plc
+
     def ready(self) -> bool:
         """Connects, enables triggers and looks whether one would be taken."""
-        if not (self._client.connected or (listens(self._port) and self._client.connect())):
-            return False
-        self._coil("TriggerEnable", True)
-        return self._bit(self._registers(), "TriggerReady")
+        with suppress(OSError):
+            self.plc.coil("TriggerEnable", True)
+            return bit(self.plc.registers(), "TriggerReady")
+        return False
 
     def run(self, rate: float, seconds: float) -> None:
         """Triggers and takes results until all triggers are answered. Raises DskdError where answers stay away."""
@@ -79,7 +73,7 @@ class Plc:
         with tqdm(total=wanted, desc="parts", unit="part", disable=None) as bar:
             while len(self.results) + self.missed < wanted:
                 now = time.monotonic() - start
-                registers = self._registers()
+                registers = self.plc.registers()
                 self._trigger(registers, len(self.triggered) < wanted, now - len(self.triggered) / rate, 1 / rate)
                 if self._take(registers):
                     bar.update()
@@ -90,59 +84,42 @@ class Plc:
 
     def close(self) -> None:
         """Hangs up."""
-        self._client.close()
+        self.plc.close()
 
     def _trigger(self, registers: list[int], more: bool, late: float, period: float) -> None:
         """Step 1 and 2: the next part, ``late`` seconds after it was due; Trigger falls once it was answered for.
 
         A real belt does not wait: a trigger that comes a whole period late, for want of TriggerReady, is held back.
         """
-        if self._trigger_up and (self._bit(registers, "TriggerAck") or self._bit(registers, "MissedAcq")):
-            self.missed += self._bit(registers, "MissedAcq")
-            self._coil("Trigger", False)
+        if self._trigger_up and (bit(registers, "TriggerAck") or bit(registers, "MissedAcq")):
+            self.missed += bit(registers, "MissedAcq")
+            self.plc.coil("Trigger", False)
             self._trigger_up = False
-        elif not self._trigger_up and more and late >= 0 and self._bit(registers, "TriggerReady"):
+        elif not self._trigger_up and more and late >= 0 and bit(registers, "TriggerReady"):
             part = f"part-{len(self.triggered) + 1:06d}"
-            at = address(HOLDING_REGISTERS, "PartWanted")
-            self._sound(self._client.write_registers(at, text_registers(part)))
+            self.plc.text("PartWanted", part)
             self.triggered[part] = time.monotonic()
-            self._coil("Trigger", True)
+            self.plc.coil("Trigger", True)
             self._trigger_up, self.latest = True, max(self.latest, late)
             self.held_back += late > period
 
     def _take(self, registers: list[int]) -> bool:
         """Step 3: whether there was a result."""
-        valid = self._bit(registers, "ResultsValid")
+        valid = bit(registers, "ResultsValid")
         if valid and not self._acknowledge_up:
             value = {point.name: registers[point.address] for point in INPUT_REGISTERS}
-            part = registers_text(registers[address(INPUT_REGISTERS, "PartId") :][:TEXT])
+            part = part_of(registers)
             low = registers[address(INPUT_REGISTERS, "ResultNumber") + 1]
             seen = 1000 * (time.monotonic() - self.triggered.get(part, time.monotonic()))
             number = value["ResultNumber"] << 16 | low
             self.results.append(Result(part, number, value["Reason"], value["Latency"], round(seen, 3)))
-            self._coil("ResultsAck", True)
+            self.plc.coil("ResultsAck", True)
             self._acknowledge_up = True
             return True
         if self._acknowledge_up and not valid:
-            self._coil("ResultsAck", False)
+            self.plc.coil("ResultsAck", False)
             self._acknowledge_up = False
         return False
-
-    def _registers(self) -> list[int]:
-        return list(self._sound(self._client.read_input_registers(0, count=size(INPUT_REGISTERS))).registers)
-
-    def _coil(self, name: str, value: bool) -> None:
-        self._sound(self._client.write_coil(address(COILS, name), value))
-
-    @staticmethod
-    def _bit(registers: list[int], name: str) -> bool:
-        return bool(registers[0] >> address(INPUTS, name) & 1)
-
-    @staticmethod
-    def _sound(answer: Any) -> Any:
-        if answer.isError():
-            raise DskdError(f"triggers: the station refuses a request ({answer})")
-        return answer
 
 
 def main(arguments: list[str]) -> int:
@@ -164,9 +141,14 @@ def main(arguments: list[str]) -> int:
     bundle = load_bundle(options.bundle or default_bundle())
     with scratch() as folder:
         port = free_port()
-        file = station_file(folder, bundle.path, port, options.deadline, options.precision)
+        file = station_file(
+            folder, bundle.path,
+            {"source": "test://pattern?size=320x240", "trigger": {"kind": "software", "deadline_ms": options.deadline}},
+            recipes={"only": {"bundle": str(bundle.path.absolute()), "precision": options.precision}},
+            outputs={"plc": {"kind": "modbus", "listen": f"127.0.0.1:{port}", "camera": "top"}},
+        )  # fmt: skip
         with running(file) as process:
-            plc = Plc(port)
+            plc = PartProgram(port)
             wait_until(lambda: process.lives() and plc.ready(), "the station's start")
             plc.run(options.rate, 60 * options.minutes)
             plc.close()
@@ -182,28 +164,13 @@ def main(arguments: list[str]) -> int:
     return 1 if any(faults.values()) else 0
 
 
-def station_file(folder: Path, bundle: Path, port: int, deadline: int, precision: str | None) -> Path:
-    """A triggered camera and a PLC."""
-    trigger = {"kind": "software", "deadline_ms": deadline}
-    fields = {
-        "name": "triggers",
-        "data": str(folder / "data"),
-        "cameras": {"top": {"source": "test://pattern?size=320x240", "recipe": "only", "trigger": trigger}},
-        "recipes": {"only": {"bundle": str(bundle.absolute()), "precision": precision}},
-        "outputs": {"plc": {"kind": "modbus", "listen": f"127.0.0.1:{port}", "camera": "top"}},
-    }
-    file = folder / "station.yaml"
-    file.write_text(json.dumps(fields))
-    return file
-
-
 def answered(store: Path) -> list[str]:
     """Parts in the order in which the store holds their answers."""
     with sqlite3.connect(store) as database:
         return [str(row[0]) for row in database.execute("SELECT part FROM answers ORDER BY id")]
 
 
-def judge(plc: Plc, stored: list[str], unaccounted: int) -> dict[str, int]:
+def judge(plc: PartProgram, stored: list[str], unaccounted: int) -> dict[str, int]:
     """What must be nought."""
     triggered, told = list(plc.triggered), [result.part for result in plc.results]
     return {
@@ -220,7 +187,7 @@ def judge(plc: Plc, stored: list[str], unaccounted: int) -> dict[str, int]:
     }
 
 
-def figures(plc: Plc, rate: float) -> list[dict[str, object]]:
+def figures(plc: PartProgram, rate: float) -> list[dict[str, object]]:
     """Rates and latencies."""
     reasons = Counter(REASONS.get(result.reason, "other") for result in plc.results)
     times = list(plc.triggered.values())
