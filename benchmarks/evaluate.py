@@ -9,8 +9,6 @@ import json
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dskd.benchmarks.environment import describe
 from dskd.benchmarks.evaluation import GOOD, Evaluation, Judged, Pixels
 from dskd.benchmarks.evaluation_page import acceptance, report
@@ -21,6 +19,7 @@ from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code, on
 from dskd.runtime.inspection.backends import NAMES
 from dskd.runtime.model import Model, load
 from dskd.train.data import TestImage, data_sha256, find_labelled, load_mask
+from dskd.train.progress import progress
 
 EXAMPLES = """examples:
   dskd evaluate runs/latest/bundle parts/test        parts/test/good, parts/test/scratch, ... and parts/ground_truth
@@ -100,7 +99,7 @@ def evaluate(model: Model, pictures: list[TestImage]) -> tuple[Evaluation, list[
     marked = any(item.mask for item in pictures)
     pixels = Pixels(len(pictures) if marked else 0, spec.height, spec.width)
     judged, failed = list[Judged](), list[str]()
-    for item in tqdm(pictures, desc="evaluating", unit="image", leave=False, disable=None):
+    for item in progress(pictures, desc="evaluating", unit="image"):
         try:
             result = model(item.path)
             shown = spec if result.found is None else spec.of_box(result.inspection.covers)

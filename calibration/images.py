@@ -17,6 +17,7 @@ from dskd.runtime.capture.image_files import BadImage
 from dskd.runtime.errors import DskdError, one_line
 from dskd.runtime.result import Image
 from dskd.train.data import read_tiles
+from dskd.train.progress import progress
 
 FEWEST = 16  # under this one odd picture moves a range more than the choice of method does
 MOST_TILES = 4096  # more would take longer than they tell
@@ -58,7 +59,7 @@ def usable(paths: Sequence[Path], spec: InputSpec) -> Inputs:
     Of tiled pictures a random choice of tiles, the same number of each.
     """
     pieces, rng = list[tuple[Path, int]](), np.random.default_rng(SEED)
-    for path in tqdm(paths, desc="checking images", unit="image", leave=False, disable=None):
+    for path in progress(paths, desc="checking images", unit="image"):
         try:
             tiles = len(read_tiles(path, spec))
         except BadImage as error:
@@ -93,7 +94,7 @@ def _teacher_features(model: onnx.ModelProto, inputs: Inputs) -> NDArray[np.floa
     names = [name for name in feature_names(model) if name.startswith(f"{TRUNK}teacher/")]
     session = open_session(model, names)
     rows = []
-    for image in tqdm(inputs, desc="choosing images", unit="image", leave=False, disable=None):
+    for image in progress(inputs, desc="choosing images", unit="image"):
         means = [scale[0].mean((1, 2)) for scale in session.run(names, {"image": image[None]})]
         rows.append(np.concatenate([mean / np.linalg.norm(mean) for mean in means]))
     return np.stack(rows)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
 from dskd.calibration.equalise import Floats, equalise, largest_of_channels
 from dskd.calibration.images import Inputs, cover
@@ -19,6 +18,7 @@ from dskd.calibration.ranges import BINS, Histogram, observe
 from dskd.export.graph.transposed import rewrite_transposed
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import file_sha256
+from dskd.train.progress import progress
 
 RECIPE = 3  # counts up when what is observed, or of which graph, changes
 CACHE, IMAGES = "observed.json", "images.json"
@@ -50,7 +50,7 @@ def observe_once(
     rewrite_transposed(model)
     if found is None:
         chosen = cover(model, inputs, count)
-        bar = partial(tqdm, inputs.chosen(chosen), unit="image", leave=False, disable=None)
+        bar = partial(progress, inputs.chosen(chosen), unit="image")
         largest = largest_of_channels(model, bar(desc="equalising"))
         equalise(model, largest)
         histograms = observe(model, observed_tensors(model), bar(desc="calibrating"))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dskd.calibration.images import Inputs, readable, usable
 from dskd.runtime.bundle.loading import Bundle, file_sha256
@@ -19,6 +18,7 @@ from dskd.runtime.capture.image_files import list_images
 from dskd.runtime.errors import CallError, DskdError
 from dskd.train.data import TestImage, data_sha256, load_mask, read_tiles
 from dskd.train.products import find_products
+from dskd.train.progress import progress
 
 SAME_SCORE = 0.02  # of a score and the scores' spread: the same picture on another device
 
@@ -161,7 +161,7 @@ def _labelled(bundle: Bundle, folder: Path | None, record: dict[str, object]) ->
     test, spec = find_products(sources).test, bundle.manifest.input
     if not any(item.defect == "good" for item in test) or all(item.defect == "good" for item in test):
         return None
-    for item in tqdm(test, desc="checking images", unit="image", leave=False, disable=None):
+    for item in progress(test, desc="checking images", unit="image"):
         read_tiles(item.path, spec)  # one that cannot be read is better named now than after the work
         load_mask(item, spec)
     return Labelled(test, spec)

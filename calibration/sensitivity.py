@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from tqdm import tqdm
 
 from dskd.calibration.quantise import quantisable
 from dskd.calibration.ranges import Histogram, Method, range_of
 from dskd.export.graph.parts import constants_of, set_constant
 from dskd.export.graph.session import open_session
 from dskd.runtime.result import Image
+from dskd.train.progress import progress
 
 LARGEST = 127
 ALONE = 0.04  # of the scores' spread on good parts: what no layer's rounding may do by itself
@@ -28,7 +28,7 @@ def sensitivity(
     reference = scores_of(model, inputs)
     convolutions = [name for name in quantisable(model) if name.endswith("Conv")]
     found = {}
-    for name in tqdm(convolutions, desc="sensitivity", unit="layer", leave=False, disable=None):
+    for name in progress(convolutions, desc="sensitivity", unit="layer"):
         with only_quantised(model, name, histograms, method):
             found[name] = float(np.abs(scores_of(model, inputs) - reference).mean())
     return dict(sorted(found.items(), key=lambda item: -item[1]))

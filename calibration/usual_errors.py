@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import onnx
 from onnx import TensorProto, numpy_helper
-from tqdm import tqdm
 
 from dskd.calibration.images import Inputs
 from dskd.export.graph.parts import constants_of, set_constant
 from dskd.export.graph.session import open_session
 from dskd.runtime.result import Image
 from dskd.train.error_statistics import ErrorStatistics, Floats, SeenFeatures
+from dskd.train.progress import progress
 
 DISTANCES, COMPONENTS = "anomaly_map.distances.", ".project"  # how names of exported constants begin and end
 
@@ -45,7 +45,7 @@ def _components(model: onnx.ModelProto, project: str, inputs: Inputs | Sequence[
     """Of each image, [HW, 1, C]."""
     components = next(node.output[0] for node in model.graph.node if project in node.input)
     session = open_session(model, [components])
-    for image in tqdm(inputs, desc=label, unit="image", leave=False, disable=None):
+    for image in progress(inputs, desc=label, unit="image"):
         yield session.run([components], {"image": image[None]})[0]
 
 

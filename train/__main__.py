@@ -20,7 +20,7 @@ EXAMPLES = """examples:
   dskd train --data pictures/good                       a plain folder of good parts
   dskd train --data mvtec --category bottle             an MVTec layout: test images are evaluated
   dskd train --data mvtec --category all --set method=snl    one model for all products
-  dskd train --data parts --config train/configs/magnetic_tile.yaml --set recipe.epochs=60
+  dskd train --data parts --config train/configs/magnetic_tile.yaml --epochs 60
   torchrun --nproc-per-node 4 -m dskd.train --data parts          four GPUs
 
 A run that was killed goes on where its last checkpoint was: give the same command again."""
@@ -42,6 +42,16 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--config", type=Path, help="YAML file with settings (default: built-in)")
     options.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change one setting; may be repeated"
+    )
+    words = options.add_argument_group("settings by a word of their own (docs/settings.md has all)")
+    words.add_argument(
+        "--epochs", type=int, help="times that each picture is shown, as --set recipe.epochs=N (default: 30)"
+    )
+    words.add_argument("--batch", type=int, help="pictures in a step, as --set recipe.batch=N")
+    words.add_argument(
+        "--size",
+        metavar="WxH",
+        help="the network's input, multiples of 32, as 256x256 (default: by the pictures' shape)",
     )
     options.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
     options.add_argument("--teacher-weights", help='file of ImageNet weights, or "random" to try without')
@@ -90,6 +100,18 @@ def train(
     return carry_out(parser().parse_args(words))[0]
 
 
+def as_settings(options: argparse.Namespace) -> list[str]:
+    """The options that are words for settings, as ``KEY=VALUE``."""
+    settings = []
+    if options.size is not None:
+        width, _, height = options.size.lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            raise CallError(f"--size {options.size}: write width and height in pixels, as 256x256")
+        settings += [f"input.width={width}", f"input.height={height}"]
+    named = {"recipe.epochs": options.epochs, "recipe.batch": options.batch}
+    return settings + [f"{key}={value}" for key, value in named.items() if value is not None]
+
+
 def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
     """Trains; the folder of the run and its record, which is empty in all but the first process of a group."""
     roots = options.data or [Path(root) for root in [os.environ.get("DSKD_DATA")] if root]
@@ -99,9 +121,11 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
         )
     from dskd.train.config import load_config  # torch, which --help does not wait for
     from dskd.train.products import find_products
+    from dskd.train.progress import forget_spent
     from dskd.train.run import point_latest, run
 
-    config = load_config(options.config, options.set)
+    forget_spent()
+    config = load_config(options.config, [*options.set, *as_settings(options)])
     images = find_products(roots, options.category)
     folder = options.out or Path("runs") / images.name
     record = run(config, images, options.teacher_weights, folder, options.device, options.strict)
@@ -113,7 +137,11 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
 def summary(record: dict[str, object], folder: Path) -> str:
     """The run for a terminal."""
     thresholds = Thresholds.model_validate(record["thresholds"])
+    from dskd.train.progress import told_spent
+
     lines = [f"trained on {record['training_images']} good images in {record['minutes']} minutes"]
+    if spent := told_spent():
+        lines.append(f"time: {spent}")
     choices = record["choices"]
     assert isinstance(choices, dict)
     lines.append(f"map {choices['map']}")  # the input was told before training

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import file_sha256
@@ -25,6 +24,7 @@ from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.inspection.tiling import Grid, coarse
 from dskd.runtime.result import Image
 from dskd.train.mask_files import pair_masks, same_name
+from dskd.train.progress import progress
 
 log = logging.getLogger(__name__)
 GOOD = ("good", "ok")  # folders of good parts, in any case
@@ -163,7 +163,7 @@ def cut_tiles(frame: Image, spec: InputSpec) -> Image:
 def usable(paths: list[Path], spec: InputSpec, strict: bool) -> list[Path]:
     """The files that can be read and hold the crop or a tile. The others are named and skipped, or with ``strict`` refused."""
     kept = []
-    for path in tqdm(paths, desc="checking images", unit="image", leave=False, disable=None):
+    for path in progress(paths, desc="checking images", unit="image"):
         try:
             read_tiles(path, spec)
         except BadImage as error:
@@ -199,7 +199,7 @@ def count_inputs(paths: list[Path], spec: InputSpec) -> list[int]:
     """How many network inputs each file gives: its tiles, or one."""
     if spec.tiling is None:
         return [1] * len(paths)
-    bar = tqdm(paths, desc="counting tiles", unit="image", leave=False, disable=None)
+    bar = progress(paths, desc="counting tiles", unit="image")
     return [len(Grid.of(read_image(path).shape[:2], spec)) for path in bar]
 
 
@@ -217,7 +217,7 @@ def prepare_inputs(paths: list[Path], counts: list[int], spec: InputSpec, file: 
         with atomic.replacing(file) as temporary:
             shape = (sum(counts), spec.height, spec.width, 3)
             target = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
-            bar = tqdm(paths, desc="preparing", unit="image", leave=False, disable=None)
+            bar = progress(paths, desc="preparing", unit="image")
             for path, count, end in zip(bar, counts, np.cumsum(counts), strict=True):
                 target[end - count : end] = read_tiles(path, spec)
             target.flush()

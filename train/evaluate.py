@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.inspection.network_input import network_input
@@ -20,6 +19,7 @@ from dskd.train.data import cut_tiles
 from dskd.train.methods.base import InferencePath
 from dskd.train.networks.image_input import ImageInput
 from dskd.train.networks.maps import AnomalyMap
+from dskd.train.progress import progress
 
 BATCH = 16
 
@@ -70,7 +70,7 @@ class EagerGraph(nn.Module):
 def score(graph: nn.Module, images: Image, device: torch.device, label: str = "scoring") -> Scored:
     """Runs network inputs [N, H, W, 3] in float32."""
     parts = []
-    for start in tqdm(range(0, len(images), BATCH), desc=label, unit="batch", leave=False, disable=None):
+    for start in progress(range(0, len(images), BATCH), desc=label, unit="batch"):
         parts.append(_answers(graph, images[start : start + BATCH], device))
     scores, maps = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Scored(scores, maps)
@@ -83,7 +83,7 @@ def score_frames(
     if spec.tiling is None:
         return score(graph, np.stack([network_input(frame, spec) for frame in frames]), device, label)
     scores, maps = [], []
-    for frame in tqdm(frames, total=count, desc=label, unit="image", leave=False, disable=None):
+    for frame in progress(frames, total=count, desc=label, unit="image"):
         merged, tiles = MergedMap(Grid.of((frame.shape[0], frame.shape[1]), spec)), cut_tiles(frame, spec)
         for start in range(0, len(tiles), BATCH):
             merged.add(start, _answers(graph, tiles[start : start + BATCH], device)[1])

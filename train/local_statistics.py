@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from dskd.runtime.result import Image
 from dskd.train.config import TrainConfig
@@ -20,6 +19,7 @@ from dskd.train.networks.maps import AnomalyMap, CosineDistances, Distances, Squ
 from dskd.train.networks.nearest_distance import NearestDistance
 from dskd.train.networks.resnet import BACKBONES
 from dskd.train.networks.usual_features import UsualFeatures
+from dskd.train.progress import progress
 
 ENOUGH = 96  # images, each with hundreds of positions, from which principal components are known well
 HIGH, HIGHER = 0.9, 0.995  # quantiles of good pictures' maps that stand one unit apart
@@ -154,6 +154,6 @@ def unit_of(maps: Floats) -> float:
 
 def looks(graph: EagerGraph, images: Image, device: torch.device, label: str) -> Iterator[tuple[Features, Features]]:
     """Teacher and student features of images [N, H, W, 3], batch by batch."""
-    for start in tqdm(range(0, len(images), BATCH), desc=label, unit="batch", leave=False, disable=None):
+    for start in progress(range(0, len(images), BATCH), desc=label, unit="batch"):
         batch: Tensor = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)
         yield graph.path(graph.to_input(batch))

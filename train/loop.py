@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from dskd.runtime import atomic
 from dskd.runtime.errors import DskdError
@@ -28,11 +27,13 @@ from dskd.train.config import TrainConfig
 from dskd.train.group import Process, agree, lost
 from dskd.train.methods.base import Method
 from dskd.train.networks.image_input import ImageInput
+from dskd.train.progress import duration, progress
 from dskd.train.settings import RecipeConfig
 
 log = logging.getLogger(__name__)
 BETAS = (0.5, 0.999)  # RD4AD's: a short memory of gradients suits targets that are features
 MOMENTUM = 0.9  # STFPM's
+FEW = 20  # steps after which the time for all of them can be told
 
 
 def learning_rate_factor(step: int, steps: int, warm_up: float, falls: bool = True) -> float:
@@ -57,6 +58,22 @@ def autocast_type(recipe: RecipeConfig, device: torch.device) -> torch.dtype | N
     return torch.bfloat16 if capable else None
 
 
+def schedule_of(images: int, config: TrainConfig, process: Process, products: Sequence[int] = ()) -> Schedule:
+    """Which pictures each step takes, and how many steps there are."""
+    recipe = config.recipe
+    drawn = recipe.batch * recipe.accumulate
+    return Schedule(images, drawn, recipe.epochs, recipe.seed, process.rank, process.world, products)
+
+
+def plan(config: TrainConfig, schedule: Schedule, held_out: int, device: torch.device) -> str:
+    """What will be done, in one line, before anybody waits for it."""
+    recipe = config.recipe
+    return (
+        f"plan: {schedule.count} pictures to train on, {held_out} held out, {config.input.width} x {config.input.height} "
+        f"pixels, {config.method} with {config.backbone} on {device.type}, {recipe.epochs} epochs: {schedule.steps} steps"
+    )
+
+
 def train(
     method: Method,
     images: Image,
@@ -75,8 +92,7 @@ def train(
     to_input = ImageInput().to(device)
     optimiser = new_optimiser(method, recipe)
     peaks = [float(group["lr"]) for group in optimiser.param_groups]
-    drawn = recipe.batch * recipe.accumulate
-    schedule = Schedule(len(images), drawn, recipe.epochs, recipe.seed, process.rank, process.world, products)
+    schedule = schedule_of(len(images), config, process, products)
     half = autocast_type(recipe, device)
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
     checkpoint = folder / "checkpoint.safetensors"
@@ -92,7 +108,8 @@ def train(
     curve = Curve(folder / "log.csv", schedule.first_step) if process.first else None
     workers = min(8, (os.cpu_count() or 2) // 2) if device.type == "cuda" else 0
     loader = batches(images, config.augment, schedule, workers)
-    bar = tqdm(loader, initial=schedule.first_step, total=schedule.steps, desc="training", unit="step", disable=None)
+    bar = progress(loader, initial=schedule.first_step, total=schedule.steps, desc="training", unit="step")
+    begun = time.monotonic()
     for step, (clean, seen) in enumerate(bar, schedule.first_step):
         factor = learning_rate_factor(step, schedule.steps, recipe.warm_up, recipe.schedule == "cosine")
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
@@ -104,6 +121,9 @@ def train(
             more = (phase,) if method.phases > 1 else ()
             with lost():
                 terms |= _update(step_module, inputs, more, optimiser, scaler, half, recipe, step)
+        if step == schedule.first_step + FEW and process.first:
+            left = (time.monotonic() - begun) / (FEW + 1) * (schedule.steps - step)
+            log.info("training takes about %s more, then maps, thresholds and the report", duration(left))
         if curve:
             values = {name: term.item() for name, term in terms.items()}
             curve.add(step, {"learning_rate": optimiser.param_groups[0]["lr"], **values})

@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.result import Image
@@ -27,6 +26,7 @@ from dskd.train.networks.local_distance import LocalDistance
 from dskd.train.networks.maps import AnomalyMap
 from dskd.train.networks.nearest_distance import NearestDistance
 from dskd.train.networks.usual_features import UsualFeatures
+from dskd.train.progress import progress
 from dskd.train.selection import auroc, painted, painted_on_each
 
 Usual = Literal["here", "anywhere"]
@@ -138,12 +138,12 @@ def _with(config: TrainConfig, chosen: Candidate) -> TrainConfig:
 @torch.no_grad()
 def judge(looking: Looking, held_out: Sequence[Path], open_to: Sequence[Candidate]) -> Judged:
     """Each candidate on the held-out pictures and on painted defects."""
-    bar = tqdm(held_out, desc="good pictures", leave=False, disable=None)
+    bar = progress(held_out, desc="good pictures", unit="image")
     good = np.stack([looking(read_upright(path, looking.spec)) for path in bar])
     units = [unit_of(good[:, k, ::2, ::2]) for k in range(good.shape[1])]
     weights = np.stack([looking.weights(candidate, units) for candidate in open_to])
     calm = np.stack([_scores(maps, weights) for maps in good])
-    drawn = tqdm(painted(list(held_out), looking.spec), desc="painted defects", leave=False, disable=None)
+    drawn = progress(painted(list(held_out), looking.spec), desc="painted defects", unit="image")
     marked = np.stack([_scores(looking(picture), weights) for _, picture, _ in drawn])
     return Judged(calm, marked, np.repeat(np.arange(len(held_out)), painted_on_each(len(held_out))))
 

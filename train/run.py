@@ -109,6 +109,9 @@ def _run(
     path = method.inference_path(next(iter(method.readings())))
     parts = [len(part) for part, _ in splits]
     shares = np.add.reduceat(counts, np.cumsum([0, *parts[:-1]])).tolist()  # network inputs of each product
+    if process.first:
+        held = sum(len(part) for _, part in splits)
+        log.info("%s", loop.plan(config, loop.schedule_of(len(inputs), config, process, shares), held, process.device))
     with rounding(path) if config.recipe.rounded else nullcontext():
         loop.train(method, inputs, config, belongs, folder, process, shares)
     if process.world > 1:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dskd.export.graph.bfloat import ROUNDED, rounded_to_bfloat16
 from dskd.export.graph.session import return_freed_memory
@@ -23,6 +22,7 @@ from dskd.runtime.inspection.threshold import conformal_thresholds
 from dskd.runtime.inspection.tiling import coarse, infer_tiles
 from dskd.runtime.result import Image
 from dskd.train.data import read_tiles
+from dskd.train.progress import progress
 
 TILES = 1  # at a time, as ``answer`` runs its inputs
 
@@ -51,7 +51,7 @@ def answers(
 ) -> Iterator[Answer]:
     """What one graph says of inputs [H, W, 3], one after the other, by onnxruntime."""
     with _backend(bundle, graph, literally) as backend:
-        for image in tqdm(inputs, desc=label, unit="image", leave=False, disable=None):
+        for image in progress(inputs, desc=label, unit="image"):
             output = backend.infer(image[None])
             yield output.scores[0], output.maps()[0]
 
@@ -68,7 +68,7 @@ def answers_of_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: s
     """
     spec = bundle.manifest.input
     with _backend(bundle, graph) as backend:
-        for path in tqdm(paths, desc=label, unit="image", leave=False, disable=None):
+        for path in progress(paths, desc=label, unit="image"):
             if spec.tiling is None:
                 output = backend.infer(read_tiles(path, spec))
                 yield output.scores[0], output.maps()[0]
