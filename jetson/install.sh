@@ -15,12 +15,13 @@ umask 022
 
 readonly PREFIX=/opt/dskd CONFIG=/etc/dskd DATA=/var/lib/dskd LOGS=/var/log/dskd SERVICE_USER=dskd
 readonly UNITS=/etc/systemd/system JOURNAL=/etc/systemd/journald@dskd.conf ROTATION=/etc/logrotate.d/dskd
+readonly UDEV_RULE=/etc/udev/rules.d/99-dskd-gpio.rules
 readonly COMMAND=/usr/local/bin/dskd PYTHON=/usr/bin/python3
 readonly UNIT_FILES=(dskd-station.service dskd-agent.service dskd-switch.path dskd-switch.service)
 readonly EXTRAS=line,fleet,gpu
 readonly DEVICE_GROUPS=(video render gpio i2c dialout)
 
-wheels="" online=no service=yes action=install purge=no changed=0 generation="" scratch="" made_user=no
+wheels="" online=no service=yes action=install purge=no changed=0 generation="" scratch="" made_user=no made_gpio=no
 
 say() { printf '%s\n' "$*"; }
 warn() { printf 'warning: %s\n' "$*" >&2; }
@@ -183,6 +184,11 @@ make_user() {
         did "made the user $SERVICE_USER"
     fi
     local group
+    if [ -n "$(ls /dev/gpiochip* 2>/dev/null)" ] && ! grep -q "^gpio:" /etc/group; then
+        groupadd --system gpio || refuse 1 "the group gpio could not be made"
+        made_gpio=yes
+        did "made the group gpio"
+    fi
     for group in "${DEVICE_GROUPS[@]}"; do
         if grep -q "^$group:" /etc/group && ! id -Gn "$SERVICE_USER" | tr ' ' '\n' | grep -qx "$group"; then
             usermod -aG "$group" "$SERVICE_USER"
@@ -209,7 +215,9 @@ install_service() {
     make_folder "$CONFIG/keys" root 755
     make_folder "$DATA" "$SERVICE_USER" 750
     [ "$made_user" = no ] || : >"$DATA/.made-user" # so that --purge removes a user of ours, and no other
+    [ "$made_gpio" = no ] || : >"$DATA/.made-gpio"
     make_folder "$LOGS" "$SERVICE_USER" 750
+    give_gpio "$files"
     for unit in "${UNIT_FILES[@]}"; do put "$files/$unit" "$UNITS/$unit"; done
     put "$files/journald@dskd.conf" "$JOURNAL"
     put "$files/logrotate" "$ROTATION"
@@ -219,6 +227,15 @@ install_service() {
     fi
     [ "$changed" = 0 ] || systemctl daemon-reload
     start_units
+}
+
+give_gpio() { # give_gpio FOLDER: the lines belong to root alone where NVIDIA's package for them is not installed
+    local before=$changed
+    if ! grep -q "^gpio:" /etc/group; then return; fi
+    put "$1/99-dskd-gpio.rules" "$UDEV_RULE"
+    if [ "$changed" != "$before" ] && [ -d /run/udev ]; then
+        udevadm control --reload && udevadm trigger --subsystem-match=gpio
+    fi
 }
 
 start_units() {
@@ -244,11 +261,14 @@ uninstall() {
         for unit in "${UNIT_FILES[@]}"; do systemctl disable --quiet --now "$unit" 2>/dev/null || true; done
     fi
     for unit in "${UNIT_FILES[@]}"; do remove "$UNITS/$unit"; done
-    for file in "$JOURNAL" "$ROTATION" "$COMMAND"; do remove "$file"; done
+    for file in "$JOURNAL" "$ROTATION" "$UDEV_RULE" "$COMMAND"; do remove "$file"; done
     [ ! -d /run/systemd/system ] || systemctl daemon-reload
     if [ "$purge" = yes ]; then
         if [ -e "$DATA/.made-user" ] && getent_user; then
             userdel "$SERVICE_USER" 2>/dev/null && did "removed the user $SERVICE_USER"
+        fi
+        if [ -e "$DATA/.made-gpio" ]; then
+            groupdel gpio 2>/dev/null && did "removed the group gpio"
         fi
         remove "$CONFIG"
         remove "$DATA"

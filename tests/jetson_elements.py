@@ -7,6 +7,7 @@ JSON: pipeline, shapes, mean colours. NVMM memory is ordinary memory here, and o
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -54,6 +55,17 @@ class Argus(GstBase.BaseSrc):  # type: ignore[name-defined, misc]
         self.size = structure.get_value("width"), structure.get_value("height")
         _, frames, seconds = structure.get_fraction("framerate")
         self.interval = seconds / frames
+        return True
+
+    def do_start(self) -> bool:
+        """Prints as NVIDIA's does, to the process's standard output, and then takes its own exposure."""
+        low = int(self.exposuretimerange.split()[0]) if self.exposuretimerange else None
+        os.write(
+            1,
+            b"GST_ARGUS: 1280 x 720 FR = 59.9 fps; Analog Gain range min 1.0, max 16.0; Exposure Range min 13000, max 683709000\n",
+        )
+        if low is not None and not 13_000 <= low <= 683_709_000:
+            os.write(1, b"GST_ARGUS: Invalid Exposure Time Range Input\n")
         return True
 
     def do_create(self, offset: int, length: int, buffer: Any) -> tuple[Any, Any]:
@@ -110,6 +122,75 @@ class Converter(GstBase.BaseTransform):  # type: ignore[name-defined, misc]
         return Gst.FlowReturn.OK
 
 
+class UsbCamera(GstBase.BaseSrc):  # type: ignore[name-defined, misc]
+    """v4l2src: a camera that has JPEG alone, as most USB cameras above 640 x 480."""
+
+    __gstmetadata__ = ("v4l2src", "Source/Video", "stand-in", "tests")
+    __gsttemplates__ = template(
+        "src", Gst.PadDirection.SRC, "image/jpeg, width=(int)320, height=(int)240, framerate=(fraction)30/1"
+    )
+    device = GObject.Property(type=str, default=None)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_live(True)
+        self.set_format(Gst.Format.TIME)
+        self.number = 0
+
+    def do_create(self, offset: int, length: int, buffer: Any) -> tuple[Any, Any]:
+        time.sleep(0.02)
+        picture = np.full((240, 320, 3), 40, np.uint8)
+        picture[:120, :160] = 220
+        made = Gst.Buffer.new_wrapped(cv2.imencode(".jpg", picture)[1].tobytes())
+        made.pts, made.duration = self.number * Gst.SECOND // 30, Gst.SECOND // 30
+        self.number += 1
+        return Gst.FlowReturn.OK, made
+
+
+class Upload(GstBase.BaseTransform):  # type: ignore[name-defined, misc]
+    """Calls plain memory NVMM."""
+
+    __gstmetadata__ = ("upload", "Filter/Video", "stand-in", "tests")
+    __gsttemplates__ = (
+        template("sink", Gst.PadDirection.SINK, f"video/x-raw, format=(string)NV12{RANGES}"),
+        template("src", Gst.PadDirection.SRC, NVMM),
+    )
+
+    def do_transform_caps(self, direction: Any, caps: Any, wanted: Any) -> Any:
+        made = Gst.Caps.from_string(caps.to_string().replace("(memory:NVMM)", ""))
+        if direction == Gst.PadDirection.SINK:
+            made = Gst.Caps.from_string(caps.to_string().replace("video/x-raw", "video/x-raw(memory:NVMM)", 1))
+        return made.intersect(wanted) if wanted else made
+
+    def do_get_unit_size(self, caps: Any) -> tuple[bool, int]:
+        structure = caps.get_structure(0)
+        return True, structure.get_value("width") * structure.get_value("height") * 3 // 2
+
+    def do_transform(self, taken: Any, given: Any) -> Any:
+        given.fill(0, taken.extract_dup(0, taken.get_size()))
+        return Gst.FlowReturn.OK
+
+
+class HardwareBin(Gst.Bin):  # type: ignore[name-defined, misc]
+    """decodebin, which finds the Jetson's decoder and leaves pictures in NVMM; JPEG alone here."""
+
+    __gstmetadata__ = ("decodebin", "Generic/Bin/Decoder", "stand-in", "tests")
+    __gsttemplates__ = (
+        template("sink", Gst.PadDirection.SINK, "image/jpeg"),
+        template("src", Gst.PadDirection.SRC, NVMM),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        parts = [Gst.ElementFactory.make(name) for name in ("jpegdec", "videoconvert", "upload")]
+        for part in parts:
+            self.add(part)
+        parts[0].link(parts[1])
+        parts[1].link(parts[2])
+        self.add_pad(Gst.GhostPad.new("sink", parts[0].get_static_pad("sink")))
+        self.add_pad(Gst.GhostPad.new("src", parts[2].get_static_pad("src")))
+
+
 class Decoder(Gst.Bin):  # type: ignore[name-defined, misc]
     """nvv4l2decoder: H.264 by openh264."""
 
@@ -129,7 +210,10 @@ class Decoder(Gst.Bin):  # type: ignore[name-defined, misc]
 
 
 def register() -> None:
-    for name, kind in (("nvarguscamerasrc", Argus), ("nvvidconv", Converter), ("nvv4l2decoder", Decoder)):
+    kinds = {"nvarguscamerasrc": Argus, "nvvidconv": Converter, "nvv4l2decoder": Decoder, "upload": Upload}
+    if os.environ.get("USB_CAMERA"):
+        kinds |= {"v4l2src": UsbCamera, "decodebin": HardwareBin}
+    for name, kind in kinds.items():
         GObject.type_register(kind)
         assert Gst.Element.register(None, name, Gst.Rank.NONE, kind)
 
@@ -137,7 +221,7 @@ def register() -> None:
 def main(uri: str, wanted: int) -> None:
     register()
     written = []
-    for name in ("csi", "rtsp"):  # what is told is the pipeline that ran
+    for name in ("csi", "rtsp", "v4l2", "gst"):  # what is told is the pipeline that ran
         write = getattr(pipelines, name)
         setattr(
             pipelines,

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from libcuda_stub import build_stub
 
 from dskd.runtime.errors import CallError, DeviceLost, MissingPart
 from dskd.runtime.inspection.cuda import ADAPTERS, Device, open_memory
@@ -46,15 +47,7 @@ def driver_here() -> bool:
 @pytest.fixture(scope="session")
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a libcuda.so.1 that has no GPU behind it."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler: the stub of the driver was not built")
-    folder = tmp_path_factory.mktemp("driver")
-    source, library = ROOT / "tests/libcuda_stub.c", folder / "libcuda.so.1"
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source, "-ldl"], check=True
-    )
-    return folder
+    return build_stub(tmp_path_factory.mktemp("driver"))
 
 
 def run(script: str, **environment: str) -> str:

@@ -16,12 +16,14 @@ import pytest
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from station_files import wait_for
+from station_files import wait_for, write_station
 
+from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Verdict
+from dskd.runtime.station.__main__ import main as station
 from dskd.runtime.station.config import GpioTrigger
-from dskd.runtime.station.outputs import gpio_guard
+from dskd.runtime.station.outputs import gpio_guard, line_test
 from dskd.runtime.station.outputs.gpio import GpioOutput, GpioPulses
 from dskd.runtime.station.outputs.gpio_lines import LineUnusable, open_output
 from dskd.runtime.station.triggers import EdgeTrigger
@@ -38,7 +40,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 GUARD = """
 import signal, sys
-from dskd.runtime.station.outputs import gpio_guard
+from dskd.runtime.station.__main__ import main as station
+from dskd.runtime.station.outputs import gpio_guard, line_test
 class Line:
     def set(self, active): open({file!r}, "a").write("1" if active else "0")
     def close(self): open({file!r}, "a").write("c")
@@ -157,3 +160,36 @@ def test_without_a_chip_it_says_so_and_tries_again(tmp_path: Path) -> None:
     trigger.stop()
     with pytest.raises(LineUnusable, match="Jetson"):
         open_output("board", 7, False, "x")
+
+
+# ------------------------------------------------------------------------------------------------- dskd station test-output
+
+
+def test_a_line_is_pulsed_while_somebody_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = {"gate": {"kind": "gpio", "line": 7, "active": "low", "pulse_ms": 1}}
+    file, line, asked = write_station(tmp_path, outputs=outputs), Recorded(), list[object]()
+    monkeypatch.setattr(line_test, "open_output", lambda *wanted: asked.append(wanted) or line)
+    assert station(["test-output", "gate", "--station", str(file), "--pulses", "2", "--pause", "0"]) == 0
+    assert asked == [("/dev/gpiochip0", 7, True, "dskd-test-output")]
+    assert [level for _, level in line.levels] == [True, False, True, False, False]
+    assert line.closed
+    said = capsys.readouterr().out
+    assert "pulse 2 of 2: line 7 of /dev/gpiochip0 is low for 1 ms" in said
+    assert "jetson-io" in said
+
+
+def test_what_cannot_be_pulsed_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_station(tmp_path, outputs={"gate": {"kind": "gpio", "line": 7, "chip": "/dev/nix"}})
+    with pytest.raises(CallError, match=r"no GPIO output 'valve' in .*; it has: gate"):
+        station(["test-output", "valve", "--station", str(file)])
+    with pytest.raises(CallError, match="--pulses goes from"):
+        station(["test-output", "gate", "--station", str(file), "--pulses", "0"])
+
+    def held(*_: object) -> None:
+        raise LineUnusable("line 7 of /dev/nix cannot be had")
+
+    monkeypatch.setattr(line_test, "open_output", held)
+    with pytest.raises(DskdError, match="cannot be had; a running station holds its lines"):
+        station(["test-output", "gate", "--station", str(file)])

@@ -58,9 +58,10 @@ def server(*login: str, port: str = "0") -> Iterator[tuple[subprocess.Popen[str]
             process.kill()
 
 
-def stand_ins(uri: str, wanted: int) -> dict[str, object]:
+def stand_ins(uri: str, wanted: int, **environment: str) -> dict[str, object]:
     command = [sys.executable, str(ROOT / "tests" / "jetson_elements.py"), uri, str(wanted)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False)
+    variables = {**ENVIRONMENT, **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
     return told
@@ -79,6 +80,31 @@ def test_the_csi_pipeline_of_a_jetson_runs_as_written() -> None:
 def test_flip_turns_the_picture() -> None:
     upper_left, lower_right = stand_ins("csi://0?width=640&height=360&flip=2", 3)["corners"]  # type: ignore[misc]
     assert lower_right > upper_left + 10
+
+
+@needs_gstreamer
+def test_an_exposure_that_the_camera_refuses_is_an_error_and_no_warning() -> None:
+    """NVIDIA's element prints a line and goes on with automatic exposure."""
+    with pytest.raises(AssertionError) as caught:
+        stand_ins("csi://0?width=640&height=360&fps=1&exposure=900000", 1)
+    said = str(caught.value)
+    assert "CallError: source csi://0?width=640&height=360&fps=1&exposure=900000: the camera refuses" in said
+    assert "it says that it takes exposure 13 to 683709 microseconds, gain 1.0 to 16.0" in said
+
+
+@needs_gstreamer
+def test_a_usb_camera_with_jpeg_is_decoded_by_name_on_a_jetson() -> None:
+    told = stand_ins("v4l2:///dev/null?width=320&height=240", 3, USB_CAMERA="yes")
+    assert "image/jpeg, width=(int)320, height=(int)240 ! jpegdec ! videoconvert" in str(told["pipeline"])
+    assert (told["frames"], told["shapes"]) == (3, [[240, 320, 3]])
+    assert told["corners"][0] > told["corners"][1] + 100  # type: ignore[index]
+
+
+@needs_gstreamer
+def test_what_decodebin_leaves_in_the_gpus_memory_is_fetched_on_a_jetson() -> None:
+    told = stand_ins("gst://v4l2src ! decodebin", 3, USB_CAMERA="yes")
+    assert str(told["pipeline"]).startswith("v4l2src ! decodebin ! nvvidconv ! video/x-raw, format=(string)BGRx ! ")
+    assert (told["frames"], told["shapes"]) == (3, [[240, 320, 3]])
 
 
 @needs_gstreamer

@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 from conftest import Command
 from jetson_trees import BOARDS, command, jetson, put
+from libcuda_stub import build_stub
 from tiny_bundle import tiny_bundle
 
+from dskd.jetson.doctor import software
 from dskd.jetson.doctor.base import Context, Finding, User
 from dskd.jetson.doctor.command import CHECKS, examine
-from dskd.jetson.doctor.probe import Library
+from dskd.jetson.doctor.probe import Library, cuda_refusal
 from dskd.jetson.machine import Machine
 from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.errors import MissingPart
 from dskd.runtime.inspection.engine import BuiltOn, EngineFacts, engine_paths, write_facts
 
 HEALTHY = {
@@ -225,6 +228,59 @@ def test_8_missing_permissions(context: Context) -> None:
     os.chmod(context.machine.file("/dev/video0"), 0o666)
     context.data.chmod(0o755)
     named(look(context, "permissions"), "FAIL", "may not write", "chown dskd")
+
+
+def test_8_a_gpu_that_the_services_user_cannot_use(context: Context) -> None:
+    """CUDA itself is asked: on some releases /dev/nvmap is 0440 and all is well."""
+    nodes = [put(context.machine.root, name, "") for name in ("/dev/nvmap", "/dev/dri/renderD128")]
+    for node in nodes:
+        node.chmod(0o600)
+    context.__dict__["cuda_refusal"] = ""
+    assert look(context, "permissions").status == "OK"
+    context.__dict__["cuda_refusal"] = "cuInit gives 801 CUDA_ERROR_NOT_SUPPORTED"
+    named(look(context, "permissions"), "FAIL", "dskd cannot use the GPU (cuInit gives 801", "/dev/dri/renderD128",
+          "usermod -aG render,video dskd")  # fmt: skip
+
+
+def test_cuda_is_asked_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(build_stub(tmp_path)))
+    assert cuda_refusal(sys.executable, None) == ""
+    monkeypatch.setenv("STUB_FAIL", "cuInit=100")
+    assert cuda_refusal(sys.executable, None) == "cuInit gives 100 CUDA_ERROR_NO_DEVICE"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "runuser" in cuda_refusal(sys.executable, "dskd")
+
+
+def test_firmware_that_jetpack_7_2_left_out(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> None:
+        raise MissingPart("the NVIDIA driver finds no GPU; use another backend")
+
+    monkeypatch.setattr(software, "find_device", absent)
+    named(look(context, "cuda"), "FAIL", "finds no GPU", "nvidia-jetpack")
+    context.machine = jetson(context.machine.root, "nano", "jp7")
+    context.__dict__.pop("platform")
+    named(look(context, "cuda"), "FAIL", "/etc/firmware is missing", "cp -r /lib/firmware")
+    put(context.machine.root, "/etc/firmware/x", "")
+    named(look(context, "cuda"), "FAIL", "finds no GPU", "nvidia-jetpack")
+
+
+@pytest.mark.parametrize("generation", ["jp6", "jp7"])
+@pytest.mark.parametrize("text", ["outputs:\n  gate:\n    kind: gpio\n", 'outputs: {gate: {kind: "gpio", line: 7}}\n'])
+def test_a_line_that_the_pinmux_may_not_give(context: Context, text: str, generation: str) -> None:
+    context.machine = jetson(context.machine.root, "nano", generation)
+    assert look(context, "gpio").status == "OK"
+    put(context.machine.root, "/etc/dskd/station.yaml", text)
+    named(look(context, "gpio"), "FAIL", "no /dev/gpiochip*", "gpiodetect")
+    put(context.machine.root, "/dev/gpiochip0", "")
+    named(look(context, "gpio"), "WARN", "nothing moves", "jetson-io.py", "test-output")
+
+
+def test_a_csi_camera_whose_daemon_may_stand_still(context: Context) -> None:
+    put(context.machine.root, "/tmp/argus_socket", "")
+    named(look(context, "cameras"), "WARN", "36.4.4", "restart nvargus-daemon")
+    put(context.machine.root, "/etc/nv_tegra_release", "# R36 (release), REVISION: 5.0, GCID: 1")
+    context.__dict__.pop("platform")
+    assert look(context, "cameras").status == "OK"
 
 
 def test_9_no_camera(context: Context) -> None:

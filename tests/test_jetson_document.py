@@ -64,7 +64,7 @@ def test_commands_that_need_hardware_exist() -> None:
         for words in (line.removeprefix("sudo ").split() for line in block.splitlines()):
             if words[:1] != ["dskd"]:
                 continue
-            module = [words[1], *words[2:3]] if words[1] == "jetson" else [words[1]]
+            module = ["dskd", *words[1:3]] if words[1] in ("jetson", "station") else ["dskd", words[1]]
             done = subprocess.run(
                 [sys.executable, "-m", *module, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
             )

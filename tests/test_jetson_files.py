@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -39,8 +40,9 @@ def run(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(w) for w in words], capture_output=True, text=True, check=False, timeout=300)
 
 
-def test_shellcheck_finds_nothing_in_the_installer() -> None:
-    done = run(tool("shellcheck"), JETSON / "install.sh")
+@pytest.mark.parametrize("script", ["install.sh", "compose-env.sh"])
+def test_shellcheck_finds_nothing(script: str) -> None:
+    done = run(tool("shellcheck"), JETSON / script)
     assert done.returncode == 0, done.stdout
 
 
@@ -50,11 +52,53 @@ def test_hadolint_finds_nothing_in_the_container() -> None:
 
 
 def test_compose_gives_no_rights_and_bounds_its_logs() -> None:
-    service = yaml.safe_load((JETSON / "compose.yaml").read_text())["services"]["station"]
-    assert service["user"] == re.search(r"USER (\d+)", (JETSON / "Dockerfile").read_text())[1]  # type: ignore[index]
-    assert service["user"] != "0"
-    assert (service["cap_drop"], service["read_only"]) == (["ALL"], True)
-    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    services = yaml.safe_load((JETSON / "compose.yaml").read_text())["services"]
+    for service in services.values():
+        assert service["user"] == re.search(r"USER (\d+)", (JETSON / "Dockerfile").read_text())[1]  # type: ignore[index]
+        assert service["user"] != "0"
+        assert service["cap_drop"] == ["ALL"]
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    option = yaml.safe_load((JETSON / "compose_read_only.yaml").read_text())["services"]
+    assert option == {name: {"read_only": True} for name in services}
+
+
+def test_nothing_that_a_device_may_lack_stops_the_container() -> None:
+    """Named groups would be the image's, and a device that is absent or a mount that Docker makes as a folder stops it."""
+    for name, service in yaml.safe_load((JETSON / "compose.yaml").read_text())["services"].items():
+        assert all(re.fullmatch(r"\$\{DSKD_[A-Z]+:-\d+\}", group) for group in service["group_add"])
+        assert "${DSKD_RENDER:-44}" in service["group_add"]
+        assert all(re.match(r"\$\{DSKD_\w+:-/dev/null\}:", device) for device in service["devices"])
+        assert len(service["profiles"]) == 1
+        assert ("/tmp:/tmp" in service["volumes"]) == (name == "station-csi") == ("tmpfs" not in service)
+        assert not any("argus_socket" in str(volume) for volume in service["volumes"])
+        bound = [volume for volume in service["volumes"] if isinstance(volume, dict)]
+        assert all(volume["bind"] == {"create_host_path": False} for volume in bound)
+
+
+def test_the_containers_settings_are_those_of_the_device(tmp_path: Path) -> None:
+    def told() -> dict[str, str]:
+        done = subprocess.run(
+            ["sh", JETSON / "compose-env.sh"], env={"ROOT": str(tmp_path), "PATH": os.environ["PATH"]},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return dict(line.split("=") for line in done.stdout.splitlines())
+
+    assert told() == {"COMPOSE_PROFILES": "plain"}
+    for name in ("dev/nvmap", "dev/dri/renderD128", "dev/gpiochip1", "dev/video0", "etc/nv_tegra_release"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R39 (release), REVISION: 2.0\n")
+    group = str((tmp_path / "dev/nvmap").stat().st_gid)
+    assert told() == {
+        "COMPOSE_PROFILES": "plain", "DSKD_VIDEO": group, "DSKD_RENDER": group, "DSKD_GPIO": group,
+        "DSKD_GPIOCHIP": "/dev/gpiochip1", "DSKD_CAMERA": "/dev/video0", "DSKD_GENERATION": "jp7",
+    }  # fmt: skip
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp/argus_socket").touch()
+    assert told()["COMPOSE_PROFILES"] == "csi"
+    assert "DSKD_CAMERA" not in told()
+    used = set(re.findall(r"\$\{(DSKD_\w+)", (JETSON / "compose.yaml").read_text()))
+    assert {name for name in told() if name.startswith("DSKD")} <= used
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -106,7 +150,9 @@ def test_the_wheel_holds_what_the_installer_takes_from_it() -> None:
     script = (JETSON / "install.sh").read_text()
     units = re.search(r"UNIT_FILES=\((.*)\)", script)
     assert units
-    assert {f"systemd/{name}" for name in [*units[1].split(), "journald@dskd.conf", "logrotate"]} <= kept
+    assert {
+        f"systemd/{name}" for name in [*units[1].split(), "journald@dskd.conf", "logrotate", "99-dskd-gpio.rules"]
+    } <= kept
     assert {"constraints-jp6.txt", "constraints-jp7.txt", "install.sh"} <= kept
     assert f"EXTRAS={EXTRAS}\n" in script
 

@@ -63,7 +63,35 @@ def test_v4l2_with_a_size_takes_raw_and_jpeg() -> None:
     assert f"video/x-raw, {wanted}; image/jpeg, {wanted} ! " in pipelines.v4l2("v4l2:///dev/video0?width=640&fps=30")
 
 
+@pytest.mark.parametrize(
+    ("offered", "option", "expected"),
+    [
+        (["video/x-raw", "image/jpeg"], "", "video/x-raw, width=(int)640 ! videoconvert"),
+        (["image/jpeg"], "", "image/jpeg, width=(int)640 ! jpegdec ! videoconvert"),
+        (["video/x-raw", "image/jpeg"], "&format=jpeg", "image/jpeg, width=(int)640 ! jpegdec ! videoconvert"),
+        ([], "", "do-timestamp=true ! decodebin ! nvvidconv ! video/x-raw, format=(string)BGRx ! videoconvert"),
+    ],
+)
+def test_v4l2_on_a_jetson_names_what_the_camera_has(offered: list[str], option: str, expected: str) -> None:
+    """Its decodebin takes the hardware's JPEG decoder, which refuses some cameras and keeps pictures to itself."""
+    assert expected in pipelines.v4l2(f"v4l2:///dev/video0?width=640{option}", offered, jetson=True)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "fetched"),
+    [
+        ("filesrc location=a ! decodebin", True), ("uridecodebin uri=file:///a", True), ("nvarguscamerasrc", True),
+        ("x ! video/x-raw(memory:NVMM), width=8", True), ("videotestsrc", False), ("decodebin ! nvvidconv", False),
+        ("decodebin ! videoconvert", False),
+    ],
+)  # fmt: skip
+def test_gst_on_a_jetson_fetches_what_a_decoder_leaves_on_the_gpu(pipeline: str, fetched: bool) -> None:
+    assert ("BGRx" in pipelines.gst(f"gst://{pipeline}", jetson=True)) == fetched
+    assert "BGRx" not in pipelines.gst(f"gst://{pipeline}")
+
+
 REFUSED = {
+    "csi://0?fps=60&exposure=20000": "longer than a frame of fps=60",
     "csi://": "names no sensor",
     "csi://front": "names no sensor",
     "csi://0?widht=3": "did you mean width",

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from dskd.jetson.doctor.probe import Library, probe
+from dskd.jetson.doctor.probe import Library, cuda_refusal, probe
 from dskd.jetson.machine import Machine
 from dskd.jetson.platform import Platform, find_platform
 from dskd.jetson.power import PowerState, read_power
@@ -104,6 +104,16 @@ class Context:
     def libraries(self) -> dict[str, Library]:
         """Each library as the station's Python finds it."""
         return probe(self.python)
+
+    @cached_property
+    def cuda_refusal(self) -> str | None:
+        """Why CUDA does not start for ``user``, empty where it does; None where only root could ask, or nobody."""
+        here, me = self.machine.root == Path("/"), os.geteuid()
+        if not here or not (self.platform.is_jetson or self.machine.glob("/dev/nvidia*")):
+            return None
+        if self.user.uid == me:
+            return cuda_refusal(self.python, None)
+        return cuda_refusal(self.python, self.user.name) if me == 0 else None
 
     @cached_property
     def loaded_bundle(self) -> Bundle:

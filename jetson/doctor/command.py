@@ -33,6 +33,7 @@ CHECKS: dict[str, Callable[[Context], Finding]] = {
     "bundle": storage.bundle,
     "engine": storage.engine,
     "permissions": surroundings.permissions,
+    "gpio": surroundings.gpio,
     "clock": surroundings.clock,
     "service": surroundings.service,
 }

@@ -31,6 +31,29 @@ class Library:
     missing: bool = False
 
 
+_CUDA = """
+import ctypes
+driver = ctypes.CDLL("libcuda.so.1")
+status = driver.cuInit(0)
+if status:
+    name = ctypes.c_char_p()
+    driver.cuGetErrorName(status, ctypes.byref(name))
+    raise SystemExit(f"cuInit gives {status} {(name.value or b'').decode()}")
+"""
+
+
+def cuda_refusal(python: str, user: str | None) -> str:
+    """Why CUDA does not start for that user (None: this one), empty where it does."""
+    words = [python, "-c", _CUDA] if user is None else ["runuser", "-u", user, "--", python, "-c", _CUDA]
+    try:
+        done = subprocess.run(  # noqa: S603
+            words, capture_output=True, text=True, errors="replace", timeout=PATIENCE, check=False, cwd="/"
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
+
+
 def probe(python: str) -> dict[str, Library]:
     """Imports each library with that Python."""
     return {name: _look(python, name) for name in LIBRARIES}

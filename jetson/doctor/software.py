@@ -13,6 +13,7 @@ from dskd.runtime.inspection.cuda.device import find_device
 SYSTEM_OPENCV = ("/usr/lib/python3/dist-packages/cv2*", "/usr/lib/python3.*/dist-packages/cv2*")
 PIP_OPENCV = "opencv-python opencv-python-headless opencv-contrib-python opencv-contrib-python-headless"
 OLDEST_OPENCV = (4, 5)
+FEW_NODES = 4  # of /dev/nvhost-*: a GPU that started has more
 GPU_MEMORY = ("cuda.bindings", "pycuda")  # either will do
 # TensorRT by JetPack generation, as a hint where another one is met
 TENSORRT = {"jp6": "10.3 (8.6 on JetPack 6.0)", "jp7": "10.16"}
@@ -123,6 +124,15 @@ def cuda(context: Context) -> Finding:
     except MissingPart as error:
         if not context.platform.is_jetson:
             return ok("no NVIDIA GPU; onnxruntime inspects on the CPU")
+        few = (
+            len(context.machine.glob("/dev/nvhost-*")) < FEW_NODES
+            and not context.machine.file("/etc/firmware").exists()
+        )
+        if few and context.platform.generation == "jp7":
+            return fail(
+                f"{str(error).partition(';')[0]}; the GPU's firmware was not loaded (/etc/firmware is missing)",
+                "sudo cp -r /lib/firmware /etc/firmware, then reboot (JetPack 7.2's installer leaves it out)",
+            )
         return fail(
             str(error).partition(";")[0], "sudo apt install nvidia-jetpack; in a container add --runtime nvidia"
         )

@@ -29,6 +29,7 @@ from dskd.runtime.station.station import Station
 EXAMPLES = """examples:
   dskd station line-3.yaml --check-config    what would run, and all that is wrong in the file
   dskd station line-3.yaml                   run until SIGTERM or Ctrl-C
+  dskd station test-output gate              pulses on a GPIO line, to see that it moves what it should
 
 Exit code 0: stopped when told to; 1: the work failed, or only a new process can go on; 2: the file is wrong; 3: a library or device is missing."""
 MOST_FILES = 16_384
@@ -57,6 +58,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
+    if arguments[:1] == ["test-output"]:
+        from dskd.runtime.station.outputs.line_test import main as test_output
+
+        return test_output(arguments[1:])
     options = parser().parse_args(arguments)
     if options.check_config:
         return check(options.station)

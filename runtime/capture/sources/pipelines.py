@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
+from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import Field
@@ -15,6 +17,7 @@ from dskd.runtime.errors import CallError
 # The newest frame only; ``sync=false``: the display time of a frame means nothing to an inspection.
 SINK = "video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1 sync=false"
 TO_BGR = f"videoconvert ! {SINK}"
+RAW, JPEG = "video/x-raw", "image/jpeg"
 JETSON_TO_BGR = f"nvvidconv ! video/x-raw, format=(string)BGRx ! {TO_BGR}"
 
 
@@ -37,6 +40,7 @@ class V4l2Options(Strict):
     width: int | None = Field(None, ge=16, le=16384, description="pixels")
     height: int | None = Field(None, ge=16, le=16384, description="pixels")
     fps: int | None = Field(None, ge=1, le=1000, description="frames per second")
+    format: Literal["raw", "jpeg"] | None = Field(None, description="where the camera has both; default: raw")
 
 
 def csi(uri: str) -> str:
@@ -47,6 +51,11 @@ def csi(uri: str) -> str:
     if not re.fullmatch(r"\d{1,2}", address):
         raise CallError(f"source {without_password(uri)}: names no sensor; write csi://0")
     exposure, gain = options.exposure, options.gain
+    if exposure is not None and exposure * options.fps > 1_000_000:
+        raise CallError(
+            f"source {without_password(uri)}: exposure={exposure} is longer than a frame of fps={options.fps} "
+            f"({1_000_000 // options.fps} microseconds)"
+        )
     fixed = "" if exposure is None else f' exposuretimerange="{1000 * exposure} {1000 * exposure}"'  # nanoseconds
     fixed += "" if gain is None else f' gainrange="{gain:g} {gain:g}" ispdigitalgainrange="1 1"'
     fixed += " aelock=true awblock=true" if fixed else ""
@@ -58,14 +67,33 @@ def csi(uri: str) -> str:
     )
 
 
-def v4l2(uri: str) -> str:
-    """``v4l2:///dev/video0``: raw or JPEG, whatever the camera has at that size."""
+def v4l2(uri: str, offered: Collection[str] = (), jetson: bool = False) -> str:
+    """``v4l2:///dev/video0``: raw or JPEG by name where the camera has it at that size.
+
+    ``offered``: media types that it has (``v4l2_wanted``); raw is first where none is chosen. What else it gives goes
+    through decodebin, which on a Jetson (``jetson``) leaves pictures in the GPU's memory. JPEG is decoded by the CPU there
+    too: the Jetson's decoder refuses some cameras.
+    """
     address, options = read_options(uri, V4l2Options)
+    wanted, source = _size(options), f"v4l2src device={quoted(unquote(address))} do-timestamp=true"
+    if options.format == "raw" or (options.format is None and RAW in offered):
+        return f"{source} ! {RAW}{wanted} ! {TO_BGR}"
+    if options.format == "jpeg" or JPEG in offered:
+        return f"{source} ! {JPEG}{wanted} ! jpegdec ! {TO_BGR}"
+    filtered = f"{RAW}{wanted}; {JPEG}{wanted} ! " if wanted and not jetson else ""
+    return f"{source} ! {filtered}decodebin ! {JETSON_TO_BGR if jetson else TO_BGR}"
+
+
+def v4l2_wanted(uri: str) -> str:
+    """The media types that a camera is asked for, at the size asked for, as GStreamer's caps."""
+    wanted = _size(read_options(uri, V4l2Options)[1])
+    return f"{RAW}{wanted}; {JPEG}{wanted}"
+
+
+def _size(options: V4l2Options) -> str:
     wanted = "" if options.width is None else f", width=(int){options.width}"
     wanted += "" if options.height is None else f", height=(int){options.height}"
-    wanted += "" if options.fps is None else f", framerate=(fraction){options.fps}/1"
-    filtered = f"video/x-raw{wanted}; image/jpeg{wanted} ! " if wanted else ""
-    return f"v4l2src device={quoted(unquote(address))} do-timestamp=true ! {filtered}decodebin ! {TO_BGR}"
+    return wanted if options.fps is None else f"{wanted}, framerate=(fraction){options.fps}/1"
 
 
 def rtsp(uri: str, jetson: bool) -> str:
@@ -104,12 +132,19 @@ def checked_rtsp(uri: str) -> SplitResult:
     return parts
 
 
-def gst(uri: str) -> str:
-    """``gst://PIPELINE``: any pipeline; pictures are converted and taken at its end, or at its own appsink."""
+def gst(uri: str, jetson: bool = False) -> str:
+    """``gst://PIPELINE``: any pipeline; pictures are converted and taken at its end, or at its own appsink.
+
+    ``jetson``: what a decoder at its end leaves in the GPU's memory is fetched from there.
+    """
     pipeline = uri.partition("://")[2].strip()
     if not pipeline:
         raise CallError("source gst://: names no pipeline; write gst://videotestsrc is-live=true")
-    return pipeline if re.search(r"\bappsink\b", pipeline) else f"{pipeline} ! {TO_BGR}"
+    if re.search(r"\bappsink\b", pipeline):
+        return pipeline
+    last = pipeline.rpartition("!")[2].strip()
+    on_gpu = jetson and re.match(r"(uri)?decodebin|nv(?!vidconv)|video/x-raw\(memory:NVMM\)", last)
+    return f"{pipeline} ! {JETSON_TO_BGR if on_gpu else TO_BGR}"
 
 
 def quoted(text: str) -> str:

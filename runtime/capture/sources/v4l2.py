@@ -8,7 +8,7 @@ import cv2
 
 from dskd.runtime.capture.sources import pipelines
 from dskd.runtime.capture.sources.base import Source, SourceKind
-from dskd.runtime.capture.sources.gstreamer import GStreamerSource, has_elements
+from dskd.runtime.capture.sources.gstreamer import GStreamerSource, gstreamer, has_elements
 from dskd.runtime.capture.sources.opencv_capture import OpenCvSource
 from dskd.runtime.configuration.options import read_options
 from dskd.runtime.configuration.uri import uri_path, without_password
@@ -21,7 +21,7 @@ def v4l2_source(uri: str) -> Source:
     """``v4l2:///dev/video0?width=&height=&fps=``. Raises CallError where the options are wrong."""
     device = str(uri_path(uri.partition("?")[0]))
     pipelines.v4l2(uri)
-    if has_elements("v4l2src", "decodebin", "videoconvert"):
+    if has_elements("v4l2src", "decodebin", "videoconvert", "jpegdec"):
         return GStreamerSource(uri, lambda: _checked(uri, device))
     return OpenCvSource(uri, lambda: _open(uri, device), _CLOSED)
 
@@ -30,7 +30,21 @@ def _checked(uri: str, device: str) -> str:
     _refuse_absent(uri, device)
     if not os.access(device, os.R_OK | os.W_OK):
         raise MissingPart(f"source {without_password(uri)}: {_CLOSED}")
-    return pipelines.v4l2(uri)
+    return pipelines.v4l2(uri, _offered(device, pipelines.v4l2_wanted(uri)), jetson=has_elements("nvvidconv"))
+
+
+def _offered(device: str, wanted: str) -> list[str]:
+    """Media types that the camera has among those of ``wanted``; none where it does not tell before it runs."""
+    gst = gstreamer()
+    source = gst.ElementFactory.make("v4l2src")
+    source.set_property("device", device)
+    try:
+        if source.set_state(gst.State.READY) == gst.StateChangeReturn.FAILURE:
+            return []
+        caps = source.get_static_pad("src").query_caps(gst.Caps.from_string(wanted))
+        return [caps.get_structure(k).get_name() for k in range(caps.get_size())]
+    finally:
+        source.set_state(gst.State.NULL)
 
 
 def _open(uri: str, device: str) -> cv2.VideoCapture:
