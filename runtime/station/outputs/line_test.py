@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from dskd.runtime.errors import CallError, DskdError, Parser
-from dskd.runtime.station.outputs.gpio import GpioOutput
 from dskd.runtime.station.load import load_station
+from dskd.runtime.station.outputs.gpio import GpioOutput
 from dskd.runtime.station.outputs.gpio_lines import LineUnusable, open_output
 
 STATION = Path("/etc/dskd/station.yaml")
