@@ -15,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from dskd.runtime.configuration.strict_yaml import first_fault
+from dskd.runtime.web import static_files
 from dskd.runtime.web.answers import as_json, problem
 from dskd.runtime.web.auth import Person, TooManyGuesses
 from dskd.runtime.web.calls import Busy
@@ -26,7 +27,6 @@ from dskd.runtime.web.past import Past
 from dskd.runtime.web.present import Present
 from dskd.runtime.web.screen import Screen
 from dskd.runtime.web.session import Session
-from dskd.runtime.web.static_files import StaticFiles
 
 LONGEST_TOKEN = 256
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 def endpoints(screen: Screen) -> list[Endpoint]:
     """Every route there is."""
     found = [
-        *StaticFiles().endpoints(),
+        *static_files.endpoints(),
         *Present(screen).endpoints(),
         *Past(screen).endpoints(),
         *Changes(screen).endpoints(),
