@@ -27,13 +27,13 @@ from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.capture.sources import frames, open_source
 from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser
-from dskd.runtime.inspection.backends import NAMES
+from dskd.runtime.inspection.backends import BACKENDS as KNOWN
 from dskd.runtime.result import Frame, Image
 
 Workers = dict[str, Worker]
 WORKER = (sys.executable, "-m", "dskd.benchmarks.worker")
 
-BACKENDS = tuple(name for name in NAMES if name != "auto")
+BACKENDS = tuple(name for name in KNOWN if name != "auto")
 OFFERS = ("bundle", "source", "size", "backend", "precision", "threads", "launches", "rounds", "seconds")
 MOST_STILLS = 16  # frames of a source that are kept to be shown to several contenders
 

@@ -16,7 +16,7 @@ from dskd.runtime import atomic
 from dskd.runtime.bundle.manifest import PRECISIONS
 from dskd.runtime.capture.image_files import list_images
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code, one_line
-from dskd.runtime.inspection.backends import NAMES
+from dskd.runtime.inspection.backends import BACKENDS
 from dskd.runtime.model import Model, load
 from dskd.train.data import TestImage, data_sha256, find_labelled, load_mask
 from dskd.train.progress import progress
@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--out", type=Path, default=Path("evaluation"), help="where to write (default: %(default)s)")
     options.add_argument(
-        "--backend", default=NAMES[0], choices=NAMES, help="what runs the graph (default: %(default)s)"
+        "--backend", default="auto", choices=BACKENDS, help="what runs the graph (default: %(default)s)"
     )
     options.add_argument("--precision", choices=PRECISIONS, help="what to compute in (default: the backend's)")
     options.add_argument("--reject-threshold", type=float, help="default: the bundle's")

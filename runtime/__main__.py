@@ -22,7 +22,7 @@ from dskd.runtime.capture.image_files import BadImage, read_mask
 from dskd.runtime.capture.sources import forms as source_forms
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import CallError, Parser, exit_with_code, one_line
-from dskd.runtime.inspection.backends import NAMES
+from dskd.runtime.inspection.backends import BACKENDS
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.inspector import Inspector, open_proved
 from dskd.runtime.pipeline import Tally, comes_when_it_comes, run
@@ -54,9 +54,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_later("--sink", action="append", default=[], text=_sink_help)
     options.add_argument(
         "--backend",
-        default=NAMES[0],
-        choices=NAMES,
-        help="what runs the graph (default: tensorrt where the bundle has an engine for this\n"
+        default="auto",
+        choices=BACKENDS,  # asked whether it holds a name; all names are looked up for the help alone
+        metavar="NAME",
+        help="what runs the graph: %(choices)s (default: tensorrt where the bundle has an engine for this\n"
         "device, onnxruntime where it has CUDA, openvino where installed, else onnxruntime)",
     )
     options.add_argument(

@@ -28,7 +28,7 @@ from torch import nn
 from dskd.runtime.bundle.loading import Bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.backends import NAMES, open_backend
+from dskd.runtime.inspection.backends import BACKENDS, open_backend
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.golden import golden_check
 from dskd.runtime.inspection.inspector import Inspector
@@ -40,7 +40,7 @@ from dskd.train.networks.resnet import BACKBONES
 from dskd.train.trained_run import TrainedRun
 from dskd.train.weights import load_teacher
 
-HERE = "openvino" in NAMES and find_spec("openvino") is not None
+HERE = "openvino" in BACKENDS and find_spec("openvino") is not None
 BACKENDS = ["onnxruntime", pytest.param("openvino", marks=pytest.mark.skipif(not HERE, reason="no OpenVINO here"))]
 FLOATS: tuple[Precision, ...] = ("fp32", "fp16")
 ROUNDED = 2e-5  # between batch sizes of one graph: the order of sums

@@ -672,7 +672,7 @@ def missing(text: str) -> Callable[..., Any]:
 def test_an_unknown_backend_is_a_wrong_call(bundle_folder: Bundle) -> None:
     with pytest.raises(CallError, match="choose one of: auto, onnxruntime, openvino, tensorrt"):
         open_backend(bundle_folder, "magic")
-    assert dskd.runtime.inspection.backends.NAMES[0] == "auto"
+    assert next(iter(dskd.runtime.inspection.backends.BACKENDS)) == "auto"
 
 
 @pytest.mark.parametrize("precision", [(), ("--precision", "fp16")])

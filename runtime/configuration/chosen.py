@@ -56,3 +56,21 @@ class Chosen:
         except DskdError as error:
             raise PydanticCustomError("unusable_kind", "{reason}", {"reason": str(error)}) from error
         return model.model_validate(value, context=info.context)
+
+
+class Named:
+    """As in ``Annotated[str, Named(BACKENDS)]``: one of a registry's names."""
+
+    def __init__(self, registry: Registry[Any]) -> None:
+        self._registry = registry
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._read, core_schema.str_schema())
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self._registry)}
+
+    def _read(self, name: str) -> str:
+        if name not in self._registry:
+            raise PydanticCustomError("unknown_name", "{reason}", {"reason": str(self._registry.unknown(name))})
+        return name

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
 from dskd.runtime.bundle.manifest import Positive, Precision
 from dskd.runtime.capture.image_container import MOST_MEGAPIXELS
-from dskd.runtime.configuration.chosen import Chosen
+from dskd.runtime.configuration.chosen import Chosen, Named
 from dskd.runtime.configuration.fields import (
     MAY_HOLD_SECRET,
     VARIABLE,
@@ -22,6 +22,7 @@ from dskd.runtime.configuration.fields import (
     told_by,
 )
 from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.runtime.inspection.backends import BACKENDS
 from dskd.runtime.sinks import SINKS, SinkConfig
 from dskd.runtime.station.outputs import OUTPUTS, OutputConfig
 
@@ -135,7 +136,7 @@ class RecipeConfig(Strict):
 class BackendConfig(Strict):
     """What runs the graphs."""
 
-    name: Literal["auto", "onnxruntime", "openvino", "tensorrt"] = Field(
+    name: Annotated[str, Named(BACKENDS)] = Field(
         "auto", description="auto: the first that is here, fits and agrees with the bundle's golden frames"
     )
     threads: int = Field(0, ge=0, le=1024, description="CPU threads; 0: one for each core it may use")

@@ -1,4 +1,7 @@
-"""What runs a bundle's graph. Each backend is a module here; ``candidates`` says which to try, best first."""
+"""What runs a bundle's graph. Each backend is a module here; ``candidates`` says which to try, best first.
+
+Packages bring more by the entry point group ``dskd.backends``; docs/plugins.md shows how.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,11 @@ from typing import TypeVar
 
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
+from dskd.runtime.configuration.registry import Registry
 from dskd.runtime.errors import CallError, DeviceLost, DskdError, MissingPart, NotExact, one_line
 from dskd.runtime.inspection.backends.base import Backend, Output, cpu_words
 from dskd.runtime.inspection.engine import engine_paths, read_facts
 
-NAMES = ("auto", "onnxruntime", "openvino", "tensorrt")
 BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 Proof = TypeVar("Proof")
 
@@ -29,6 +32,31 @@ class Candidate:
     open: Callable[[], Backend]
 
 
+@dataclass(frozen=True)
+class BackendKind:
+    """What is registered under a backend's name.
+
+    ``candidates`` gets bundle, threads (0: all cores that this process may use) and precision (None: the backend's
+    choice) and gives what to try in turn. It imports no library of the device: that is for a candidate's ``open``.
+    """
+
+    candidates: Callable[[Bundle, int, Precision | None], list[Candidate]]
+
+
+def _check(name: str, found: BackendKind) -> None:
+    """Raises TypeError where what a package brings is no kind of backend."""
+    if not isinstance(found, BackendKind):
+        raise TypeError("needs a BackendKind")
+
+
+BACKENDS: Registry[BackendKind] = Registry(
+    "backend",
+    "dskd.backends",
+    {name: f"{__name__}:{name.upper()}" for name in ("auto", "onnxruntime", "openvino", "tensorrt")},
+    _check,
+)
+
+
 def candidates(bundle: Bundle, name: str, threads: int = 0, precision: Precision | None = None) -> list[Candidate]:
     """Backends to try in turn. ``threads`` 0 is all cores that this process may use; ``precision`` None the backend's.
 
@@ -37,17 +65,9 @@ def candidates(bundle: Bundle, name: str, threads: int = 0, precision: Precision
       asked for; what its graph leaves in float is then in bf16 where the CPU has it.
     * ``onnxruntime``: fp32.
     * ``auto``: tensorrt where the bundle has engines, onnxruntime where it computes on a GPU, openvino where it is
-      installed, onnxruntime.
+      installed, onnxruntime. A backend that a package brings is tried where it is named.
     """
-    makers = {"tensorrt": _tensorrt, "openvino": _openvino, "onnxruntime": _onnxruntime}
-    if name != "auto" and name not in makers:
-        raise CallError(f"no backend {name!r}; choose one of: {', '.join(NAMES)}")
-    if name != "auto":
-        return makers[name](bundle, threads, precision)
-    found = _tensorrt(bundle, threads, precision) if _engines(bundle, precision) else []
-    if find_spec("openvino") and not _onnxruntime_on_gpu():
-        found += _openvino(bundle, threads, precision)
-    return found if found and precision == "bf16" else found + _onnxruntime(bundle, threads, precision)
+    return BACKENDS[name].candidates(bundle, threads, precision)
 
 
 def open_backend(
@@ -70,7 +90,7 @@ def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate], again:
     while True:
         candidate, *tried = tried
         try:
-            backend = candidate.open()
+            backend = _opened(candidate)
             try:
                 proof = prove(backend)
             except BaseException:
@@ -90,6 +110,22 @@ def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate], again:
                 if not passed.told:
                     print(f"{one_line(str(passed))}; using {backend.name} instead", file=sys.stderr)
             return backend, proof
+
+
+def _opened(candidate: Candidate) -> Backend:
+    try:
+        return candidate.open()
+    except (DskdError, OSError):
+        raise
+    except Exception as error:  # a package's code may raise anything
+        raise DskdError(f"backend {candidate.library}: cannot be opened ({type(error).__name__}: {error})") from error
+
+
+def _auto(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
+    found = _tensorrt(bundle, threads, precision) if _engines(bundle, precision) else []
+    if find_spec("openvino") and not _onnxruntime_on_gpu():
+        found += _openvino(bundle, threads, precision)
+    return found if found and precision == "bf16" else found + _onnxruntime(bundle, threads, precision)
 
 
 def _tensorrt(bundle: Bundle, threads: int, precision: Precision | None) -> list[Candidate]:
@@ -167,4 +203,7 @@ def _cpu_has_bf16() -> bool:
     return not cpu_words().isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
-__all__ = ["NAMES", "Backend", "Candidate", "Output", "candidates", "first_that", "open_backend"]
+AUTO, TENSORRT = BackendKind(_auto), BackendKind(_tensorrt)
+OPENVINO, ONNXRUNTIME = BackendKind(_openvino), BackendKind(_onnxruntime)
+
+__all__ = ["BACKENDS", "Backend", "BackendKind", "Candidate", "Output", "candidates", "first_that", "open_backend"]
