@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import CallError, MissingPart, Parser, exit_with_code, one_line
 from dskd.runtime.inspection.cuda import Device, find_device, open_memory
 from dskd.runtime.inspection.engine import GRAPHS, engine_paths
+from dskd.runtime.user_cache import cache_folder, key_of
 
 if TYPE_CHECKING:
     from dskd.export.engine_attempts import Made
@@ -64,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "--timing-cache",
         type=Path,
         metavar="FILE",
-        help="file of measurements, read and written; makes the next build faster",
+        help="file of measurements, read and written; makes the next build faster (default: one in this user's cache)",
     )
     add("--workspace", type=int, metavar="MIB", help="scratch memory a layer may use (default: all that is free)")
     add("--opt-level", type=int, choices=range(6), help="0 builds fastest, 5 searches longest (default: TensorRT's, 3)")
@@ -99,7 +101,15 @@ def main(arguments: list[str]) -> int:
         print(f"error: {one_line(what)}; an engine is built on the device that will run it", file=sys.stderr)
         print("next: add --check to try the graph here with TensorRT-RTX, which needs no GPU", file=sys.stderr)
         return MissingPart.exit_code
-    return build(bundle, tried, device, wanted, options)
+    return build(
+        bundle, tried, device, replace(wanted, timing_cache=wanted.timing_cache or kept_cache(device)), options
+    )
+
+
+def kept_cache(device: Device) -> Path | None:
+    """Where measurements of this device are kept between builds; TensorRT itself refuses those of another version."""
+    folder = cache_folder()
+    return folder and folder / f"{key_of(device.name, device.compute_capability, device.multiprocessors)}.timing"
 
 
 def refuse_contradictions(options: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from dskd.jetson.download import Fetcher, NoRoom, NotFetched
-from dskd.jetson.engine_builder import builder
+from dskd.jetson.engine_builder import NotNow, builder
 from dskd.jetson.fleet_config import FleetConfig
 from dskd.jetson.fleet_link import FleetLink
 from dskd.jetson.inventory import inventory
@@ -44,7 +44,7 @@ class Agent:
         self.stopping = threading.Event()
         self.say = say or say_to_log
         fetcher = Fetcher(config.source, config.source_ca_file, pause=self._pause)
-        self.updater = Updater(slots, fetcher, builder(config.engine), self._cursor, self._switched)
+        self.updater = Updater(slots, fetcher, builder(config.engine, config.build), self._cursor, self._switched)
         self._last = ""
         self._due = 0.0
         self._raw: bytes | None = None
@@ -72,7 +72,7 @@ class Agent:
             self._tell(outcome.action, outcome.detail)
         except Refused as error:
             self._tell("refused", str(error))
-        except (NotFetched, NoRoom) as error:
+        except (NotFetched, NoRoom, NotNow) as error:
             self._raw = raw  # announced but not to be had: again at the next look
             self._tell("waiting", str(error))
         except DskdError as error:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 from dskd.jetson.download import check_source
-from dskd.jetson.engine_builder import Engine
+from dskd.jetson.engine_builder import BuildWindow, Engine
 from dskd.jetson.live_check import LiveLimits
 from dskd.jetson.signing import load_trusted
 from dskd.jetson.slots import Slots
@@ -58,6 +58,7 @@ class FleetConfig(Strict):
     store: LocalPath | None = Field(None, description="the station's store; without one, updates are confirmed by hand")
     live: LiveLimits = Field(default_factory=LiveLimits, description="what a new bundle must show at the line")
     engine: Engine = Field("none", description="engines to build before a bundle is tried: none, best, int8, fp16")
+    build: BuildWindow = Field(default_factory=BuildWindow, description="when engines may be built")
     every_s: float = Field(900, ge=1, le=86400 * 7, description="how often the source is asked")
     switched: LocalPath = Field(Path("/var/lib/dskd/switched"), description="touched on each switch; systemd restarts the station")  # fmt: skip
     broker: BrokerConfig | None = Field(None, description="without one the device only pulls")

@@ -50,7 +50,7 @@ class Updater:
     def run(self, raw: bytes | None = None) -> Outcome:
         """Takes the update that ``raw`` announces, by default the newest at the source.
 
-        Raises Refused for what is not taken and why, NotFetched or NoRoom where a later call may do better, DskdError.
+        Raises Refused for what is not taken and why, NotFetched or NoRoom where a later call may do better, so NotNow outside of the window for builds, DskdError.
         """
         slots = self.slots
         slots.disk.make_folders(slots.folder)

@@ -110,7 +110,7 @@ class Model:
     @overload
     def __call__(self, images: list[Picture] | tuple[Picture, ...]) -> list[Result]: ...
     def __call__(self, images: Picture | list[Picture] | tuple[Picture, ...]) -> Result | list[Result]:
-        """Inspects one picture, or a list of them in batches of at most the bundle's ``max_batch``.
+        """Inspects one picture, or a list of them in batches of as many as bundle and backend take.
 
         A picture is a file's name or an array: uint8, BGR [H, W, 3] as OpenCV reads it, or grey [H, W]. Raises DskdError
         with the first picture that cannot be read or judged (a blank one, say), PartNotFound where a fixture does not find the
@@ -118,7 +118,7 @@ class Model:
         """
         if isinstance(images, (str, os.PathLike, np.ndarray)):
             return self._inspect([images])[0]
-        most = self.bundle.manifest.max_batch
+        most = self._inspector.most
         return [r for first in range(0, len(images), most) for r in self._inspect(images[first : first + most], first)]
 
     def _inspect(self, pictures: Sequence[Picture], first: int | None = None) -> list[Result]:

@@ -149,6 +149,25 @@ def test_a_batch_takes_one_part_of_a_camera_whose_parts_have_deadlines(bench: Be
     assert bench.opened[0].batches[-3:] == [1, 1, 1]
 
 
+def test_batches_are_no_larger_than_the_engine_takes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Flaky, "largest", 1, raising=False)
+    feed = Feed("top", Settings(9, 9))
+    feed.add(5)
+    bench.thread.attach(feed)
+    bench.thread.start()
+    wait_for(lambda: len(feed.results) == 5)
+    assert set(bench.opened[0].batches) == {1}
+    assert all(isinstance(result, Inspection) for result in feed.results)
+
+
+def test_a_backend_is_warm_before_it_is_said_to_be_open(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = list[bool]()
+    warm_up = lambda self: opened.append(bench.thread.backend.opened.done())  # noqa: E731
+    monkeypatch.setattr(Flaky, "warm_up", warm_up, raising=False)
+    bench.thread.start()
+    assert opened == [False]
+
+
 def lose_backend(bench: Bench, feed: Feed) -> None:
     """It fails until it is closed, a frame at a time."""
     bench.opened[0].broken = RuntimeError("device lost")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 from broker import Broker, needs_mosquitto, wait_for
+from pydantic import ValidationError
 from tiny_bundle import tiny_bundle
 
 from dskd.benchmarks.lab.station.drill import free_port
 from dskd.jetson.download import Fetcher, NotFetched, check_source
-from dskd.jetson.engine_builder import builder
+from dskd.jetson.engine_builder import BuildWindow, NotNow, builder
 from dskd.jetson.fleet_config import BrokerConfig
 from dskd.jetson.fleet_link import FleetLink
 from dskd.jetson.signing import make_key
@@ -77,6 +78,26 @@ def test_engines_are_built_last_in_line(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(DskdError, match="engine was not built: priority 19 800"):
         builder("fp16")(bundle)
+
+
+@pytest.mark.parametrize(
+    ("between", "at", "may"),
+    [
+        (None, "12:00", True), ("02:00-04:00", "01:59", False), ("02:00-04:00", "02:00", True),
+        ("02:00-04:00", "04:00", False), ("22:00-05:30", "23:10", True), ("22:00-05:30", "05:29", True),
+        ("22:00-05:30", "12:00", False),
+    ],
+)  # fmt: skip
+def test_a_build_begins_in_its_window(between: str | None, at: str, may: bool) -> None:
+    assert BuildWindow(between=between).open_at(time.strptime(at, "%H:%M")) == may
+
+
+def test_outside_of_the_window_the_update_waits(tmp_path: Path) -> None:
+    build = builder("best", BuildWindow(between="02:00-04:00"), lambda: time.strptime("12:00", "%H:%M"))
+    with pytest.raises(NotNow, match="the best engine is built between 02:00-04:00"):
+        build(tiny_bundle(tmp_path / "bundle"))
+    with pytest.raises(ValidationError, match="write two times of the day"):
+        BuildWindow(between="2-4")
 
 
 def link(port: int, said: list[str], user: str | None = None) -> FleetLink:

@@ -104,6 +104,32 @@ def test_two_batches_are_on_their_way_and_collected_in_any_order(tmp_path: Path,
             np.testing.assert_array_equal(backend.collect(tickets[which]).scores, expected[which])
 
 
+def test_warmed_up_no_batch_size_needs_a_context_or_a_recording_any_more(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    backend = rig.open()
+    backend.warm_up()
+    assert rig.memory.counts["capture"] == 2 * LARGEST  # of each slot
+    contexts, launched = rig.trt.contexts, rig.memory.counts["launch"]
+    for k in range(4 * LARGEST):
+        batch = images(1 + k % LARGEST, k)
+        check(backend.infer(batch), batch)
+    assert rig.trt.contexts == contexts
+    assert rig.memory.counts["capture"] == 2 * LARGEST
+    assert rig.memory.counts["launch"] == launched + 4 * LARGEST
+
+
+def test_of_many_batch_sizes_powers_of_two_are_run_and_the_rest_is_filled_up(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, batch=(1, 2, 12))
+    backend = rig.open()
+    backend.warm_up()
+    assert rig.memory.counts["capture"] == 2 * len([1, 2, 4, 8, 12])
+    contexts = rig.trt.contexts
+    for rows in range(1, 13):
+        batch = images(rows, rows)
+        check(backend.infer(batch), batch)
+    assert rig.trt.contexts == contexts
+
+
 def test_results_are_there_only_after_waiting(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     backend = rig.open()

@@ -28,7 +28,7 @@ import dskd.export.trt
 from dskd.export import engine_attempts
 from dskd.export.build_machine import built_on
 from dskd.export.engine_build import build_engine
-from dskd.export.trt import main
+from dskd.export.trt import kept_cache, main
 from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.runtime.inspection.backends import _engines, tensorrt_engine
@@ -208,6 +208,21 @@ def test_an_engine_is_built_proved_and_installed(every: Bundle, told: Told) -> N
     assert Answering.closed == 1
     assert {f.name for f in plan.parent.iterdir()} == {plan.name, file.name, ".lock"}
     load_bundle(every.path)  # engines are no foreign files
+
+
+def test_measurements_are_kept_between_builds_of_one_device(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[Path | None]()
+
+    def build(trt: Any, file: Path, options: Any) -> Any:
+        given.append(options.timing_cache)
+        return build_engine(trt, file, replace(options, timing_cache=None))
+
+    monkeypatch.setattr(engine_attempts, "build_engine", build)
+    told()
+    told("--fp16", "--batch", "1:2:4", "--timing-cache", "named")
+    assert given == [kept_cache(ORIN), Path("named")]
+    assert kept_cache(ORIN) != kept_cache(replace(ORIN, multiprocessors=16))
+    assert str(kept_cache(ORIN)).startswith(os.environ["XDG_CACHE_HOME"])
 
 
 def test_a_fitting_engine_is_kept(every: Bundle, told: Told) -> None:

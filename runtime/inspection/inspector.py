@@ -97,16 +97,18 @@ class Inspector:
     """Inspects frames, one at a time or in batches. One thread uses it at a time.
 
     ``overlaps``: a second batch may be begun before the first is finished, and is prepared while that is computed.
+    ``most``: frames of one batch.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend, settings: Settings, keep_maps: bool = False) -> None:
         self.bundle, self.backend, self.settings, self.keep_maps = bundle, backend, settings, keep_maps
         self._id = bundle.id  # a hash over the manifest: not once per frame
-        self._spec, most = bundle.manifest.input, bundle.manifest.max_batch
+        self._spec, promised = bundle.manifest.input, bundle.manifest.max_batch
+        self.most = min(promised, getattr(backend, "largest", promised))  # an engine may be built for fewer
         self._device = backend if isinstance(backend, Overlapping) else None  # None: it computes when it is collected
         self.overlaps = self._device is not None and self._spec.tiling is None  # tiles overlap within their frame
         self._tiles: Tiles | None = None  # for frames of the last one's size
-        rows = 0 if self._spec.tiling else most
+        rows = 0 if self._spec.tiling else self.most
         self._inputs = np.empty((rows, self._spec.height, self._spec.width, 3), np.uint8)  # of one batch
 
     def inspect(self, frame: Frame) -> Inspection:
@@ -117,7 +119,7 @@ class Inspector:
         return found
 
     def inspect_batch(self, frames: Sequence[tuple[Frame, Settings]]) -> list[Inspection | DskdError]:
-        """Inspects frames, each by its own settings, with one call of the backend; at most the bundle's ``max_batch``.
+        """Inspects frames, each by its own settings, with one call of the backend; at most ``most``.
 
         A frame that cannot be inspected is answered by its error, in its place. Raises BackendFailed.
         """
@@ -132,7 +134,9 @@ class Inspector:
         if self._spec.tiling:
             return batch
         if len(frames) > len(self._inputs):
-            raise BackendFailed(f"{len(frames)} frames at once are more than the bundle's {len(self._inputs)}")
+            raise BackendFailed(
+                f"{len(frames)} frames at once are more than the {len(self._inputs)} that backend and bundle take"
+            )
         rows = 0
         for frame, _ in frames:
             prepared = _prepare(frame, self._spec, self._inputs[rows])
@@ -207,7 +211,7 @@ class Inspector:
     def _tiles_of(self, shape: tuple[int, ...]) -> Tiles:
         if self._tiles is None or self._tiles.size != shape[:2]:
             self._tiles = None  # before the next one: a large frame's map is large
-            self._tiles = Tiles((shape[0], shape[1]), self._spec, self.bundle.manifest.max_batch)
+            self._tiles = Tiles((shape[0], shape[1]), self._spec, self.most)
         return self._tiles
 
     def _decide(

@@ -76,7 +76,7 @@ class BatchAssembly:
         self.feeds: deque[Feed] = deque()
         self.questions: deque[tuple[Frame, Settings, Future[Inspection]]] = deque()
         self.jobs: list[Job] = []
-        self._most, self._budget, self._due = most, budget, float("inf")
+        self.most, self._budget, self._due = most, budget, float("inf")
 
     @property
     def left(self) -> float:
@@ -86,7 +86,7 @@ class BatchAssembly:
     def take(self, at_once: bool) -> list[Job]:
         """A batch, none where it may still grow in time; ``at_once`` takes what is there."""
         self._fill()
-        complete = len(self.jobs) >= min(self._most, len(self.feeds))
+        complete = len(self.jobs) >= min(self.most, len(self.feeds))
         if not (self.jobs and (complete or at_once or self.left <= 0)):
             return []
         batch, self.jobs, self._due = self.jobs, [], float("inf")
@@ -94,11 +94,11 @@ class BatchAssembly:
 
     def _fill(self) -> None:
         """Questions first, then one frame of each camera a round; the next batch begins with the next camera."""
-        while self.questions and len(self.jobs) < self._most:
+        while self.questions and len(self.jobs) < self.most:
             frame, settings, answer = self.questions.popleft()
             self.jobs.append(Job(frame, settings, answer=answer))
         empty = 0  # cameras in a row that had none
-        while len(self.jobs) < self._most and empty < len(self.feeds):
+        while len(self.jobs) < self.most and empty < len(self.feeds):
             feed = self.feeds[0]
             self.feeds.rotate(-1)
             served = feed.timed and any(job.feed is feed for job in self.jobs)
@@ -199,6 +199,7 @@ class InspectionThread:
     def _run(self) -> None:
         try:
             self.backend.open()
+            self._next.most = self.backend.most
         except BaseException:  # ``start`` raises it
             return
         self._work_on(deque())

@@ -16,6 +16,7 @@ from dskd.runtime.backoff import Backoff
 from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.errors import DeviceLost, DskdError, one_line
 from dskd.runtime.inspection.backends import Backend, Candidate, first_that
+from dskd.runtime.inspection.backends.base import Warming
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.golden import golden_check
 from dskd.runtime.inspection.inspector import BackendFailed, Batch, Inspector
@@ -58,6 +59,11 @@ class SupervisedBackend:
     def ready(self) -> bool:
         """Whether a backend is open that works, as far as is known."""
         return self._inspector is not None
+
+    @property
+    def most(self) -> int:
+        """Frames of one batch."""
+        return self.bundle.manifest.max_batch if self._inspector is None else self._inspector.most
 
     @property
     def overlaps(self) -> bool:
@@ -161,6 +167,8 @@ class SupervisedBackend:
     def _prove(self, backend: Backend) -> None:
         """The golden check; and what is opened later is the first bundle and graph, whose thresholds are in use."""
         golden_check(self.bundle, backend)
+        if isinstance(backend, Warming):  # before the station says that it is ready
+            backend.warm_up()
         if not self.opened.done():
             return
         present, first = load_bundle(self.bundle.path, later=True).id, self.opened.result().graph

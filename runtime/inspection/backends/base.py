@@ -55,6 +55,15 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class Warming(Protocol):
+    """A backend that is slow the first times it sees a batch size."""
+
+    def warm_up(self) -> None:
+        """Runs every batch size until it is as fast as it will be."""
+        ...
+
+
+@runtime_checkable
 class Overlapping(Protocol):
     """A backend whose device works beside the host: two batches may be on their way."""
 

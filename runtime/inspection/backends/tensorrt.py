@@ -27,6 +27,7 @@ from dskd.runtime.inspection.engine import GRAPHS, build_command, engine_paths, 
 from dskd.runtime.result import Image
 
 SLOTS = 2
+WARM_UP = 2  # runs of a batch size: the first as it is, the second to be recorded
 
 
 def fitting_engine(bundle: Bundle, precision: Precision, device: Device, version: str) -> tuple[Path, int | None]:
@@ -129,6 +130,14 @@ class TensorRtBackend:
         """The most images that the engine takes at once."""
         return int(self._engine.largest)
 
+    def warm_up(self) -> None:
+        """Runs and records every batch size in both slots: a context and a graph each, which cost their time once."""
+        for rows in self._engine.sizes:
+            batch = np.zeros((rows, *self._size, 3), np.uint8)
+            for _ in range(WARM_UP):
+                for ticket in [self.submit(batch) for _ in range(SLOTS)]:
+                    self.collect(ticket)
+
     def infer(self, batch: Image) -> TensorRtOutput:
         """uint8 BGR [N, height, width, 3] -> scores [N] and maps on demand."""
         return self.collect(self.submit(batch))
@@ -143,7 +152,7 @@ class TensorRtBackend:
             slot.use += 1
             slot.image.array[:rows] = batch
             try:
-                self._launch(slot, max(rows, self._engine.smallest))
+                self._launch(slot, self._engine.size_for(rows))
                 slot.done.record(self._stream)
             except BaseException:
                 self._let_go(slot)

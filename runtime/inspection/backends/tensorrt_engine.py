@@ -13,6 +13,7 @@ from dskd.runtime.errors import DskdError, MissingPart
 from dskd.runtime.inspection.cuda import Memory
 
 IMAGE, SCORE, MAP = "image", "score", "anomaly_map"
+EACH = 8  # batch sizes up to this one are run as they come
 KEPT_LINES = 4  # of TensorRT's complaints: what follows is mostly the consequence of the first
 
 
@@ -75,6 +76,18 @@ class LoadedEngine:
         second = hasattr(self._engine, "device_memory_size_v2")
         self._scratch_size = self._engine.device_memory_size_v2 if second else self._engine.device_memory_size
         self._scratch = memory.allocate(max(1, self._scratch_size))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Batch sizes that are run: all of few, else powers of two, so that not each has its context and graph."""
+        if self.largest <= EACH:
+            return list(range(self.smallest, self.largest + 1))
+        powers = {2**k for k in range(self.largest.bit_length()) if self.smallest < 2**k < self.largest}
+        return sorted({self.smallest, self.largest, *powers})
+
+    def size_for(self, rows: int) -> int:
+        """The one that takes so many images; what is left over computes what stood there before."""
+        return next(size for size in self.sizes if size >= rows)
 
     def context(self) -> Any:
         """A new execution context. Raises DskdError where TensorRT gives none."""
