@@ -189,7 +189,15 @@ def enlarged(bundle: Bundle, size: str) -> list[Image]:
         raise CallError(f"--size {size}: write 1024x1024, between 16 and 16384 pixels a side")
     target = int(width), int(height)
     frames = [read_image(path) for path in bundle.golden().frames]
+    if bundle.manifest.input.fixture is not None:  # a part of another size would not be found
+        return [_surrounded(frame, target) for frame in frames]
     return [np.asarray(cv2.resize(frame, target, interpolation=cv2.INTER_LINEAR), np.uint8) for frame in frames]
+
+
+def _surrounded(frame: Image, size: tuple[int, int]) -> Image:
+    """The frame amid more of its background, as a camera that sees more would give it; never smaller than it is."""
+    right, below = (max(wanted - side, 0) for wanted, side in zip(size, frame.shape[1::-1], strict=True))
+    return np.asarray(cv2.copyMakeBorder(frame, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
 
 
 def finish(results: Results, options: argparse.Namespace) -> int:

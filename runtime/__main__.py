@@ -76,7 +76,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--min-area", type=int, default=0, help="regions of fewer frame pixels do not count (default: 0)"
     )
-    options.add_argument("--roi", type=Path, help="mask image of the frame's size; only its white part counts")
+    options.add_argument(
+        "--roi",
+        type=Path,
+        help="mask image of the frame's size, or of the part as the bundle's fixture\ncuts it out; only its white part counts",
+    )
     options.add_argument(
         "--max-megapixels",
         type=int,
@@ -153,7 +157,7 @@ def main(arguments: list[str]) -> int:
                 if (
                     result.reason is not Reason.REPLACED
                 ):  # one camera may give hundreds of these a minute: the counts tell them
-                    print(f"dropped: {one_line(result.explanation)}", file=sys.stderr)
+                    print(f"dropped: {one_line(why(result))}", file=sys.stderr)
             elif options.json:
                 inspections.append(result[1].as_dict())
             elif not quiet:
@@ -173,6 +177,12 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     """SIGTERM, which a service manager sends, ends the run as Ctrl-C does: sinks are closed on the way out."""
     signal.signal(number, signal.SIG_DFL)  # who asks twice is not made to wait
     raise SystemExit(128 + number)
+
+
+def why(dropped: Dropped) -> str:
+    """Which frame was dropped and why; what is said of a file names it already."""
+    told = dropped.explanation
+    return told if dropped.id in told else f"{dropped.id}: {told}"
 
 
 def line(inspection: Inspection) -> str:

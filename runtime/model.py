@@ -21,6 +21,7 @@ from dskd.runtime.capture.image_files import read_image, read_mask, write_image
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.backends import Backend
 from dskd.runtime.inspection.decision import Settings, crop_box
+from dskd.runtime.inspection.fixture.pose import Pose
 from dskd.runtime.inspection.fixture.reference import PartNotFound
 from dskd.runtime.inspection.inspector import Inspector, open_proved
 from dskd.runtime.inspection.overlay import annotate, heat_map
@@ -66,6 +67,17 @@ class Result:
     def found(self) -> Found | None:
         """Where the part was found: corners, angle, likeness; None where the bundle has no fixture."""
         return self.inspection.found
+
+    @property
+    def upright(self) -> Image:
+        """The part as the fixture cuts it out, uint8 BGR [h, w, 3]; the whole picture where the bundle has none.
+
+        A region of interest is painted on such a picture.
+        """
+        fixture = self._input.fixture
+        if self.found is None or fixture is None:
+            return self._image
+        return Pose.of(self.found, fixture.width, fixture.height).cut_out(self._image)
 
     @property
     def anomaly_map(self) -> NDArray[np.float32]:

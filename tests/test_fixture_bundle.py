@@ -33,7 +33,7 @@ from dskd.runtime.metrics import STAGES
 from dskd.runtime.pipeline import Tally, run
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame, Image, Inspection, Verdict
-from dskd.runtime.sinks import open_sinks
+from dskd.runtime.sinks.by_uri import open_sinks
 from dskd.runtime.station.load import load_station
 from dskd.runtime.station.station import Station
 from dskd.runtime.web.live import picture_fields
@@ -110,7 +110,7 @@ def test_without_the_part_there_is_no_verdict(bundle: Bundle, backend: Backend, 
 def test_a_frame_without_the_part_is_dropped_with_the_reason(bundle: Bundle, backend: Backend, tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
     write_image(tmp_path / "pictures" / "empty.png", EMPTY)
-    sinks = open_sinks([f"sqlite://{tmp_path / 'line.db'}"], bundle.manifest.input)
+    sinks = open_sinks([f"sqlite://{tmp_path / 'line.db'}"])
     tally = Tally()
     source = open_source(str(tmp_path / "pictures"))
     [dropped] = run(source, Inspector(bundle, backend, STRICT), sinks, tally)
@@ -232,6 +232,10 @@ def test_from_python_it_is_the_same(bundle: Bundle) -> None:
         assert result.found is not None
         left, top, width, height = result.regions[0].box
         assert (left - 2 <= x <= left + width + 2, top - 2 <= y <= top + height + 2) == (True, True)
+        fixture = bundle.manifest.input.fixture
+        assert fixture is not None
+        upright = find_part(frame, fixture).cut_out(frame)
+        assert np.abs(result.upright.astype(int) - upright).mean() < 0.5  # corners are told to a hundredth of a pixel
         drawn = result.plot()
         assert (drawn[-SIZE[0] :, : SIZE[1]] != frame).any()
         with pytest.raises(PartNotFound, match=r"^part not found: image 0: "):

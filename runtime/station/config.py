@@ -129,7 +129,10 @@ class RecipeConfig(Strict):
     review: float | None = Field(None, description="score over which a person looks (default: the bundle's)")
     reject: float | None = Field(None, description="score over which a part goes out (default: the bundle's)")
     min_area: int = Field(0, ge=0, description="regions of fewer frame pixels do not count")
-    roi: LocalPath | None = Field(None, description="mask image of the frame's size; only its white part counts")
+    roi: LocalPath | None = Field(
+        None,
+        description="mask image of the frame's size, of the cut-out part's where the bundle has a fixture; only its white part counts",
+    )
     fail_safe: Literal["REJECT", "REVIEW"] = Field("REJECT", description="verdict of a part that was not inspected")
 
 
