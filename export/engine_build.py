@@ -45,8 +45,11 @@ class Built:
     seconds: float
 
 
-def build_engine(trt: Any, onnx: Path, options: BuildOptions) -> Built:
-    """Parses and builds. Raises DskdError that names the operator, layer or memory that it failed for."""
+def build_engine(trt: Any, onnx: Path, options: BuildOptions, calibrator: Any = None) -> Built:
+    """Parses and builds. Raises DskdError that names the operator, layer or memory that it failed for.
+
+    With a ``calibrator`` TensorRT finds INT8 ranges itself; else the types are those of the ONNX file.
+    """
     log = BuildLog()
     logger = collecting_logger(trt, log)
     builder = _builder(trt, logger, log)
@@ -57,7 +60,7 @@ def build_engine(trt: Any, onnx: Path, options: BuildOptions) -> Built:
         )
     typed = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     # TensorRT 11 has typed networks only, also for its DLA; before that the DLA knows the flags only
-    weak = hasattr(trt.BuilderFlag, "FP16") and (not typed or options.dla_core is not None)
+    weak = hasattr(trt.BuilderFlag, "FP16") and (not typed or options.dla_core is not None or calibrator is not None)
     network = builder.create_network(_network_flags(trt, weak))
     parser = trt.OnnxParser(network, logger)
     if options.dla_core is not None and hasattr(getattr(trt, "OnnxParserFlag", None), "ADJUST_FOR_DLA"):
@@ -67,7 +70,11 @@ def build_engine(trt: Any, onnx: Path, options: BuildOptions) -> Built:
     config = builder.create_builder_config()
     _configure(trt, config, options)
     _add_profile(builder, network, config, options.batch, onnx)
-    if weak:
+    if calibrator is not None:
+        config.set_flag(trt.BuilderFlag.INT8)
+        config.set_flag(trt.BuilderFlag.FP16)  # for what stays out of INT8
+        config.int8_calibrator = calibrator
+    elif weak:
         keep_types(trt, network, config, options.dla_core is not None)
     cache = _load_timing_cache(config, options.timing_cache)
     start = time.monotonic()

@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ EXAMPLES = """examples:
   dskd export.trt --fp16                        build once, reuse while GPU, TensorRT and graph stay the same
   dskd export.trt --int8 --batch 1:4:8          for batches of 1 to 8, tuned for 4
   dskd export.trt --fp16 --dla-core 0 --gpu-fallback --layers layers.json
+  dskd export.trt --int8 --calibrate good/ --plan own.plan    ranges by TensorRT 8.6 or 10, for trtexec and the DLA
   dskd export.trt --best                        the faster of INT8 and half precision here
   dskd export.trt --fp16 --check                without a GPU: does TensorRT take the graph?
 
@@ -71,6 +73,14 @@ def parser() -> argparse.ArgumentParser:
     add("--workspace", type=int, metavar="MIB", help="scratch memory a layer may use (default: all that is free)")
     add("--opt-level", type=int, choices=range(6), help="0 builds fastest, 5 searches longest (default: TensorRT's, 3)")
     add("--layers", type=Path, metavar="FILE", help="JSON file to write: each layer with its types and device")
+    add(
+        "--calibrate",
+        type=Path,
+        metavar="FOLDER",
+        help="with --int8: let TensorRT 8.6 or 10 find the ranges on good pictures (needs --plan)",
+    )
+    add("--calibrator", choices=("entropy", "minmax"), default="entropy", help="how it finds them (default: entropy)")
+    add("--plan", type=Path, metavar="FILE", help="where that plan goes, its ranges beside it; for trtexec, not proved")
     add("--check", action="store_true", help="only parse and build, with TensorRT-RTX; needs no GPU, leaves no engine")
     add("--json", action="store_true", help="print one JSON object")
     return options
@@ -101,15 +111,28 @@ def main(arguments: list[str]) -> int:
         print(f"error: {one_line(what)}; an engine is built on the device that will run it", file=sys.stderr)
         print("next: add --check to try the graph here with TensorRT-RTX, which needs no GPU", file=sys.stderr)
         return MissingPart.exit_code
-    return build(
-        bundle, tried, device, replace(wanted, timing_cache=wanted.timing_cache or kept_cache(device)), options
-    )
+    wanted = replace(wanted, timing_cache=wanted.timing_cache or kept_cache(device))
+    if options.calibrate:
+        return calibrate(bundle, device, wanted, options)
+    return build(bundle, tried, device, wanted, options)
 
 
 def kept_cache(device: Device) -> Path | None:
     """Where measurements of this device are kept between builds; TensorRT itself refuses those of another version."""
     folder = cache_folder()
     return folder and folder / f"{key_of(device.name, device.compute_capability, device.multiprocessors)}.timing"
+
+
+def calibrate(bundle: Bundle, device: Device, wanted: BuildOptions, options: argparse.Namespace) -> int:
+    """Builds with ranges that TensorRT finds itself; the bundle stays as it is."""
+    from dskd.export.implicit_int8 import build_implicit, told
+    from dskd.runtime.inspection.backends.tensorrt_engine import load_tensorrt
+
+    trt = load_tensorrt()
+    with closing(open_memory(device)) as memory:
+        built, cache = build_implicit(trt, bundle, memory, wanted, options.calibrate, options.calibrator, options.plan)
+    print(told(built, options.plan, cache, options.json))
+    return 0
 
 
 def refuse_contradictions(options: argparse.Namespace) -> None:
@@ -122,10 +145,12 @@ def refuse_contradictions(options: argparse.Namespace) -> None:
         raise CallError(f"--dla-core {options.dla_core}: cores count from 0")
     if options.dla_core is not None and options.fp32:
         raise CallError("--dla-core: the DLA computes in FP16 and INT8 only; take --fp16 instead of --fp32")
-    if options.dla_core is not None and options.int8:
+    if (options.calibrate is None) != (options.plan is None) or (options.calibrate and not options.int8):
+        raise CallError("--calibrate FOLDER and --plan FILE belong together, with --int8")
+    if options.dla_core is not None and options.int8 and not options.calibrate:
         raise CallError(
-            "--dla-core: the DLA takes no Q/DQ nodes, by which the INT8 graph says its ranges; take --fp16, or leave "
-            "out --dla-core"
+            "--dla-core: the DLA takes no Q/DQ nodes, by which the INT8 graph says its ranges; take --fp16, leave "
+            "out --dla-core, or let TensorRT 8.6 or 10 find ranges (--calibrate)"
         )
     if options.workspace is not None and not 1 <= options.workspace <= LARGEST_WORKSPACE:
         raise CallError(f"--workspace {options.workspace} must lie between 1 and {LARGEST_WORKSPACE} MiB")
@@ -135,6 +160,8 @@ def refuse_contradictions(options: argparse.Namespace) -> None:
 
 def precisions(options: argparse.Namespace, bundle: Bundle) -> list[Precision]:
     """What the call names; for --best all that the bundle has, to be tried in turn, on the DLA half precision alone."""
+    if options.calibrate:
+        return ["fp32"]  # the graph that TensorRT finds ranges for
     if not options.best:
         return ["fp32" if options.fp32 else "int8" if options.int8 else "fp16"]
     tried: list[Precision] = ["fp16"] if options.dla_core is not None else ["int8", "fp16", "fp32"]

@@ -23,6 +23,7 @@ from fake_builder import FakeTensorRT, small_network
 from jetson_trees import jetson, put
 from onnx import helper
 from pretended_device import ORIN, Answering, pretend
+from tensorrt_fakes import FakeMemory
 
 import dskd.export.trt
 from dskd.export import engine_attempts
@@ -34,6 +35,7 @@ from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.runtime.inspection.backends import _engines, tensorrt_engine
 from dskd.runtime.inspection.cuda import find_device
 from dskd.runtime.inspection.engine import BuiltOn, engine_paths, read_facts, why_unfit
+from dskd.train.data import read_input
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +119,8 @@ def test_that_answer_loads_nothing_heavy(every: Bundle) -> None:
         (["--fp16", "--batch", "1:4:8"], "the bundle was exported for at most 4"),
         (["--fp16", "--dla-core", "0", "--batch", "1:1:4"], "a DLA takes one size only"),
         (["--fp16", "--bundle", "/nowhere"], "no bundle there"),
+        (["--int8", "--calibrate", "good"], "--calibrate FOLDER and --plan FILE belong together, with --int8"),
+        (["--fp16", "--calibrate", "good", "--plan", "x"], "belong together, with --int8"),
     ],
 )
 def test_a_wrong_call_is_said_before_anything_is_missed(every: Bundle, options: list[str], complaint: str) -> None:
@@ -523,3 +527,70 @@ def test_two_builds_of_one_bundle_do_not_mix(every: Bundle, told: Told, monkeypa
 
     monkeypatch.setattr(engine_attempts, "build_engine", build_while_another_tries)
     assert told()["built"]
+
+
+# --------------------------------------------------------------------------------- INT8 by TensorRT's own calibration
+
+
+class Calibrating(FakeTensorRT):
+    """TensorRT 8.6 with a calibrator: a build asks for all batches, as the real one does, and writes the ranges."""
+
+    IInt8EntropyCalibrator2 = type("IInt8EntropyCalibrator2", (), {})
+
+    def __init__(self, memory: FakeMemory) -> None:
+        super().__init__("8.6.1", layers=small_network(half=False), dla_cores=2)
+        self.memory, self.pictures = memory, list[np.ndarray]()
+
+    def _build(self, network: Any, config: Any) -> bytes | None:
+        calibrator = config.int8_calibrator
+        if calibrator.read_calibration_cache() is None:
+            while (found := calibrator.get_batch(["image"])) is not None:
+                shape = (calibrator.get_batch_size(), *self.seen["profile"][1][1:])
+                self.pictures.append(self.memory.at(found[0], shape, np.uint8).copy())
+            calibrator.write_calibration_cache(b"TRT-8601-EntropyCalibration2")
+        return super()._build(network, config)
+
+
+def test_int8_ranges_that_tensorrt_finds_itself(
+    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way of JetPack 5 and of the DLA; the bundle needs no calibrated graph and stays as it is."""
+    memory = FakeMemory(ORIN)
+    memory.close = lambda: None  # type: ignore[attr-defined]
+    trt = Calibrating(memory)
+    monkeypatch.setattr(dskd.export.trt, "find_device", lambda: ORIN)
+    monkeypatch.setattr(dskd.export.trt, "open_memory", lambda device: memory)
+    monkeypatch.setattr(tensorrt_engine, "load_tensorrt", lambda: trt)
+    before = sorted(bundle.path.rglob("*"))
+    plan, good = tmp_path / "own.plan", pictures / "train" / "good"
+    words = ["--bundle", str(bundle.path), "--int8", "--calibrate", str(good), "--plan", str(plan), "--batch", "1:2:4"]
+    assert main([*words, "--dla-core", "0", "--batch", "1:1:1", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == {"plan": str(plan), "cache": f"{plan}.cache", "megabytes": 0.0, "proved": False}
+    assert plan.read_bytes() == b"plan"
+    assert (tmp_path / "own.plan.cache").read_bytes() == b"TRT-8601-EntropyCalibration2"
+    assert {"INT8", "FP16"} <= trt.config.flags
+    assert len(trt.pictures) == len(list(good.glob("*.png")))
+    assert np.array_equal(trt.pictures[0][0], read_input(sorted(good.glob("*.png"))[0], bundle.manifest.input))
+    trt.pictures.clear()
+    assert main(words) == 0  # the ranges are known now
+    assert trt.pictures == []
+    assert "compared with nothing" in capsys.readouterr().out
+    assert sorted(bundle.path.rglob("*")) == before
+    with pytest.raises(CallError, match="holds no pictures"):
+        main([*words[:3], "--calibrate", str(tmp_path / "none"), "--plan", str(plan)])
+
+
+def test_a_tensorrt_without_calibrators_names_what_needs_none(
+    bundle: Bundle, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = FakeMemory(ORIN)
+    memory.close = lambda: None  # type: ignore[attr-defined]
+    monkeypatch.setattr(dskd.export.trt, "find_device", lambda: ORIN)
+    monkeypatch.setattr(dskd.export.trt, "open_memory", lambda device: memory)
+    monkeypatch.setattr(tensorrt_engine, "load_tensorrt", lambda: FakeTensorRT("11.4.0"))
+    words = ["--calibrate", str(pictures / "train" / "good"), "--plan", str(tmp_path / "x")]
+    with pytest.raises(
+        MissingPart, match=r"TensorRT 11\.4\.0 has no IInt8EntropyCalibrator2; .*model\.int8\.onnx needs none"
+    ):
+        main(["--bundle", str(bundle.path), "--int8", *words])

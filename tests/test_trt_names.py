@@ -56,6 +56,8 @@ VARIABLES = {
     "export/layer_report.py": "network config layer tensor engine inspector",
     "export/build_progress.py": "config",
     "export/engine_install.py": "",
+    "export/engine_attempts.py": "",
+    "export/implicit_int8.py": "",
     "export/trt.py": "",
     "runtime/inspection/backends/tensorrt.py": "",
     "runtime/inspection/backends/tensorrt_engine.py": "runtime engine context",
@@ -77,8 +79,13 @@ GUARDED = {
     "IBuilderConfig.progress_monitor": ([*MIDDLE, *NEW], "hasattr(trt, 'IProgressMonitor')"),
     "ParserError.node_operator": ([*MIDDLE, *NEW], "hasattr(error, 'node_operator')"),
     "ParserError.node_name": ([*MIDDLE, *NEW], "hasattr(error, 'node_name')"),
+    "OnnxParserFlag.ADJUST_FOR_DLA": (
+        [MIDDLE[1], *NEW],
+        "hasattr(getattr(trt, 'OnnxParserFlag', None), 'ADJUST_FOR_DLA')",
+    ),
     "BuilderFlag.FP16": ([*OLD, *MIDDLE], WEAK),
     "BuilderFlag.INT8": ([*OLD, *MIDDLE], WEAK),
+    "IBuilderConfig.int8_calibrator": ([*OLD, *MIDDLE], "getattr(trt, CALIBRATORS[method], None)"),
     "BuilderFlag.OBEY_PRECISION_CONSTRAINTS": ([*OLD, *MIDDLE], WEAK),
     "ILayer.precision": ([*OLD, *MIDDLE], WEAK),
     "ILayer.set_output_type": ([*OLD, *MIDDLE], WEAK),
@@ -132,11 +139,11 @@ import sys
 from pathlib import Path
 import numpy as np
 import tensorrt_bindings as trt
-from dskd.calibration.legacy import CLASSES, make_calibrator
+from dskd.export.implicit_int8 import CALIBRATORS, make_calibrator
 from dskd.runtime.errors import DskdError, MissingPart
 from tensorrt_fakes import FakeMemory
 pictures = np.random.default_rng(0).integers(0, 256, (5, 2, 3, 3), np.uint8)
-for method, name in CLASSES.items():
+for method, name in CALIBRATORS.items():
     memory, cache = FakeMemory(), Path(sys.argv[1]) / method
     def calibrator():
         with memory.active():
@@ -294,6 +301,6 @@ def test_calibrators_feed_pictures_and_keep_their_cache(bindings: Path, version:
     said = run(bindings, version, CALIBRATORS, argument=str(tmp_path)).splitlines()
     if version in NEW:
         assert len(said) == 2
-        assert all("build model.int8.onnx, which needs none" in line for line in said)
+        assert all("model.int8.onnx needs none" in line for line in said)
     else:
         assert said == ["entropy", "minmax"]
