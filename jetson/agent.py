@@ -19,6 +19,7 @@ from dskd.jetson.update import Updater
 from dskd.runtime.errors import DskdError, one_line
 from dskd.runtime.store import StoreError, StoreReader
 
+ALIVE = 5  # parts inspected since the last start: the bundle on trial did not kill the station
 WATCH = 5.0  # seconds between two looks at a bundle on trial
 
 
@@ -47,6 +48,7 @@ class Agent:
         self.updater = Updater(slots, fetcher, builder(config.engine, config.build), self._cursor, self._switched)
         self._last = ""
         self._due = 0.0
+        self._lived: int | None = None  # parts that the bundle on trial had inspected when it was last found alive
         self._raw: bytes | None = None
 
     def step(self, now: float) -> float:
@@ -54,9 +56,13 @@ class Agent:
         announced = self.link.announced() if self.link else None
         if announced is not None:
             self._raw = announced
-        if self._watch() and (self._raw is not None or now >= self._due):
-            self._update()
-            self._due = now + self.config.every_s
+        if self._watch():
+            if now >= self._due:  # whatever is announced: anybody may do that, and an old statement is a true one
+                self._update(None)
+                self._due = now + self.config.every_s
+            if self._raw is not None and self._free():
+                raw, self._raw = self._raw, None
+                self._update(raw)
         if self.link:
             self.link.tell("inventory", inventory(self.config.device, self.slots))
         watching = self.slots.read().trial is not None
@@ -65,18 +71,27 @@ class Agent:
     def _pause(self, seconds: float) -> None:
         self.stopping.wait(seconds)
 
-    def _update(self) -> None:
-        raw, self._raw = self._raw, None
+    def stop(self) -> None:
+        """Ends ``step`` soon, also while it fetches. May be called from a signal handler."""
+        self.stopping.set()
+        self.updater.fetcher.cut()
+
+    def _free(self) -> bool:
+        return not self.stopping.is_set() and self.slots.read().trial is None
+
+    def _update(self, raw: bytes | None) -> None:
+        """Takes what ``raw`` announces, None for what the source has."""
         try:
             outcome = self.updater.run(raw)
             self._tell(outcome.action, outcome.detail)
         except Refused as error:
             self._tell("refused", str(error))
         except (NotFetched, NoRoom, NotNow) as error:
-            self._raw = raw  # announced but not to be had: again at the next look
             self._tell("waiting", str(error))
         except DskdError as error:
             self._tell("failed", str(error))
+        except OSError as error:
+            self._tell("failed", f"{error}; check the disk, the path and its rights")
 
     def _watch(self) -> bool:
         """Judges the bundle on trial. Whether the way is free for another."""
@@ -92,7 +107,13 @@ class Agent:
             self._tell("on trial", str(error))
             return False
         if judgement.verdict == "wait":
+            if self._lived is None:
+                self._lived = judgement.inspected  # what it inspected before this start of the device says nothing
+            if judgement.inspected >= self._lived + ALIVE:
+                self._lived = judgement.inspected
+                self.slots.alive()
             return False
+        self._lived = None
         if judgement.verdict == "good":
             self.slots.confirm()
             self._tell("confirmed", f"version {trial.version}: {judgement.detail}")

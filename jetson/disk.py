@@ -6,10 +6,17 @@ may leave any part of what was done, in any order.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def refuse_link(path: Path) -> None:
+    """Raises OSError where a link stands in a folder's place: it would be emptied and filled wherever that leads."""
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, and must be a folder", str(path))
 
 
 class Writer:
@@ -87,6 +94,7 @@ class Disk:
 
     def make_folders(self, path: Path) -> None:
         """Makes a folder and those above it, so that they last."""
+        refuse_link(path)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
             self.make_folder(folder)

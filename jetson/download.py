@@ -8,22 +8,22 @@ import ipaddress
 import json
 import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from dskd.jetson.disk import Disk
 from dskd.jetson.signing import Refused
+from dskd.jetson.transfer import Transfer
 from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError, DskdError
 
 BLOCK = 1 << 16
 SYNC_EVERY = 4 << 20  # bytes that a power cut may cost
-PATIENCE = 20.0  # seconds a server may be silent
+MOST_REDIRECTS = 5
+LONGEST, LOWEST_RATE = 600.0, 32 << 10  # seconds and bytes a second: how long one call may fetch an archive
 TRIES = 5
 BACK_OFF = 1.0  # seconds, doubled each time
 RESERVE = 64 << 20  # bytes that stay free for the station's own records
@@ -84,6 +84,8 @@ class Fetcher:
     def __init__(self, source: str, ca_file: Path | None = None, pause: Callable[[float], None] = time.sleep) -> None:
         self.source, self.pause = check_source(source), pause
         self._tls = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+        self._present: Transfer | None = None
+        self._stopped, self._until = False, 0.0
 
     def small(self, name: str, limit: int) -> bytes:
         """A whole small file. Raises NotFetched, or Refused where it is larger than ``limit``."""
@@ -91,7 +93,9 @@ class Fetcher:
             try:
                 data: bytes = stream.read(limit + 1)
             except _TROUBLE as error:
-                raise NotFetched(f"{shown(address(self.source, name))}: broke off ({error})") from error
+                raise self._broke_off(name, error) from error
+            if (transfer := self._present) is not None and transfer.why:  # what was cut looks whole to http.client
+                raise self._broke_off(name, OSError())
         if len(data) > limit:
             raise Refused(f"{shown(address(self.source, name))}: is larger than {limit} bytes")
         return data
@@ -110,7 +114,8 @@ class Fetcher:
         if disk.free(folder) < size - have + RESERVE:
             raise NoRoom(f"the disk has no room for {size / 1e6:.0f} MB; free some and it is tried again")
         failures, trouble = 0, DskdError()
-        while failures < TRIES:
+        self._until = time.monotonic() + LONGEST + size / LOWEST_RATE
+        while failures < TRIES and not self._stopped and not (trouble.args and time.monotonic() > self._until):
             if failures:
                 self.pause(BACK_OFF * 2 ** (failures - 1))
             before = have
@@ -148,11 +153,21 @@ class Fetcher:
                 raise
             return writer.size
 
+    def _broke_off(self, name: str, error: Exception) -> NotFetched:
+        why = "" if self._present is None else self._present.why
+        return NotFetched(f"{shown(address(self.source, name))}: broke off ({why or error})")
+
     def _read(self, stream: Any, name: str, most: int) -> bytes:
         try:
             block: bytes = stream.read(most)
         except _TROUBLE as error:
-            raise NotFetched(f"{shown(address(self.source, name))}: broke off ({error})") from error
+            raise self._broke_off(name, error) from error
+        if (transfer := self._present) is not None:
+            transfer.came(len(block))
+            if time.monotonic() > self._until:
+                transfer.cut("it takes too long in all; it goes on at the next look")
+            if transfer.why:
+                raise self._broke_off(name, OSError())
         if not block:
             raise NotFetched(f"{shown(address(self.source, name))}: ended early")
         return block
@@ -170,34 +185,51 @@ class Fetcher:
                 handle.seek(start)
                 yield handle, start
             return
-        request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})  # noqa: S310
-        handlers = urllib.request.HTTPSHandler(context=self._tls), _SameSchemeRedirects()
-        try:
-            response = urllib.request.build_opener(*handlers).open(request, timeout=PATIENCE)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416 and start:  # what we have is longer than what is there: begin anew
-                with self._opened(name, 0) as opened:
-                    yield opened
-                return
-            raise NotFetched(f"{shown(url)}: the server says {error.code}") from error
-        except _TROUBLE as error:
-            raise NotFetched(f"{shown(url)}: cannot be reached ({getattr(error, 'reason', error)})") from error
-        with response:
-            ranged = response.status == 206 and (response.headers.get("Content-Range") or "").startswith(
-                f"bytes {start}-"
-            )
+        with self._transfer() as transfer:
+            try:
+                response = self._answer(transfer, url, start)
+                if response.status == 416 and start:  # what we have is longer than what is there: begin anew
+                    transfer.end()
+                    start, response = 0, self._answer(transfer, url, 0)
+            except _TROUBLE as error:
+                raise NotFetched(f"{shown(url)}: cannot be reached ({transfer.why or error})") from error
+            if response.status not in (200, 206):
+                raise NotFetched(f"{shown(url)}: the server says {response.status}")
+            range_ = response.headers.get("Content-Range") or ""
+            ranged = response.status == 206 and range_.startswith(f"bytes {start}-")
             yield response, start if ranged else 0
 
+    @contextmanager
+    def _transfer(self) -> Iterator[Transfer]:
+        """A transfer that ``cut`` ends."""
+        if self._stopped:
+            raise NotFetched(f"{shown(self.source)}: not asked, for this program stops")
+        with Transfer(self._tls) as transfer:
+            self._present = transfer
+            try:
+                yield transfer
+            finally:
+                self._present = None
 
-class _SameSchemeRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect stays https."""
+    def cut(self) -> None:
+        """Ends what is fetched now and fetches no more. May be called from a signal handler."""
+        self._stopped = True
+        if (transfer := self._present) is not None:
+            transfer.cut("this program stops")
 
-    def redirect_request(self, request: Any, *rest: Any) -> Any:
-        new = super().redirect_request(request, *rest)
-        if new is not None and urlsplit(new.full_url).scheme != urlsplit(request.full_url).scheme:
-            raise NotFetched(f"{shown(request.full_url)}: redirects to another scheme")
-        return new
+    def _answer(self, transfer: Transfer, url: str, start: int) -> http.client.HTTPResponse:
+        """The answer to a request, after redirects of the same scheme."""
+        headers = {"Range": f"bytes={start}-"} if start else {}
+        for _ in range(MOST_REDIRECTS):
+            response = transfer.ask(url, headers)
+            if response.status not in (301, 302, 303, 307, 308):
+                return response
+            new = urljoin(url, response.headers.get("Location") or "")
+            transfer.end()
+            if urlsplit(new).scheme != urlsplit(url).scheme:
+                raise NotFetched(f"{shown(url)}: redirects to another scheme")
+            url = new
+        raise NotFetched(f"{shown(url)}: redirects without end")
 
 
 def _note(part: Path, size: int, disk: Disk) -> None:

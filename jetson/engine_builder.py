@@ -36,7 +36,7 @@ def _window(text: str) -> str:
 
 
 class NotNow(DskdError):
-    """The engine is built later."""
+    """The update cannot be built or tried at this moment; a later call may do better."""
 
 
 class BuildWindow(Strict):

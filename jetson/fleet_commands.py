@@ -13,7 +13,7 @@ from pathlib import Path
 from dskd.jetson.agent import Agent, open_link
 from dskd.jetson.fleet_config import FleetConfig, load_fleet_config
 from dskd.jetson.inventory import inventory
-from dskd.runtime.errors import Parser
+from dskd.runtime.errors import CallError, Parser
 
 CONFIG = Path("/etc/dskd/fleet.yaml")
 
@@ -34,7 +34,7 @@ def agent(arguments: list[str]) -> int:
     worker = Agent(config, slots, link)
 
     def stop(*_: object) -> None:
-        worker.stopping.set()
+        worker.stop()
         wake.set()
 
     signal.signal(signal.SIGTERM, stop)
@@ -67,15 +67,20 @@ def slots(arguments: list[str]) -> int:
     options = _parser("slots", "The two places of a bundle.")
     options.add_argument(
         "do",
-        choices=("status", "boot", "confirm", "roll-back"),
+        choices=("status", "boot", "confirm", "roll-back", "allow"),
         help="boot: choose what to start from and count the start (the station's unit does it);\n"
-        "confirm, roll-back: end a trial by hand",
+        "confirm, roll-back: end a trial by hand;\n"
+        "allow: take back what speaks against --version here",
     )
+    options.add_argument("--version", type=int, help="of allow")
     chosen = options.parse_args(arguments)
     if chosen.do == "boot" and not chosen.config.exists():
         print("no fleet is set up here; the station starts from what its configuration names")
         return 0
     places = load_fleet_config(chosen.config).open_slots()
+    if chosen.do == "boot" and not places.holds_any():
+        print("no update was installed yet; the station starts from what its configuration names")
+        return 0
     if chosen.do == "boot":
         start = places.boot()
         back = f"; rolled back: {start.rolled_back}" if start.rolled_back else ""
@@ -85,6 +90,10 @@ def slots(arguments: list[str]) -> int:
         return 0
     if chosen.do == "confirm":
         places.confirm()
+    elif chosen.do == "allow":
+        if chosen.version is None or not 1 <= chosen.version < 1 << 53:
+            raise CallError("slots allow: name the version, as in --version 12")
+        places.allow(chosen.version)
     elif chosen.do == "roll-back":
         places.roll_back("by hand")
     print(places.read().model_dump_json(indent=1))

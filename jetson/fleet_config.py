@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import socket
 from pathlib import Path
 from typing import Annotated
@@ -54,6 +56,7 @@ class FleetConfig(Strict):
     source: Annotated[Text, AfterValidator(_source)] = Field(description="https://HOST/FOLDER/ or file:///FOLDER/")
     source_ca_file: LocalPath | None = Field(None, description="certificates to trust (default: the system's)")
     keys: LocalPath = Field(Path("/etc/dskd/keys"), description="folder of *.pub: who may publish")
+    threshold: int = Field(1, ge=1, le=16, description="how many of them must have signed an update")
     slots: LocalPath = Field(Path("/var/lib/dskd/bundles"), description="PRODUCT/current in it is the station's bundle")
     store: LocalPath | None = Field(None, description="the station's store; without one, updates are confirmed by hand")
     live: LiveLimits = Field(default_factory=LiveLimits, description="what a new bundle must show at the line")
@@ -65,7 +68,29 @@ class FleetConfig(Strict):
 
     def open_slots(self) -> Slots:
         """The product's slots. Raises CallError where the keys are none."""
-        return Slots(self.slots / self.product, self.product, load_trusted(self.keys))
+        trusted = load_trusted(self.keys)
+        if len(trusted) < self.threshold:
+            raise CallError(f"{self.keys}: holds {len(trusted)} keys, and threshold {self.threshold} needs as many")
+        folder = self.slots / self.product
+        _refuse_root(folder)
+        return Slots(folder, self.product, trusted, threshold=self.threshold)
+
+
+def _refuse_root(folder: Path) -> None:
+    """Raises CallError where root is asked to work in another user's folder: that user could lead it anywhere."""
+    there = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), Path("/"))
+    owner = os.lstat(there).st_uid
+    if os.geteuid() == 0 and owner != 0:
+        raise CallError(
+            f"{there} belongs to user {_user(owner)}; run this as that user: sudo -u {_user(owner)} dskd jetson ..."
+        )
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"#{number}"
 
 
 def load_fleet_config(file: Path) -> FleetConfig:

@@ -207,12 +207,24 @@ make_folder() { # make_folder PATH OWNER MODE
     did "made $1"
 }
 
+make_secrets() { # NAME=VALUE lines for ${NAME} in the station's and the fleet's file
+    if [ ! -e "$CONFIG/environment" ]; then
+        (umask 077 && : >"$CONFIG/environment")
+        chown "root:$SERVICE_USER" "$CONFIG/environment"
+        chmod 640 "$CONFIG/environment"
+        did "made $CONFIG/environment for secrets"
+    elif [ -n "$(find "$CONFIG/environment" -maxdepth 0 -perm /007)" ]; then
+        warn "$CONFIG/environment: every user may read its secrets; chmod 640 it"
+    fi
+}
+
 install_service() {
     local files unit
     files=$("$PREFIX/venv/bin/python" -c 'import dskd.jetson, os; print(os.path.dirname(dskd.jetson.__file__))')/systemd
     make_user
     make_folder "$CONFIG" root 755
     make_folder "$CONFIG/keys" root 755
+    make_secrets
     make_folder "$DATA" "$SERVICE_USER" 750
     [ "$made_user" = no ] || : >"$DATA/.made-user" # so that --purge removes a user of ours, and no other
     [ "$made_gpio" = no ] || : >"$DATA/.made-gpio"

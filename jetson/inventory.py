@@ -50,6 +50,7 @@ def _bundle(slots: Slots) -> dict[str, object]:
         "version": state.version,
         "bundle": confirmed,
         "floor": state.floor,
+        "last_seen_valid": state.seen,
         "trial": None if state.trial is None else state.trial.model_dump(include={"version", "bundle", "starts"}),
         "refused": state.refused,
     }

@@ -31,6 +31,7 @@ class Judgement:
 
     verdict: Literal["wait", "good", "bad"]
     detail: str
+    inspected: int = 0
 
 
 def judge(store: Path, trial: Trial, limits: LiveLimits) -> Judgement:
@@ -60,4 +61,4 @@ def weigh(inspected: int, rejected: int, dropped: int, limits: LiveLimits) -> Ju
         return Judgement("bad", f"rejects too much: {shown}")
     if dropped > limits.most_dropped * max(inspected + dropped, limits.inspections):
         return Judgement("bad", f"cannot inspect: {shown}")
-    return Judgement("good" if inspected + dropped >= limits.inspections else "wait", shown)
+    return Judgement("good" if inspected + dropped >= limits.inspections else "wait", shown, inspected)

@@ -11,6 +11,8 @@ import binascii
 import hashlib
 import json
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +28,7 @@ CONTEXT = b"dskd-edge update 1\n"  # a signature made for this is good for nothi
 LARGEST_ENVELOPE = 1 << 16  # bytes
 MOST_KEYS = 16
 Version = Annotated[int, Field(ge=1, lt=1 << 53)]
+Moment = Annotated[float, Field(ge=0, le=4e9)]  # seconds since the epoch
 Floor = Annotated[int, Field(ge=0, lt=1 << 53)]
 
 
@@ -47,6 +50,8 @@ class Statement(Strict):
     archive_sha256: Sha256
     unpacked_bytes: Positive
     files: Annotated[int, Field(gt=0, le=10_000)]
+    signed: Moment | None = Field(None, description="when: a device that saw this one takes none that is older")
+    expires: Moment | None = Field(None, description="until when it is valid; then it must be signed again")
 
 
 class Envelope(Strict):
@@ -105,10 +110,13 @@ def load_trusted(folder: Path) -> dict[str, Any]:
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     ed25519, keys = _ed25519(), {}
-    files = sorted(folder.glob("*.pub"))[:MOST_KEYS]
+    files = sorted(folder.glob("*.pub"))
+    if len(files) > MOST_KEYS:
+        raise CallError(f"{folder}: holds {len(files)} *.pub, more than {MOST_KEYS}; remove those that sign no more")
     if not files:
         raise CallError(f"{folder}: holds no *.pub; copy the public key of those who publish there")
     for file in files:
+        _require_own(file)
         try:
             key = load_pem_public_key(file.read_bytes())
         except (OSError, ValueError) as error:
@@ -119,17 +127,34 @@ def load_trusted(folder: Path) -> dict[str, Any]:
     return keys
 
 
+def _require_own(file: Path) -> None:
+    """Raises CallError for a public key that anybody may exchange."""
+    with suppress(OSError):
+        if file.stat().st_mode & stat.S_IWOTH:
+            raise CallError(f"{file}: everybody may write it, and so say who publishes; sudo chmod 644 {file}")
+
+
 def sign(statement: Statement, *keys: Any) -> bytes:
     """The envelope, signed by each of ``keys``."""
-    text = statement.model_dump_json()
+    text = statement.model_dump_json(exclude_none=True)  # devices of before know no signed and expires
     signatures = {
         key_id(key.public_key()): base64.b64encode(key.sign(CONTEXT + text.encode())).decode() for key in keys
     }
     return json.dumps({"statement": text, "signatures": signatures}, indent=1).encode()
 
 
-def open_envelope(raw: bytes, trusted: dict[str, Any], product: str) -> Statement:
-    """The statement in it. Raises Refused where no trusted key signed exactly this, or it is for something else."""
+class UnknownSigner(Refused):
+    """Signed, but by nobody whom this device trusts, or by too few. ``statement`` is what it says; nothing vouches for it."""
+
+    def __init__(self, message: str, statement: Statement) -> None:
+        super().__init__(message)
+        self.statement = statement
+
+
+def open_envelope(raw: bytes, trusted: dict[str, Any], product: str, threshold: int = 1) -> Statement:
+    """The statement in it. Raises Refused where fewer trusted keys than ``threshold`` signed exactly this, or it is for
+    something else.
+    """
     from cryptography.exceptions import InvalidSignature
 
     if len(raw) > LARGEST_ENVELOPE:
@@ -141,10 +166,6 @@ def open_envelope(raw: bytes, trusted: dict[str, Any], product: str) -> Statemen
     if not envelope.signatures:
         raise Refused("the update is not signed; publish it with: dskd jetson publish --key")
     known = envelope.signatures.keys() & trusted.keys()
-    if not known:
-        raise Refused(
-            f"the update is signed by {', '.join(sorted(envelope.signatures))}, whom this device does not trust"
-        )
     for identity in known:
         try:
             signature = base64.b64decode(envelope.signatures[identity], validate=True)
@@ -159,4 +180,12 @@ def open_envelope(raw: bytes, trusted: dict[str, Any], product: str) -> Statemen
         ) from error
     if statement.product != product:
         raise Refused(f"the update is for {statement.product}, this station inspects {product}")
+    if len(known) < threshold:
+        signers = ", ".join(sorted(envelope.signatures))
+        short = (
+            f", of whom {len(known)} of the {threshold} needed are trusted"
+            if known
+            else ", whom this device does not trust"
+        )
+        raise UnknownSigner(f"the update is signed by {signers}{short}", statement)
     return statement

@@ -10,7 +10,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,16 +19,27 @@ from pydantic import Field, ValidationError
 
 from dskd.jetson.bundle_archive import check
 from dskd.jetson.disk import Disk
-from dskd.jetson.signing import LARGEST_ENVELOPE, Floor, Refused, Statement, Version, open_envelope
+from dskd.jetson.signing import (
+    LARGEST_ENVELOPE,
+    Floor,
+    Moment,
+    Refused,
+    Statement,
+    UnknownSigner,
+    Version,
+    open_envelope,
+)
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.configuration.strict_yaml import Strict
-from dskd.runtime.errors import CallError, DskdError, one_line
+from dskd.runtime.errors import CallError, DskdError, NotExact, one_line
 from dskd.runtime.inspection.inspector import open_proved
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 MOST_STARTS = 3  # of a bundle on trial: a station that dies with it this often gets the old one back
 MOST_REFUSALS = 20  # kept: the newest
+STATE = "state.json"
+SEEN_EVERY = 3600.0  # seconds
 Proof = Callable[[Bundle], None]
 
 
@@ -52,6 +63,12 @@ class State(Strict):
     floor: Floor = 0
     trial: Trial | None = None
     refused: dict[str, str] = Field(default_factory=dict, description="why, by version: not tried again")
+    believed: dict[Slot, str] = Field(
+        default_factory=dict, description="manifest's sha256 of what was taken by a key trusted then, by slot"
+    )
+    signed: Moment | None = Field(None, description="when the newest statement that was seen was signed")
+    seen: Moment | None = Field(None, description="when a valid statement was seen last, by this device's clock")
+    allowed: Floor = Field(0, description="version that a person allowed in spite of all")
 
 
 @dataclass(frozen=True)
@@ -75,9 +92,12 @@ class Slots:
     """The slots of one product below ``folder``. One process at a time changes them (``atomic.sole_writer``)."""
 
     def __init__(
-        self, folder: Path, product: str, trusted: dict[str, Any], disk: Disk | None = None, proof: Proof = prove
-    ) -> None:
+        self, folder: Path, product: str, trusted: dict[str, Any], disk: Disk | None = None, proof: Proof = prove,
+        threshold: int = 1,
+    ) -> None:  # fmt: skip
+        """``threshold``: how many of the ``trusted`` keys must have signed an update."""
         self.folder, self.product, self.trusted, self.proof = folder, product, trusted, proof
+        self.threshold = threshold
         self.disk = disk or Disk()
         self._held = 0
 
@@ -95,7 +115,8 @@ class Slots:
         """Holds the state for a read and the write after it; the agent and a starting station may meet."""
         if not self._held:
             self.disk.make_folders(self.folder)
-            handle = os.open(self.folder / ".state.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            handle = os.open(self.folder / ".state.lock", flags, 0o644)
         self._held += 1
         try:
             if self._held == 1:
@@ -107,26 +128,79 @@ class Slots:
                 os.close(handle)
 
     def read(self) -> State:
-        """The state. A file that cannot be read is none of an update's doing; then the slots themselves are asked."""
+        """The state. A file that is lost or cannot be read is none of an update's doing; then the slots are asked."""
         try:
-            return State.model_validate_json((self.folder / "state.json").read_bytes())
-        except FileNotFoundError:
-            return State()
+            return State.model_validate_json((self.folder / STATE).read_bytes())
         except (OSError, ValidationError, ValueError):
             return self._found()
 
+    def settle(self) -> State:
+        """The state, written where it was lost: from then on it is the only truth again."""
+        with self._changing():
+            found = self.read()
+            state = found.model_copy(update={"believed": {**self._signed_now(), **found.believed}})
+            if state != found or not (self.folder / STATE).exists():
+                self._write(state)
+            return state
+
+    def _signed_now(self) -> dict[Slot, str]:
+        """The manifest's sha256 of each slot whose update is signed as it must be."""
+        signed: dict[Slot, str] = {}
+        for slot in SLOTS:
+            with suppress(DskdError):
+                signed[slot] = self.statement(slot).manifest_sha256
+        return signed
+
+    def note_seen(self, statement: Statement) -> State:
+        """Keeps in mind that a valid statement was seen now. Written at most once an hour, or when it is a newer one."""
+        with self._changing():
+            state, now = self.read(), time.time()
+            signed = max(filter(None, (state.signed, statement.signed)), default=None)
+            if signed != state.signed or state.seen is None or not 0 <= now - state.seen < SEEN_EVERY:
+                state = state.model_copy(update={"signed": signed, "seen": now})
+                self._write(state)
+            return state
+
+    def alive(self) -> None:
+        """The bundle on trial has inspected parts since it was started: that start was no failure."""
+        with self._changing():
+            state = self.read()
+            if state.trial is not None and state.trial.starts > 0:
+                self._write(state.model_copy(update={"trial": state.trial.model_copy(update={"starts": 0})}))
+
+    def allow(self, version: int) -> State:
+        """A person takes a refusal of ``version`` back."""
+        with self._changing():
+            state = self.settle()
+            refused = {number: why for number, why in state.refused.items() if int(number) != version}
+            state = state.model_copy(update={"refused": refused, "allowed": version})
+            self._write(state)
+            return state
+
     def statement(self, slot: Slot) -> Statement:
-        """What a slot's update says of itself, its signature checked. Raises Refused."""
+        """What a slot's update says of itself, its signature checked. Raises Refused.
+
+        A key that was trusted when the update was taken may be gone since: what was taken then still serves.
+        """
         try:
             raw = (self.folder / slot / "update.json").read_bytes()[: LARGEST_ENVELOPE + 1]
         except OSError as error:
             raise Refused(f"slot {slot} holds no update ({error.strerror})") from error
-        return open_envelope(raw, self.trusted, self.product)
+        try:
+            return open_envelope(raw, self.trusted, self.product, self.threshold)
+        except UnknownSigner as unknown:
+            if self._believed().get(slot) == unknown.statement.manifest_sha256:
+                return unknown.statement
+            raise
 
     def load(self, slot: Slot) -> tuple[Statement, Bundle]:
         """A slot's statement and bundle, signature and every byte checked. Raises Refused."""
         statement = self.statement(slot)
         return statement, check(self.bundle_folder(slot), statement)
+
+    def holds_any(self) -> bool:
+        """Whether an update was ever installed here."""
+        return (self.folder / STATE).exists() or any((self.folder / slot / "update.json").exists() for slot in SLOTS)
 
     def free_slot(self) -> Slot:
         """The slot that serves nothing."""
@@ -139,13 +213,15 @@ class Slots:
         """From the next start on the station runs ``slot``, whose bundle was proved."""
         trial = Trial(slot=slot, version=statement.version, bundle=statement.bundle, since=time.time(), cursor=cursor)
         with self._changing():
-            self._write(self.read().model_copy(update={"trial": trial}))
+            state = self.settle()
+            believed = {**state.believed, slot: statement.manifest_sha256}
+            self._write(state.model_copy(update={"trial": trial, "believed": believed}))
             self._point(slot)
 
     def boot(self) -> Start:
         """What the station starts from; counts the start of a bundle on trial. Raises CallError where there is none."""
         with self._changing():
-            return self._boot(self.read())
+            return self._boot(self.settle())
 
     def _boot(self, state: State) -> Start:
         said = ""
@@ -153,21 +229,32 @@ class Slots:
             said = f"version {state.trial.version} was started {MOST_STARTS} times and never confirmed"
             state = self.roll_back(said)
         elif state.trial is not None:  # counted before anything is tried: what kills the device now is counted too
-            trial = state.trial.model_copy(update={"starts": state.trial.starts + 1})
-            state = state.model_copy(update={"trial": trial})
+            counted = state.trial.model_copy(update={"starts": state.trial.starts + 1})
+            state = state.model_copy(update={"trial": counted})
             self._write(state)
-        if state.trial is not None:
+        if (trial := state.trial) is not None:
             try:
-                return self._start(state.trial.slot, on_trial=True)
-            except DskdError as error:
-                said = f"version {state.trial.version} on trial: {one_line(str(error))}"
+                return self._start(trial.slot, on_trial=True)
+            except (NotExact, Refused) as error:  # wrong or damaged, and so at every start
+                said = f"version {trial.version} on trial: {one_line(str(error))}"
                 state = self.roll_back(said)
+            except DskdError as error:
+                said = f"version {trial.version} waits: {one_line(str(error))}"
+                state = self._not_counted(state)
         if state.active is None:
             raise CallError(f"{self.folder}: no bundle is installed{f' ({said})' if said else ''}; update first")
         try:
             return self._start(state.active, on_trial=False, rolled_back=said)
         except DskdError as error:
             return self._last_resort(state, error)
+
+    def _not_counted(self, state: State) -> State:
+        """A start that failed for want of memory or a device says nothing about the bundle: it is tried again."""
+        assert state.trial is not None
+        trial = state.trial.model_copy(update={"starts": max(state.trial.starts - 1, 0)})
+        state = state.model_copy(update={"trial": trial})
+        self._write(state)
+        return state
 
     def confirm(self) -> State:
         """The bundle on trial has proved itself: it is what roll-backs go to from now on, and its floor holds."""
@@ -176,12 +263,10 @@ class Slots:
             if state.trial is None:
                 raise CallError(f"{self.folder}: nothing is on trial")
             statement, _ = self.load(state.trial.slot)
-            confirmed = State(
-                active=state.trial.slot,
-                version=statement.version,
-                floor=max(state.floor, statement.floor),
-                refused={version: why for version, why in state.refused.items() if int(version) > statement.version},
-            )
+            kept = {version: why for version, why in state.refused.items() if int(version) > statement.version}
+            floor = max(state.floor, statement.floor)
+            fields = {"active": state.trial.slot, "version": statement.version, "floor": floor, "refused": kept}
+            confirmed = state.model_copy(update={**fields, "trial": None, "allowed": 0})
             self._write(confirmed)
             return confirmed
 
@@ -241,7 +326,14 @@ class Slots:
         return State(active=best, version=whole[best].version, floor=max(s.floor for s in whole.values()))
 
     def _write(self, state: State) -> None:
-        self.disk.write_whole(self.folder / "state.json", state.model_dump_json(indent=1).encode() + b"\n")
+        self.disk.write_whole(self.folder / STATE, state.model_dump_json(indent=1).encode() + b"\n")
+
+    def _believed(self) -> dict[Slot, str]:
+        """As ``read``, without asking the slots."""
+        try:
+            return State.model_validate_json((self.folder / STATE).read_bytes()).believed
+        except (OSError, ValidationError, ValueError):
+            return {}
 
     def _point(self, slot: Slot) -> None:
         self.disk.point(self.current, f"{slot}/bundle")

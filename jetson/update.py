@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
 from dskd.jetson.bundle_archive import unpack
+from dskd.jetson.disk import refuse_link
 from dskd.jetson.download import RESERVE, Fetcher, NoRoom, forget
-from dskd.jetson.engine_builder import Build, no_engine
+from dskd.jetson.engine_builder import Build, NotNow, no_engine
 from dskd.jetson.signing import LARGEST_ENVELOPE, Refused, Statement, open_envelope
 from dskd.jetson.slots import Slot, Slots, State
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle
-from dskd.runtime.errors import DskdError
+from dskd.runtime.errors import DskdError, NotExact
+from dskd.runtime.wall_clock import EARLIEST
 
+LONGEST_STEP = 10**9  # between versions: a date with time takes less
 Action = Literal["up to date", "on trial", "switched"]
 
 
@@ -50,15 +55,18 @@ class Updater:
     def run(self, raw: bytes | None = None) -> Outcome:
         """Takes the update that ``raw`` announces, by default the newest at the source.
 
-        Raises Refused for what is not taken and why, NotFetched or NoRoom where a later call may do better, so NotNow outside of the window for builds, DskdError.
+        Raises Refused for what is not taken and why; NotFetched, NoRoom or NotNow where a later call may do better;
+        DskdError.
         """
         slots = self.slots
         slots.disk.make_folders(slots.folder)
         with atomic.sole_writer(slots.folder):
             if raw is None:
                 raw = self.fetcher.small(f"{slots.product}.update", LARGEST_ENVELOPE)
-            statement = open_envelope(raw, slots.trusted, slots.product)
-            state = slots.read()
+            statement = open_envelope(raw, slots.trusted, slots.product, slots.threshold)
+            state = slots.settle()
+            _require_fresh(statement, state)
+            state = slots.note_seen(statement)
             standing = _standing(statement, state)
             if standing is not None:
                 return standing
@@ -74,6 +82,8 @@ class Updater:
                 raise NoRoom(
                     f"version {statement.version}: {error.strerror or error}; check the disk's space and rights"
                 ) from error
+            except MemoryError as error:
+                raise NotNow(f"version {statement.version}: memory is short; it is tried again") from error
             slots.begin_trial(slot, statement, self.cursor())
             forget(self.downloads, statement.archive_sha256, slots.disk)
             self.switched()
@@ -111,8 +121,28 @@ class Updater:
             raise Refused(f"the bundle calls itself {bundle.id}, its statement {statement.bundle}")
         try:
             self.slots.proof(bundle)
-        except DskdError as error:
+        except NotExact as error:  # measured: it is so at every try
             raise Refused(f"version {statement.version} fails its golden check here: {error}") from error
+        except DskdError as error:
+            raise NotNow(f"version {statement.version} cannot be checked now: {error}; it is tried again") from error
+
+
+def _require_fresh(statement: Statement, state: State) -> None:
+    """Raises Refused for a statement that is no longer valid, or older than one that was seen."""
+    now = time.time()
+    if statement.expires is not None and EARLIEST < statement.expires < now:
+        raise Refused(
+            f"the statement of version {statement.version} was valid until {_day(statement.expires)}: the source holds "
+            "back newer ones, or nobody published (dskd jetson publish --refresh)"
+        )
+    if statement.signed is not None and state.signed is not None and statement.signed < state.signed:
+        raise Refused(
+            f"the statement of {_day(statement.signed)} is older than one of {_day(state.signed)} that was seen here"
+        )
+
+
+def _day(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _standing(statement: Statement, state: State) -> Outcome | None:
@@ -124,6 +154,11 @@ def _standing(statement: Statement, state: State) -> Outcome | None:
         return Outcome("on trial", state.trial.version, f"version {state.trial.version} is on trial; {version} waits")
     if version == state.version and state.active is not None:
         return Outcome("up to date", version, f"version {version} serves")
+    if version > state.version + LONGEST_STEP and state.active is not None and state.allowed != version:
+        raise Refused(
+            f"version {version} is over {LONGEST_STEP} above {state.version}, which nobody could go back from; where it is "
+            f"meant: dskd jetson slots allow --version {version}"
+        )
     if version < state.floor:
         raise Refused(f"version {version} is older than the floor {state.floor}")
     if version < state.version:
@@ -136,6 +171,7 @@ def _standing(statement: Statement, state: State) -> Outcome | None:
 def _empty(slots: Slots, folder: Path) -> None:
     """What says that the slot holds something goes first."""
     slots.disk.make_folders(folder)
+    refuse_link(folder / "bundle")
     slots.disk.clear(folder / "update.json")
     slots.disk.sync_folder(folder)
     for entry in sorted(folder.iterdir()):

@@ -120,6 +120,12 @@ def exit_with_code(main: Callable[[list[str]], int]) -> None:
     except BrokenPipeError:  # the reader (head, less) has gone: not our failure
         _discard_output()
         code = 0
+    except MemoryError:
+        print(
+            "error: memory is short; free some, or give the work less (fewer threads, smaller pictures)",
+            file=sys.stderr,
+        )
+        code = 1
     except OSError as error:  # a disk that is full or gone, wherever it was met
         print(f"error: {one_line(str(error))}; check the disk, the path and its rights", file=sys.stderr)
         _discard_output()

@@ -239,7 +239,8 @@ def test_from_a_bare_aarch64_root_to_a_verdict_and_back(
     private, _ = make_key(home / "keys", "plant-7")
     publish(tiny_bundle(tmp_path / "tiny"), "bracket", 1, 0, root / "media/stick/bracket", load_private(private))
     private.unlink()
-    (root / "usr/bin/sudo").write_text('#!/bin/sh\nexec "$@"\n')
+    as_user = 'if [ "$1" = -u ]; then u=$2; shift 2; exec chroot --userspec="$u:$u" / "$@"; fi'
+    (root / "usr/bin/sudo").write_text(f'#!/bin/sh\n{as_user}\nexec "$@"\n')
     (root / "usr/bin/sudo").chmod(0o755)
     before = snapshot(root, times=False)
     install, serve, update, remove = blocks("device")
