@@ -19,6 +19,7 @@ COMMANDS = {
     "export.trt": ("dskd.export.trt", "build the TensorRT engine on the device"),
     "runtime": ("dskd.runtime", "inspect images, a video or a camera"),
     "evaluate": ("dskd.benchmarks.evaluate", "score a bundle on labelled pictures, with a report"),
+    "init": ("dskd.runtime.station.init", "write a station file for what is found here"),
     "station": ("dskd.runtime.station", "run an inspection station from its file"),
     "recalibrate": ("dskd.runtime.station.recalibrate", "thresholds from what a camera scored on the line"),
     "jetson": ("dskd.jetson", "the device: doctor, power, telemetry, updates"),

@@ -7,12 +7,14 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from budget import cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from station_files import wait_for, write_station
 
+from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.capture.sources import open_source, pipelines
 from dskd.runtime.capture.sources.pipelines import quoted
 from dskd.runtime.configuration.uri import hidden_in, without_password
@@ -264,3 +266,28 @@ def test_a_station_shows_no_secret_in_status_log_and_config_check(
     shown += capsys.readouterr().out + caplog.text
     assert "rtsp://127.0.0.1:9/live" in shown
     assert "hunter" not in shown
+
+
+def test_a_folder_may_be_shown_again_and_again_in_its_own_time(tmp_path: Path) -> None:
+    for k in range(2):
+        write_image(tmp_path / "some" / f"{k}.png", np.full((8, 8, 3), 90 * k + 40, np.uint8))
+    source = open_source(f"folder://{tmp_path}/some?loop=1&fps=1000")
+    assert (source.live, source.endless) == (True, True)
+    source.open()
+    assert [source.read(1.0).id for _ in range(5)] == ["0.png", "1.png", "0.png", "1.png", "0.png"]  # type: ignore[union-attr]
+    slow = open_source(f"folder://{tmp_path}/some?fps=0.01")
+    assert (slow.live, slow.endless) == (True, False)
+    slow.open()
+    assert slow.read(0.0) is not None
+    assert slow.read(0.0) is None  # not due yet
+
+
+def test_a_folder_whose_name_looks_like_options_is_a_folder(tmp_path: Path) -> None:
+    write_image(tmp_path / "some?loop=1" / "0.png", np.full((8, 8, 3), 90, np.uint8))
+    source = open_source(f"folder://{tmp_path}/some?loop=1")
+    source.open()
+    assert source.read(1.0).id == "0.png"  # type: ignore[union-attr]
+    assert not source.endless
+    write_image(tmp_path / "some" / "0.png", np.full((8, 8, 3), 90, np.uint8))
+    with pytest.raises(CallError, match=r"fps must be a number from 0\.01 to 1000"):
+        open_source(f"folder://{tmp_path}/some?fps=0")

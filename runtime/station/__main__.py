@@ -81,6 +81,10 @@ def main(arguments: list[str]) -> int:
             from dskd.runtime.web.page import open_page
 
             page = open_page(station)
+            if page is not None:
+                log.info("page on %s, token in %s", page.url, config.web.token_file or config.data / "token")
+                if sys.stderr.isatty():  # a person at a terminal; a log must not hold it
+                    print(f"sign in within ten minutes, once: {page.sign_in_link()}", file=sys.stderr, flush=True)
         systemd.notify("READY=1")
         watch(station, stop, lambda: page is None or page.alive)
     except DeviceLost as error:

@@ -6,11 +6,13 @@ sign-in form, lives in memory, and comes as a cookie that scripts cannot read an
 
 from __future__ import annotations
 
+import hmac
 import secrets
 import threading
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from hashlib import sha256
 
 from dskd.runtime.web.token import Token
 
@@ -18,6 +20,7 @@ SESSION_SECONDS = 12 * 3600.0  # one shift with some overtime
 MOST_SESSIONS = 64
 WRONG_GUESSES, GUESS_SECONDS = 5, 30.0  # per address: so many wrong tokens in that time, then a pause
 MOST_ADDRESSES = 1024
+ONE_TIME_SECONDS = 600.0  # that a sign-in link holds which was printed at start
 LONGEST_NAME = 40
 NOBODY = "somebody"
 
@@ -74,10 +77,27 @@ class Doorkeeper:
         self._guesses = Guesses()
         self._sessions: OrderedDict[str, Person] = OrderedDict()
         self._lock = threading.Lock()
+        self._one_time: tuple[bytes, float] | None = None  # hash of a code, and when it ends
+
+    def one_time_code(self) -> str:
+        """A code that signs in once, within ten minutes; the one before it ends."""
+        code = secrets.token_urlsafe(32)
+        with self._lock:
+            self._one_time = sha256(code.encode()).digest(), time.monotonic() + ONE_TIME_SECONDS
+        return code
+
+    def _takes_code(self, word: str) -> bool:
+        with self._lock:
+            if self._one_time is None or self._one_time[1] < time.monotonic():
+                return False
+            if not hmac.compare_digest(sha256(word.encode(errors="replace")).digest(), self._one_time[0]):
+                return False
+            self._one_time = None
+            return True
 
     def sign_in(self, word: str, name: str, address: str) -> str | None:
-        """A new session's secret, None where the token is wrong. Raises TooManyGuesses."""
-        if not self._knows(word, address):
+        """A new session's secret, None where ``word`` is neither the token nor a code. Raises TooManyGuesses."""
+        if not self._takes_code(word) and not self._knows(word, address):
             return None
         session = secrets.token_urlsafe(32)
         with self._lock:

@@ -57,6 +57,7 @@ class WebServer:
             self.address: tuple[str, int] = self._socket.getsockname()[:2]
             door = Doorkeeper(load_token(options.token_file), viewing_is_free=not beyond)
             cookie = f"dskd-{self.address[1]}"  # browsers keep one jar for all ports of a host
+            self._door = door
             self._screen = Screen(control, store, archive, door, cookie, options.shifts)
             names = None if beyond else ("localhost", "127.0.0.1", "::1", host)
             app, self.endpoints = build(self._screen, names)
@@ -77,6 +78,10 @@ class WebServer:
         """Where a browser finds the page."""
         host, port = self.address
         return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+    def sign_in_link(self) -> str:
+        """An address that signs a person in, once and within ten minutes. It is a secret."""
+        return f"{self.url}#sign-in={self._door.one_time_code()}"
 
     def start(self) -> None:
         """Begins to answer."""

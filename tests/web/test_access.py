@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,15 @@ import pytest
 from dskd.runtime.atomic import write_new
 from dskd.runtime.errors import DskdError
 from dskd.runtime.web.archive import Archive
-from dskd.runtime.web.auth import MOST_ADDRESSES, MOST_SESSIONS, Doorkeeper, Guesses, TooManyGuesses, clean_name
+from dskd.runtime.web.auth import (
+    MOST_ADDRESSES,
+    MOST_SESSIONS,
+    ONE_TIME_SECONDS,
+    Doorkeeper,
+    Guesses,
+    TooManyGuesses,
+    clean_name,
+)
 from dskd.runtime.web.server import WebOptions, WebServer
 from dskd.runtime.web.token import Token, load_token
 
@@ -25,6 +34,7 @@ BODIES = {
     "trigger": {},
     "label": {"found": "good"},
     "rejudge": {},
+    "clock": {},
 }
 
 
@@ -252,6 +262,29 @@ def test_memory_for_sessions_and_guesses_is_bounded() -> None:
     with pytest.raises(TooManyGuesses):
         guesses.check("one")
     guesses.check("another")
+
+
+def test_a_one_time_code_signs_in_once_and_is_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    door = Doorkeeper(Token("a long enough token"), viewing_is_free=True)
+    code = door.one_time_code()
+    assert door.person(code, None, "", "address") is None  # no bearer token
+    assert door.sign_in(code + "x", "x", "address") is None
+    assert door.sign_in(code, "Ada", "address")
+    assert door.sign_in(code, "Ada", "address") is None
+    older, newer = door.one_time_code(), door.one_time_code()
+    assert door.sign_in(older, "x", "another") is None
+    late = time.monotonic() + ONE_TIME_SECONDS + 1
+    monkeypatch.setattr(time, "monotonic", lambda: late)
+    assert door.sign_in(newer, "x", "another") is None
+
+
+def test_the_link_holds_a_code_that_signs_in(served: Served) -> None:
+    address, _, code = served.server.sign_in_link().partition("#sign-in=")
+    assert address == served.url.rstrip("/") + "/"
+    with httpx.Client(base_url=served.url, headers={"origin": served.url.rstrip("/")}) as client:
+        answer = client.post("/api/sign-in", json={"token": code, "name": "Ada"})
+        assert answer.status_code == 200, answer.text
+        assert client.post("/api/sign-in", json={"token": code, "name": "Ada"}).status_code == 401
 
 
 def test_names_are_made_fit_for_the_log() -> None:

@@ -260,6 +260,17 @@ def test_a_reject_is_opened_zoomed_and_labelled(page: Any, line: Line) -> None:
     wait(lambda: not find(page, "#part").is_displayed())
 
 
+def test_a_link_that_signs_in_leaves_no_code_in_the_address(page: Any, line: Line) -> None:
+    code = "x" * 43
+    page.get("about:blank")
+    page.get(f"{line.url}#sign-in={code}")
+    wait(lambda: find(page, "#sign-in").is_displayed())
+    assert find(page, "#sign-in-token").get_property("value") == code
+    assert code not in page.current_url
+    find(page, "#sign-in-cancel").click()
+    wait(lambda: not find(page, "#sign-in").is_displayed())
+
+
 def test_a_threshold_is_previewed_changed_and_logged(page: Any, line: Line) -> None:
     open_view(page, line, "settings")
     wait(lambda: "would reject" in text(page, "#preview"))

@@ -202,13 +202,25 @@ async function run() {
   }
 }
 
+// A link that the station printed: its code stands in for the token, once, and does not stay in the address.
+const CODE = /^#sign-in=([\w-]{20,80})$/;
+function signInByLink() {
+  const code = CODE.exec(location.hash)?.[1];
+  if (!code) return;
+  history.replaceState(null, "", location.pathname + location.search);
+  signIn().catch(() => {});
+  byId("sign-in-token").value = code;
+  byId("sign-in-name").focus();
+}
+
 theme();
 page.camera = remembered("camera");
 Object.assign(views, {
   live: startLive(page), parts: startParts(page), settings: startSettings(page), health: startHealth(page), log: startLog(page),
 });
 byId("sign").onclick = signInOrOut;
-addEventListener("hashchange", open);
+addEventListener("hashchange", () => { signInByLink(); open(); });
+signInByLink();
 document.addEventListener("visibilitychange", () => document.hidden || render()); // ages are told before the next answer
 setInterval(() => document.hidden || render(), 500);
 open();
