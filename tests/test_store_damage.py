@@ -19,7 +19,7 @@ from line_records import answer, dropped, inspection
 
 from dskd.runtime.result import Verdict
 from dskd.runtime.station.station import Station
-from dskd.runtime.store import Label, Store, StoreBroken, StoreDamaged, StoreError, StoreReader, writer
+from dskd.runtime.store import Label, Store, StoreBroken, StoreDamaged, StoreError, StoreReader, repair, writer
 from dskd.runtime.store.records import Record
 
 COUNT = 120
@@ -191,6 +191,27 @@ def test_where_cursors_are_lost_sinks_begin_with_the_oldest_record(tmp_path: Pat
     again.close()
 
 
+def test_of_very_many_records_the_newest_and_what_sinks_still_need_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "line.db"
+    filled(path)
+    flip_in_record(path, 50)
+    monkeypatch.setattr(repair, "MOST_COPIED", 30)
+    for position, oldest in ((COUNT, COUNT - 29), (60, 61)):
+        again = Path(shutil.copy(path, tmp_path / f"{position}.db"))
+        database = sqlite3.connect(again)
+        database.execute("UPDATE cursors SET position = ?", (position,))
+        database.commit()
+        database.close()
+        store = Store(again)
+        store._noticed(StoreDamaged("record 50"))
+        store.add([inspection(1)])
+        assert store.after(0, 1)[0].id == oldest
+        assert f"{COUNT + 1 - oldest} of {COUNT} records copied" in store.repaired
+        store.close()
+
+
 @pytest.mark.parametrize("own", [False, True])
 def test_a_file_that_is_no_store_any_more(tmp_path: Path, own: bool) -> None:
     """Without our mark it may be anybody's; in a station's data folder it is the store, whatever became of it."""
@@ -283,7 +304,7 @@ def test_a_start_does_not_wait_for_a_look_through_a_large_file(tmp_path: Path, m
 
 def test_the_station_says_that_its_store_was_repaired() -> None:
     repaired = "was damaged: 119 of 120 records copied, the damaged file is store.db.damaged-1"
-    idle = SimpleNamespace(spooled=0, fault="", since=1.0)
+    idle = SimpleNamespace(spooled=0, status=SimpleNamespace(now=SimpleNamespace(state="ok", since=1.0)))
     status = Station._store_status(SimpleNamespace(recorder=idle, store=SimpleNamespace(repaired=repaired)))  # type: ignore[arg-type]
     assert (status.health, status.kind) == ("warning", "store")
     assert status.detail.startswith(repaired)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from dskd.runtime.atomic import sync_directory
 from dskd.runtime.errors import one_line
 from dskd.runtime.store.file import StoreBroken, StoreError, connect, meaning
-from dskd.runtime.store.records import COLUMNS, record_from, values_of
+from dskd.runtime.store.records import COLUMNS, checksum, record_from, values_of
 from dskd.runtime.store.schema import APPLICATION_ID, GIVEN, UNCHECKED
 
 TABLES = {  # but the records: columns by which rows are told apart, all columns
@@ -33,6 +33,7 @@ TABLES = {  # but the records: columns by which rows are told apart, all columns
 GAP = 1000  # ids left out where it is not known how far they had come
 ANY = 1 << 53  # no id is larger
 CHUNK = 500  # records read at once
+MOST_COPIED = 1_000_000  # newest records; with more a start would take minutes, older ones stay in the damaged file
 CURSORS_LOST = "cursors lost"  # the note that lets a sink without a cursor begin with the oldest record
 WHERE_ID = 68  # of the application's mark in a file's first bytes
 _BESIDE = ("", "-wal", "-shm")
@@ -139,7 +140,11 @@ def _copy_all(old: sqlite3.Connection, new: sqlite3.Connection, newest: int) -> 
     columns = ("id", *COLUMNS, "checksum")
     insert = f"INSERT OR IGNORE INTO records ({', '.join(columns)}) VALUES ({', '.join('?' for _ in columns)})"  # noqa: S608
     copied, last = 0, 0
-    for chunk in _records(old, max(given, newest)):
+    behind = _number(
+        new, "SELECT min(position) FROM cursors", ANY
+    )  # what a sink was not told of goes along in any case
+    first = max(0, min(max(given, newest) - MOST_COPIED, behind))
+    for chunk in _records(old, first, max(given, newest)):
         new.executemany(insert, chunk)
         copied, last = copied + len(chunk), chunk[-1][0]
     known = given >= max(last, newest)
@@ -191,12 +196,12 @@ def _rows_from_both_ends(
             return
 
 
-def _records(old: sqlite3.Connection, newest: int) -> Iterator[list[list[Any]]]:
-    """Chunks of rows that are what was written, in order. What cannot be read is stepped over, in steps that double."""
+def _records(old: sqlite3.Connection, first: int, newest: int) -> Iterator[list[list[Any]]]:
+    """Chunks of rows over the id ``first`` that are what was written, in order. What cannot be read is stepped over, in steps that double."""
     columns, present, unchecked = ("id", *COLUMNS, "checksum"), _columns(old), _unchecked(old)
     chosen = ", ".join(name if name in present else f"NULL AS {name}" for name in columns)
     question = f"SELECT {chosen} FROM records WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
-    last, limit, step = 0, CHUNK, 1
+    last, limit, step = first, CHUNK, 1
     newest = max(newest, _number(old, "SELECT max(id) FROM records"))
     while True:
         try:
@@ -234,6 +239,9 @@ def _unchecked(old: sqlite3.Connection) -> int:
 
 def _is_sound(row: sqlite3.Row, unchecked: int) -> bool:
     try:
+        number, *values, expected = row
+        if isinstance(expected, int) and expected >= 0:  # what was written could be read; taking it apart takes long
+            return expected == checksum(number, values)
         record_from(row, "", unchecked)
     except (LookupError, TypeError, ValueError, OverflowError):
         return False
