@@ -34,6 +34,7 @@ class BuildOptions:
     opt_level: int | None = None
     timing_cache: Path | None = None
     detailed: bool = False
+    verbose: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def build_engine(trt: Any, onnx: Path, options: BuildOptions, calibrator: Any = 
 
     With a ``calibrator`` TensorRT finds INT8 ranges itself; else the types are those of the ONNX file.
     """
-    log = BuildLog()
+    log = BuildLog(file=options.verbose)
     logger = collecting_logger(trt, log)
     builder = _builder(trt, logger, log)
     if options.dla_core is not None and options.dla_core >= builder.num_DLA_cores:

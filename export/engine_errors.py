@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,13 @@ class BuildLog:
 
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    file: Path | None = None  # for every word of it
+
+    def write(self, severity: str, message: str) -> None:
+        """To the end of ``file``, where there is one."""
+        if self.file is not None:
+            with suppress(OSError), self.file.open("a", errors="replace") as handle:
+                handle.write(f"[{severity[:1]}] {message}\n")
 
     def blames(self, words: tuple[str, ...], warnings_too: bool) -> bool:
         """Whether an error, or a warning too, holds one of ``words``."""
@@ -54,6 +62,7 @@ def _logger(trt: Any) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             """Called by TensorRT, also from its own threads; must not raise."""
+            self.target.write(severity.name, message)
             if NOISE in message:
                 return
             if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):

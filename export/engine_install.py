@@ -34,7 +34,7 @@ def standing_engine(
         reason = f"the engine takes batches of {':'.join(map(str, facts.batch))}"
     if reason is None and facts.dla_core != options.dla_core:
         reason = "the engine runs on the GPU alone" if facts.dla_core is None else "the engine runs on a DLA core"
-    if reason is None and (options.opt_level, options.workspace, options.detailed) != (None, None, False):
+    if reason is None and (options.opt_level, options.workspace, options.verbose) != (None, None, None):
         reason = "the call has options that an engine's facts do not hold"
     return (facts, "") if reason is None else (None, reason)
 

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ from dskd.runtime.user_cache import cache_folder, key_of
 
 if TYPE_CHECKING:
     from dskd.export.engine_attempts import Made
+    from dskd.export.engine_profile import LayerTime
+    from dskd.runtime.inspection.engine import EngineFacts
 
 LARGEST_WORKSPACE = 1 << 20  # MiB: more than any device has
 EXAMPLES = """examples:
@@ -37,7 +39,7 @@ EXAMPLES = """examples:
   dskd export.trt --fp16 --check                without a GPU: does TensorRT take the graph?
 
 The engine and its facts stand in the bundle's engines/. It replaces an older one only after it gave the trained
-model's answers on the golden frames. --workspace, --opt-level and --layers always build anew. Exit code 0: done;
+model's answers on the golden frames. --workspace, --opt-level and --verbose always build anew. Exit code 0: done;
 1: the graph or the engine failed; 2: the call was wrong; 3: GPU, TensorRT or DLA is missing."""
 
 
@@ -81,6 +83,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--calibrator", choices=("entropy", "minmax"), default="entropy", help="how it finds them (default: entropy)")
     add("--plan", type=Path, metavar="FILE", help="where that plan goes, its ranges beside it; for trtexec, not proved")
+    add("--profile", action="store_true", help="run the engine and say where its time goes, layer by layer")
+    add(
+        "--verbose",
+        type=Path,
+        metavar="FILE",
+        help="file to write: all that TensorRT says of the build, for a bug report",
+    )
+    add("--trtexec", action="store_true", help="only print the call of NVIDIA's trtexec that does the same")
     add("--check", action="store_true", help="only parse and build, with TensorRT-RTX; needs no GPU, leaves no engine")
     add("--json", action="store_true", help="print one JSON object")
     return options
@@ -100,8 +110,16 @@ def main(arguments: list[str]) -> int:
         workspace=options.workspace,
         opt_level=options.opt_level,
         timing_cache=options.timing_cache,
-        detailed=options.layers is not None,
+        detailed=options.layers is not None or options.profile,
+        verbose=options.verbose,
     )
+    if options.trtexec:
+        from dskd.export.engine_profile import trtexec_command
+
+        print(trtexec_command(bundle, tried[0], wanted))
+        return 0
+    if options.verbose:
+        atomic.write_text(options.verbose, "")
     if options.check:
         return check(onnx, bundle, wanted, options)
     try:
@@ -233,11 +251,31 @@ def build(
             made, told = make_best(trt, bundle, tried, device, wanted)
         else:
             made = make_engine(trt, bundle, tried[0], device, wanted)
-    if options.layers and made.built:
-        engine = engine_layers(trt, made.built.plan, collecting_logger(trt, BuildLog()))
-        atomic.write_text(options.layers, made.built.report.to_json(engine))
-    print(to_json(bundle, made, told) if options.json else summary(bundle, made, told))
+    if options.layers:
+        layers = engine_layers(
+            trt, engine_paths(bundle, made.precision)[0].read_bytes(), collecting_logger(trt, BuildLog())
+        )
+        report = made.built.report.to_json(layers) if made.built else json.dumps({"engine": layers}, indent=1) + "\n"
+        atomic.write_text(options.layers, report)
+    times = profile(trt, bundle, made.facts, device) if options.profile else None
+    if options.json:
+        print(to_json(bundle, made, told, times))
+    else:
+        print(summary(bundle, made, told))
+        if times:
+            from dskd.export.engine_profile import profile_table
+
+            print(profile_table(times))
     return 0
+
+
+def profile(trt: Any, bundle: Bundle, facts: EngineFacts, device: Device) -> list[LayerTime]:
+    """Layer times of the engine that stands now."""
+    from dskd.export.engine_profile import profile_layers
+
+    plan, _ = engine_paths(bundle, facts.precision)
+    size = bundle.manifest.input.height, bundle.manifest.input.width
+    return profile_layers(trt, open_memory(device), plan, facts.dla_core, size, facts.batch[1])
 
 
 def summary(bundle: Bundle, made: Made, told: list[dict[str, object]]) -> str:
@@ -272,7 +310,7 @@ def placement(report: LayerReport) -> str:
     return f"{report.on_dla} layers on the DLA, {report.on_gpu} on the GPU, {report.switches} switches between them"
 
 
-def to_json(bundle: Bundle, made: Made, told: list[dict[str, object]]) -> str:
+def to_json(bundle: Bundle, made: Made, told: list[dict[str, object]], times: list[LayerTime] | None = None) -> str:
     """The engine as one JSON object."""
     plan, _ = engine_paths(bundle, made.precision)
     report = made.built.report if made.built else None
@@ -286,6 +324,7 @@ def to_json(bundle: Bundle, made: Made, told: list[dict[str, object]]) -> str:
         "facts": made.facts.model_dump(mode="json"),
         "dla": {k: getattr(report, k) for k in ("on_dla", "on_gpu", "switches")} if on_dla else None,
         "tried": told,
+        "profile": None if times is None else [asdict(one) for one in times],
     }
     return json.dumps(fields)
 

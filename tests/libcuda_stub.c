@@ -4,7 +4,7 @@
  * STUB_FAIL="cuMemAlloc_v2=2": what a function answers instead of working. STUB_STICKY="cuStreamSynchronize=700": the same,
  * and from then on all that needs a context answers that, as after an error that stays with the process; stub_poison(700) begins
  * it by hand. stub_live() counts what was not freed, stub_depth() the contexts that this thread pushed and did not pop.
- * stub_call(stream, function) gives work of the caller's own to a stream.
+ * stub_flags() is how the primary context waits, stub_call(stream, function) gives work of the caller's own to a stream.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,6 +21,7 @@ typedef struct { Work work[LONGEST]; int length; int capturing; } Queue; /* a st
 typedef struct { Queue *stream; int passed; } Event;
 
 static int live, retained, poison;
+static unsigned spins;
 static __thread int current;
 
 static int asked_for(const char *variable, const char *name) {
@@ -55,6 +56,7 @@ static int add(Queue *queue, Work work) {
 }
 
 int stub_live(void) { return live + retained; }
+unsigned stub_flags(void) { return spins; }
 int stub_depth(void) { return current; }
 void stub_poison(int code) { poison = code; }
 int stub_capturing(Queue *stream) { return stream->capturing; }
@@ -77,6 +79,7 @@ int cuDeviceGetAttribute(int *value, int which, int device) {
     *value = which == 16 ? number("STUB_MULTIPROCESSORS", 8) : which == 18 ? number("STUB_INTEGRATED", 1) : which == 75 ? 8 : which == 76 ? 7 : 0;
     return OK;
 }
+int cuDevicePrimaryCtxSetFlags_v2(int device, unsigned flags) { BEGIN; (void)device; spins = flags; return OK; }
 int cuDevicePrimaryCtxRetain(void **context, int device) { BEGIN; (void)device; *context = &retained; retained++; return OK; }
 int cuDevicePrimaryCtxRelease_v2(int device) { BEGIN; (void)device; retained--; return OK; }
 int cuCtxPushCurrent_v2(void *context) { BEGIN; if (poison) return poison; if (context != &retained || !retained) return INVALID_CONTEXT; current++; return OK; }

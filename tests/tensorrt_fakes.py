@@ -198,6 +198,11 @@ class ILogger:
         self.ready = True
 
 
+class IProfiler:
+    def __init__(self) -> None:
+        self.ready = True
+
+
 class DataType(Enum):
     FLOAT = 0
     HALF = 1
@@ -285,6 +290,9 @@ class FakeContext:
             memory.at(at["anomaly_map"], images.shape[:3], np.float32)[:] = maps_of(images)
 
         stream.add(work)
+        if "profiler" in self.__dict__:
+            for name, ms in (("convolution", 0.3), ("head", 0.1)):
+                self.profiler.report_layer_time(name, ms)
         return True
 
 
@@ -341,7 +349,7 @@ class FakeTensorRt:
     ``fail`` names what goes wrong; ``exclusive_profile`` is TensorRT 8.6 without profile sharing.
     """
 
-    ILogger, DataType, TensorIOMode = ILogger, DataType, TensorIOMode
+    ILogger, IProfiler, DataType, TensorIOMode = ILogger, IProfiler, DataType, TensorIOMode
 
     def __init__(self, memory: FakeMemory, version: str = "10.3.0", batch: tuple[int, ...] = (1, 2, LARGEST)) -> None:
         self.memory, self.__version__, self.batch = memory, version, batch

@@ -61,6 +61,15 @@ def run(script: str, **environment: str) -> str:
     return done.stdout
 
 
+def test_who_wants_it_waits_without_sleeping(stub: Path) -> None:
+    script = (
+        "import ctypes; from dskd.runtime.inspection.cuda import find_device, open_memory\n"
+        "open_memory(find_device(), 'cuda-bindings').close()\nprint(ctypes.CDLL('libcuda.so.1').stub_flags())"
+    )
+    variables = {"LD_LIBRARY_PATH": str(stub)}
+    assert [run(script, **variables), run(script, DSKD_CUDA_SPIN="1", **variables)] == ["0\n", "1\n"]
+
+
 # ----------------------------------------------------------------------------------------------------------- finding
 
 FIND = """

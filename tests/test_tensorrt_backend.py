@@ -33,6 +33,7 @@ from tensorrt_fakes import (
 )
 
 import dskd.runtime.inspection.backends
+from dskd.export.engine_profile import LayerTime, profile_layers, profile_table
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.runtime.inspection.backends import open_backend, tensorrt
@@ -102,6 +103,19 @@ def test_two_batches_are_on_their_way_and_collected_in_any_order(tmp_path: Path,
             batch[:] = 0  # the caller's own again as soon as it was submitted
         for which in (first, 1 - first):
             np.testing.assert_array_equal(backend.collect(tickets[which]).scores, expected[which])
+
+
+def test_a_profile_says_where_the_time_goes(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    layers = profile_layers(rig.trt, rig.memory, rig.plan, None, (HEIGHT, WIDTH), 2)
+    assert [(layer.name, round(layer.ms, 6), round(layer.share, 6)) for layer in layers] == [
+        ("convolution", 0.3, 0.75), ("head", 0.1, 0.25),
+    ]  # fmt: skip
+    assert rig.memory.log[-1] == "memory"
+    assert "75.0%  convolution" in profile_table(layers)
+    assert "0.4000 ms  2 layers" in profile_table(layers)
+    many = [LayerTime(f"layer {k}", 1.0, 0.05) for k in range(20)]
+    assert "5.0000 ms  25.0%  5 others" in profile_table(many)
 
 
 def test_warmed_up_no_batch_size_needs_a_context_or_a_recording_any_more(tmp_path: Path) -> None:

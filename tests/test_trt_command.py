@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,9 +27,10 @@ from pretended_device import ORIN, Answering, pretend
 from tensorrt_fakes import FakeMemory
 
 import dskd.export.trt
-from dskd.export import engine_attempts
+from dskd.export import engine_attempts, engine_profile
 from dskd.export.build_machine import built_on
 from dskd.export.engine_build import build_engine
+from dskd.export.engine_profile import LayerTime
 from dskd.export.trt import kept_cache, main
 from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, DskdError, MissingPart
@@ -345,6 +347,46 @@ def test_a_missing_memory_package_is_missed_before_building(told: Told, monkeypa
     monkeypatch.setattr(engine_attempts, "build_engine", lambda *arguments: pytest.fail("built for nothing"))
     with pytest.raises(MissingPart, match="pycuda"):
         told()
+
+
+def test_the_whole_log_is_written_for_a_bug_report(told: Told, tmp_path: Path) -> None:
+    told("--fp16")
+    said = told("--fp16", "--verbose", str(tmp_path / "log"))
+    assert said["built"]
+    text = (tmp_path / "log").read_text()
+    assert len(text.splitlines()) > 100
+    assert "[V] " in text
+
+
+def test_layers_and_times_of_a_standing_engine(told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told("--fp16")
+    times = [LayerTime("conv", 0.3, 1.0)]
+    monkeypatch.setattr(engine_profile, "profile_layers", lambda *given: times)
+    said = told("--fp16", "--layers", str(tmp_path / "layers.json"), "--profile")
+    assert not said["built"]
+    assert json.loads((tmp_path / "layers.json").read_text()) == {"engine": {"Layers": []}}
+    assert said["profile"] == [{"name": "conv", "ms": 0.3, "share": 1.0}]
+
+
+def test_nvidias_own_call_is_printed(every: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--workspace", "256", "--opt-level", "4", "--timing-cache", "c", "--batch", "1:2:4"]
+    assert main(["--int8", "--bundle", str(every.path), "--trtexec", *options]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    height, width = every.manifest.input.height, every.manifest.input.width
+    assert words[:2] == ["trtexec", f"--onnx={every.path}/model.int8.onnx"]
+    assert f"--optShapes=image:2x{height}x{width}x3" in words
+    assert {
+        "--stronglyTyped",
+        "--noTF32",
+        "--memPoolSize=workspace:256M",
+        "--builderOptimizationLevel=4",
+        "--timingCacheFile=c",
+        "--verbose",
+    } <= set(words)
+    main(["--fp16", "--bundle", str(every.path), "--trtexec", "--dla-core", "1", "--gpu-fallback"])
+    words = shlex.split(capsys.readouterr().out)
+    assert {"--fp16", "--useDLACore=1", "--allowGPUFallback"} <= set(words)
+    assert "--stronglyTyped" not in words
 
 
 def test_layers_are_reported_with_what_the_engine_made_of_them(told: Told, tmp_path: Path) -> None:
