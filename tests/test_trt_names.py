@@ -52,7 +52,6 @@ CLASSES = {
 VARIABLES = {
     "export/engine_build.py": "builder config network parser profile tensor cache",
     "export/engine_errors.py": "parser error",
-    "export/engine_attempts.py": "",
     "export/engine_profile.py": "context",
     "export/weak_typing.py": "network config layer tensor",
     "export/layer_report.py": "network config layer tensor engine inspector",
