@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 
 # Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
@@ -28,7 +28,9 @@ from dskd.runtime.inspection.inspector import Inspector, open_proved
 from dskd.runtime.pipeline import Tally, comes_when_it_comes, run
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Inspection
-from dskd.runtime.sinks import Sink
+
+if TYPE_CHECKING:
+    from dskd.runtime.sinks import Sink
 
 MOST_THREADS = 1024  # more than any machine has cores
 EXAMPLES = """examples:

@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from inspect import GEN_RUNNING, getgeneratorstate
+from typing import TYPE_CHECKING
 
 from dskd.runtime.capture.camera_thread import newest_frames
 from dskd.runtime.capture.sources import Source, frames
@@ -15,7 +16,9 @@ from dskd.runtime.errors import DeviceLost, DskdError
 from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Dropped, Frame, Result, Verdict
-from dskd.runtime.sinks import Sink
+
+if TYPE_CHECKING:
+    from dskd.runtime.sinks import Sink
 
 MOST_TOGETHER = 4  # results of one write to the sinks: their pictures wait in memory
 LONGEST_TOGETHER = 0.05  # seconds to make them; what takes longer is hardly slowed by a write of its own

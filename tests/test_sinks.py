@@ -22,10 +22,11 @@ from dskd.runtime.__main__ import main
 from dskd.runtime.configuration.fields import Secret, secrets_in
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.result import Verdict
-from dskd.runtime.sinks import SINKS, Sink, SinkConfig, SinkKind, by_uri
+from dskd.runtime.sinks import SINKS, Sink, SinkConfig, SinkKind, by_uri, delivered
 from dskd.runtime.sinks.base import SinkContext
 from dskd.runtime.sinks.by_uri import open_sinks
-from dskd.runtime.sinks.jsonl import JsonlConfig, JsonlTarget
+from dskd.runtime.sinks.jsonl import JsonlConfig
+from dskd.runtime.sinks.jsonl_target import JsonlTarget
 from dskd.runtime.sinks.queued import Queued
 from dskd.runtime.station.load import load_station, read_station
 from dskd.runtime.station.station import Station
@@ -78,7 +79,7 @@ def receiver() -> Iterator[tuple[str, list[dict[str, object]]]]:
 def test_csv_alone_gets_a_store_that_goes_with_the_run(
     inspect: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(by_uri.tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr(delivered.tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
     assert inspect(f"csv://{tmp_path}/out.csv") == 0
     assert [line.split(",")[4] for line in (tmp_path / "out.csv").read_text().splitlines()[1:]] == [
@@ -116,7 +117,7 @@ def test_a_receiver_that_is_away_ends_the_run_in_one_line_and_gets_all_of_it_lat
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(by_uri, "PATIENCE", 0.2)
+    monkeypatch.setattr(delivered, "PATIENCE", 0.2)
     address, got = receiver
     with pytest.raises(
         DskdError, match=r"sink http://127\.0\.0\.1:9 .*: 2 records were not delivered .*add --sink sqlite"
@@ -310,19 +311,19 @@ def test_check_config_finds_a_secret_of_any_name_that_is_not_set(
 
 def test_a_delivery_that_goes_on_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each record takes its time, all of them more than the patience with one."""
-    monkeypatch.setattr(by_uri, "PATIENCE", 0.5)
-    delivered: list[int] = []
+    monkeypatch.setattr(delivered, "PATIENCE", 0.5)
+    got: list[int] = []
 
     class Slow(JsonlTarget):
         def deliver(self, records: object, done: object) -> None:
             for record in records:  # type: ignore[attr-defined]
                 time.sleep(0.2)
-                delivered.append(record.id)
+                got.append(record.id)
                 done(record)  # type: ignore[operator]
 
     store = Store(tmp_path / "line.db")
-    sink = by_uri.Delivered("slow", store, Slow(JsonlConfig(kind="jsonl", path=tmp_path / "x")), lost=True)
+    sink = delivered.Delivered("slow", store, Slow(JsonlConfig(kind="jsonl", path=tmp_path / "x")), lost=True)
     store.add([inspection(k) for k in range(5)])
     sink.close()
     store.close()
-    assert delivered == [1, 2, 3, 4, 5]
+    assert got == [1, 2, 3, 4, 5]
