@@ -34,7 +34,7 @@ from dskd.benchmarks.contenders import (
     finish,
     own_bundle,
 )  # fmt: skip
-from dskd.benchmarks.processes import Answer, kilobytes, object_of
+from dskd.benchmarks.processes import Reply, kilobytes, object_of
 from dskd.benchmarks.results import Results, ratio
 from dskd.benchmarks.rounds import Tasks, measure
 from dskd.runtime.errors import DskdError, Parser, exit_with_code, one_line
@@ -99,13 +99,13 @@ def words(contestant: Contestant, picture: Path) -> list[str]:
     return [sys.executable, "-m", "dskd.runtime", *map(str, options)]
 
 
-def both(contestant: Contestant, picture: Path) -> Callable[[], Answer]:
+def both(contestant: Contestant, picture: Path) -> Callable[[], Reply]:
     """Our turn: it keeps nothing but in the user's cache."""
     command = words(contestant, picture)
     return partial(twice, lambda folder: command, picture.parent)
 
 
-def twice(command: Callable[[Path], Sequence[str]], kept: Path, environment: Mapping[str, str] | None = None) -> Answer:
+def twice(command: Callable[[Path], Sequence[str]], kept: Path, environment: Mapping[str, str] | None = None) -> Reply:
     """A usual start, that finds what earlier ones left in ``kept`` and in the user's cache, and one that finds nothing.
 
     ``command`` by the folder that the program writes to.
@@ -117,7 +117,7 @@ def twice(command: Callable[[Path], Sequence[str]], kept: Path, environment: Map
     return {"times": times | {f"{what}{EMPTY}": values for what, values in first.items()}}
 
 
-def started(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Answer:
+def started(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Reply:
     """Seconds until the process gave its first JSON object, and the most memory of its life. Raises DskdError."""
     with tempfile.TemporaryFile() as errors:
         begun = time.perf_counter()

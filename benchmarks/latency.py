@@ -29,7 +29,7 @@ from dskd.benchmarks.contenders import (
     working,
 )  # fmt: skip
 from dskd.benchmarks.floor import floors
-from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.processes import Reply, Worker
 from dskd.benchmarks.results import END_TO_END, FLAGGED, NETWORK, PASSED, STORED, Ratio, Results, Row, ratio, row
 from dskd.benchmarks.rounds import Measured, Tasks, measure
 from dskd.runtime.errors import CallError, Parser, exit_with_code
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
     return results
 
 
-def _turn(worker: Worker, seconds: float) -> Answer:
+def _turn(worker: Worker, seconds: float) -> Reply:
     """All in one turn, so that they can be divided by one another."""
     shares = {"inspect": 1.0, "network": 0.5, "stored": 0.5, "read": 0.25}
     answers = [worker.ask(work, seconds=share * seconds) for work, share in shares.items()]

@@ -25,7 +25,7 @@ from dskd.benchmarks.contenders import (
     own_bundle,
     pictures,
 )  # fmt: skip
-from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.processes import Reply, Worker
 from dskd.benchmarks.progress import Progress
 from dskd.benchmarks.results import Results, Row, row
 from dskd.jetson.machine import Machine
@@ -111,7 +111,7 @@ def once(name: str, what: str, unit: str, values: list[float]) -> Row:
     return row(NAME, name, what, unit, values, rounds=[[float(np.median(values))]])
 
 
-def costs(name: str, found: Answer, results: Results) -> None:
+def costs(name: str, found: Reply, results: Results) -> None:
     """Rows for one frame."""
     pages = [float(pages) for pages in found["faults"]]
     for kind in dict.fromkeys(found["kinds"]):

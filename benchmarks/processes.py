@@ -19,7 +19,7 @@ from dskd.runtime.errors import CallError, DskdError, MissingPart, one_line
 PATIENCE = 600.0  # seconds for one answer: an engine may have to be read, a peer's model compiled
 CLOSING = 20.0  # seconds
 KINDS: dict[int, type[DskdError]] = {kind.exit_code: kind for kind in (DskdError, CallError, MissingPart)}
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 
 
 class Worker:
@@ -49,7 +49,7 @@ class Worker:
         """The process."""
         return self._process.pid
 
-    def ask(self, work: str, **request: object) -> Answer:
+    def ask(self, work: str, **request: object) -> Reply:
         """What the worker says to a request."""
         assert self._process.stdin is not None
         with suppress(OSError):  # it is gone: reading says why
@@ -83,7 +83,7 @@ class Worker:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _answer(self) -> Answer:
+    def _answer(self) -> Reply:
         """The next line that is a JSON object: libraries print what they like."""
         assert self._process.stdout is not None
         end = time.monotonic() + PATIENCE
@@ -114,7 +114,7 @@ class Worker:
         raise DskdError(f"{self.name}: {how}; measure it alone to see why")
 
 
-def object_of(line: bytes) -> Answer | None:
+def object_of(line: bytes) -> Reply | None:
     """A line that holds a JSON object, None for any other."""
     try:
         found = json.loads(line)

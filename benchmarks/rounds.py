@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from dskd.benchmarks import yardstick
-from dskd.benchmarks.processes import Answer
+from dskd.benchmarks.processes import Reply
 from dskd.benchmarks.progress import Progress
 from dskd.benchmarks.results import CPU, Better, Row, row
 
-Tasks = Mapping[str, Callable[[], Answer]]  # by contender: one turn, which answers with times
+Tasks = Mapping[str, Callable[[], Reply]]  # by contender: one turn, which answers with times
 
 
 @dataclass

@@ -24,7 +24,7 @@ from dskd.benchmarks.contenders import (
     pictures,
     working,
 )  # fmt: skip
-from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.processes import Reply, Worker
 from dskd.benchmarks.results import Results, ratio, row
 from dskd.benchmarks.rounds import Tasks, measure
 from dskd.runtime.errors import CallError, Parser, exit_with_code
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
         @contextmanager
         def launch() -> Iterator[Tasks]:
             with working(chosen, source) as workers:
-                tasks: dict[str, Callable[[], Answer]] = {}
+                tasks: dict[str, Callable[[], Reply]] = {}
                 for name, worker in workers.items():
                     tasks |= {f"{name}, batch {n}": partial(_batch, worker, n, options.seconds / 2) for n in batches}
                     tasks |= {f"{name}, cameras {n}": partial(_cameras, worker, n, options.seconds) for n in cameras}
@@ -99,12 +99,12 @@ def numbers(option: str, given: str) -> list[int]:
     return found
 
 
-def _batch(worker: Worker, batch: int, seconds: float) -> Answer:
+def _batch(worker: Worker, batch: int, seconds: float) -> Reply:
     times = worker.ask("network", seconds=seconds, batch=batch)["times"]["bare network"]
     return {"times": {"rate": [1e3 * batch / milliseconds for milliseconds in times]}}
 
 
-def _cameras(worker: Worker, cameras: int, seconds: float) -> Answer:
+def _cameras(worker: Worker, cameras: int, seconds: float) -> Reply:
     found = worker.ask("streams", seconds=seconds, cameras=cameras)
     fairness = min(found["counts"]) / max(max(found["counts"]), 1)
     return {"times": {"rate": [found["rate"]], "wait": found["waits"], "fairness": [fairness]}}

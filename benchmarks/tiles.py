@@ -22,7 +22,7 @@ from dskd.benchmarks.contenders import (
     finish,
     own_bundle,
 )  # fmt: skip
-from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.processes import Reply, Worker
 from dskd.benchmarks.results import Results, ratio, row
 from dskd.benchmarks.rounds import Tasks, measure
 from dskd.benchmarks.tile_worker import in_tiles
@@ -65,7 +65,7 @@ def run(options: argparse.Namespace, results: Results) -> Results:
             workers = {
                 _called(each, side): stack.enter_context(_worker(each, side)) for each in chosen for side in sides
             }
-            tasks: dict[str, Callable[[], Answer]] = {n: partial(w.ask, "inspect") for n, w in workers.items()}
+            tasks: dict[str, Callable[[], Reply]] = {n: partial(w.ask, "inspect") for n, w in workers.items()}
             yield tasks
             for name, worker in workers.items():
                 known = found.setdefault(name, {"peak": [], "tiles": [], "frame and merged map": []})

@@ -47,10 +47,13 @@ class Status(Generic[S]):
 
     def enter(self, state: S, detail: str, hint: str = "") -> bool:
         """Takes what is so now; whether it is another state than before. A new ``hint`` alone is not worth a line."""
+        text = f"{detail}; {hint}" if hint else detail
+        now = self._now
+        if now.state == state and now.detail == text:  # as with most frames
+            return False
         with self._lock:
             before = self._now
             changed = state != before.state
-            text = f"{detail}; {hint}" if hint else detail
             now = Moment(state, text, time.time(), time.monotonic())
             self._now = now if changed else replace(before, detail=text)
             told = changed or (state not in _GOOD and not before.detail.startswith(detail))

@@ -38,8 +38,8 @@ def key_of(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
-def recall(kind: str, key: str) -> NDArray[np.uint8] | None:
-    """The bytes that ``remember`` was given, mapped from the file; None where they are not there or not whole."""
+def get(kind: str, key: str) -> NDArray[np.uint8] | None:
+    """The bytes that ``put`` was given, mapped from the file; None where they are not there or not whole."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -57,17 +57,17 @@ def recall(kind: str, key: str) -> NDArray[np.uint8] | None:
     return data if hashlib.sha256(data.data).digest() == found[-DIGEST:].tobytes() else None
 
 
-def let_go(recalled: NDArray[np.uint8]) -> None:
-    """Takes no memory for ``recall``'s bytes, to which nobody wrote, until they are read again."""
-    below: object = recalled
+def release(found: NDArray[np.uint8]) -> None:
+    """Takes no memory for ``get``'s bytes, to which nobody wrote, until they are read again."""
+    below: object = found
     while isinstance(below, np.ndarray):
         below = below.base
     if isinstance(below, memoryview) and isinstance(below.obj, mmap.mmap):
         below.obj.madvise(mmap.MADV_DONTNEED)
 
 
-def remember(kind: str, key: str, data: bytes | memoryview, keep: int) -> None:
-    """Keeps ``data`` for ``recall``, whole or not at all, and of its kind the ``keep`` that were used last."""
+def put(kind: str, key: str, data: bytes | memoryview, keep: int) -> None:
+    """Keeps ``data`` for ``get``, whole or not at all, and of its kind the ``keep`` that were used last."""
     folder = cache_folder()
     if folder is None:
         return

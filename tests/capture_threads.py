@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from dskd.runtime.backoff import Backoff
-from dskd.runtime.capture.camera_thread import Capture, CaptureStatus
+from dskd.runtime.capture.camera_thread import Capture, CaptureSettings, CaptureStatus
 from dskd.runtime.capture.sources import Source
 from dskd.runtime.result import Dropped, Frame
 
 
 @contextmanager
 def running(make: Callable[[], Source], **options: Any) -> Iterator[Capture]:
-    capture = Capture("cam", make, backoff=Backoff(0.05, 0.2), **options)
+    others = {name: options.pop(name) for name in ("health", "listener") if name in options}
+    capture = Capture("cam", make, CaptureSettings(**options), backoff=Backoff(0.05, 0.2), **others)
     capture.start()
     try:
         yield capture

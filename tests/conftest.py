@@ -25,7 +25,7 @@ from dskd.runtime.backoff import Backoff
 from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.sinks.delivery import Delivery, Target
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
-from dskd.runtime.sinks.mqtt_commands import CommandDesk
+from dskd.runtime.sinks.mqtt_commands import CommandQueue
 from dskd.runtime.store import Store
 from dskd.train.methods import METHODS
 
@@ -289,7 +289,7 @@ def start_mqtt(store: Store, run_delivery: Callable[[Delivery], Delivery]) -> Ca
     """Starts deliveries from the store to a broker's port."""
 
     def begin(
-        port: int, desk: CommandDesk | None = None, backoff: Backoff | None = None, **options: object
+        port: int, desk: CommandQueue | None = None, backoff: Backoff | None = None, **options: object
     ) -> Delivery:
         config = MqttConfig.model_validate(
             {"kind": "mqtt", "broker": f"mqtt://127.0.0.1:{port}", "topic": "dskd", "keepalive_s": 2, **options}

@@ -14,7 +14,7 @@ import pytest
 from capture_threads import balanced, drain, next_frame, running, wait_until, wait_until_still
 
 from dskd.benchmarks.lab.station.rtsp_camera import RtspCamera, number_of
-from dskd.runtime.capture.camera_thread import MOST_PENDING, Capture, newest_frames
+from dskd.runtime.capture.camera_thread import MOST_PENDING, Capture, CaptureSettings, newest_frames
 from dskd.runtime.capture.frame_health import FrameHealth
 from dskd.runtime.capture.sources import Source, open_source
 from dskd.runtime.capture.sources.base import SourceLost
@@ -259,7 +259,7 @@ def test_a_person_is_told_why_the_camera_was_lost_also_where_it_cannot_be_closed
 def test_stop_while_the_camera_is_absent_and_before_start() -> None:
     with running(lambda: ffmpeg_source("rtsp://127.0.0.1:9/none")) as capture:
         wait_until(lambda: capture.status().state == "lost")
-    assert Capture("never started", lambda: open_source("test://pattern")).stop()
+    assert Capture("never started", lambda: open_source("test://pattern"), CaptureSettings()).stop()
 
 
 def test_what_was_captured_can_be_taken_after_stop() -> None:

@@ -16,7 +16,7 @@ from line_records import inspection
 
 from dskd.runtime.errors import DskdError
 from dskd.runtime.sinks.delivery import Delivery
-from dskd.runtime.sinks.mqtt_commands import CommandDesk
+from dskd.runtime.sinks.mqtt_commands import CommandQueue
 from dskd.runtime.store import Store
 
 pytestmark = needs_mosquitto
@@ -46,16 +46,16 @@ class Commanded:
 
 
 @pytest.fixture
-def commanded() -> Iterator[tuple[Commanded, CommandDesk]]:
+def commanded() -> Iterator[tuple[Commanded, CommandQueue]]:
     station = Commanded()
-    desk = CommandDesk(station)
+    desk = CommandQueue(station)
     yield station, desk
     station.go.set()
     assert desk.stop()
 
 
 def test_commands_are_carried_out_and_answered(
-    broker: Broker, store: Store, start_mqtt: Start, commanded: tuple[Commanded, CommandDesk]
+    broker: Broker, store: Store, start_mqtt: Start, commanded: tuple[Commanded, CommandQueue]
 ) -> None:
     station, desk = commanded
     listener = Listener(broker.port, "dskd/reply")
@@ -89,7 +89,7 @@ def test_commands_are_carried_out_and_answered(
 
 
 def test_without_commands_configured_nothing_is_taken(
-    broker: Broker, store: Store, start_mqtt: Start, commanded: tuple[Commanded, CommandDesk]
+    broker: Broker, store: Store, start_mqtt: Start, commanded: tuple[Commanded, CommandQueue]
 ) -> None:
     station, desk = commanded
     listener = Listener(broker.port, "dskd/reply")
@@ -103,7 +103,7 @@ def test_without_commands_configured_nothing_is_taken(
     listener.close()
 
 
-def test_a_flood_of_commands_is_answered_not_queued_without_end(commanded: tuple[Commanded, CommandDesk]) -> None:
+def test_a_flood_of_commands_is_answered_not_queued_without_end(commanded: tuple[Commanded, CommandQueue]) -> None:
     station, desk = commanded
     station.go.clear()
     replies: list[dict[str, object]] = []
@@ -124,7 +124,7 @@ def test_a_flood_of_commands_is_answered_not_queued_without_end(commanded: tuple
 ))  # fmt: skip
 def test_whatever_comes_as_a_command_is_answered(data: bytes) -> None:
     station = Commanded()
-    desk = CommandDesk(station)
+    desk = CommandQueue(station)
     answer = desk._carry_out(data)
     assert answer["ok"] is (len(station.calls) == 1)
     assert desk.stop()

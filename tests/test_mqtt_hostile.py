@@ -22,7 +22,7 @@ from dskd.runtime.backoff import Backoff
 from dskd.runtime.sinks.delivery import Delivery
 from dskd.runtime.sinks.mqtt import MqttConfig, MqttTarget
 from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, paho_module
-from dskd.runtime.sinks.mqtt_commands import CommandDesk
+from dskd.runtime.sinks.mqtt_commands import CommandQueue
 from dskd.runtime.store import Store
 
 CASES = cases(10_000)
@@ -44,7 +44,7 @@ class Station:
 @pytest.fixture
 def start(store: Store) -> Iterator[Start]:
     """Starts deliveries that take commands, and stops them at the end."""
-    running: list[tuple[Delivery, CommandDesk]] = []
+    running: list[tuple[Delivery, CommandQueue]] = []
 
     def begin(port: int, scheme: str = "mqtt", **options: object) -> Delivery:
         fields = {
@@ -54,7 +54,7 @@ def start(store: Store) -> Iterator[Start]:
             "commands": True,
             **options,
         }
-        config, desk = MqttConfig.model_validate(fields), CommandDesk(Station())
+        config, desk = MqttConfig.model_validate(fields), CommandQueue(Station())
         delivery = Delivery("mes", store, MqttTarget(config, store.identity, desk), Backoff(first=0.01, most=0.02))
         running.append((delivery, desk))
         delivery.start()

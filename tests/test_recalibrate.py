@@ -17,7 +17,7 @@ from dskd.runtime.inspection.threshold import conformal_threshold
 from dskd.runtime.result import Verdict
 from dskd.runtime.station.load import load_station
 from dskd.runtime.station.recalibrate import main, propose
-from dskd.runtime.station.recipe import Kept, KeptThresholds
+from dskd.runtime.station.recipe import OperatorOverrides, SavedThresholds
 from dskd.runtime.store import Label, Store
 
 FILE = """# the line
@@ -161,11 +161,11 @@ def test_a_station_takes_them_at_its_next_start_for_the_same_bundle_and_backend(
     store = Store(tmp_path / "line.db")
     store.add([inspection(k, bundle=bundle.id) for k in range(200)])
     store.close()
-    running = Kept(tmp_path / "data")  # a station that is up meanwhile
+    running = OperatorOverrides(tmp_path / "data")  # a station that is up meanwhile
     words = ["--store", str(tmp_path / "line.db"), "--camera", "top", "--from", "passes", "--apply", str(file)]
     assert main(words) == 0
-    running.keep("bracket-b", KeptThresholds(review=1.0, reject=2.0, bundle="b", graph="g", configured=(None, None)))
-    started, config = Kept(tmp_path / "data"), load_station(file).recipes["bracket-a"]
+    running.save("bracket-b", SavedThresholds(review=1.0, reject=2.0, bundle="b", graph="g", configured=(None, None)))
+    started, config = OperatorOverrides(tmp_path / "data"), load_station(file).recipes["bracket-a"]
     same = SimpleNamespace(name="onnxruntime-cpu", graph="model.onnx")
     assert started.thresholds("bracket-a", config, bundle, same) == (1.90, 1.98)  # type: ignore[arg-type]
     other = SimpleNamespace(name="onnxruntime-cpu-int8", graph="model.int8.cpu.onnx")
@@ -183,4 +183,4 @@ def test_thresholds_that_operators_set_before_an_update_still_hold(tmp_path: Pat
     )
     config, bundle = SimpleNamespace(review=None, reject=9.5), SimpleNamespace(id="b1")
     backend = SimpleNamespace(name="openvino-fp32", graph="model.onnx")
-    assert Kept(tmp_path).thresholds("a", config, bundle, backend) == (0.1, 0.2)  # type: ignore[arg-type]
+    assert OperatorOverrides(tmp_path).thresholds("a", config, bundle, backend) == (0.1, 0.2)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from station_files import wait_for
 
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
-from dskd.runtime.station.recorder import MOST_FRAMES, STORE_WAIT, Entry, Recorder
+from dskd.runtime.station.recorder import MOST_FRAMES, STORE_WAIT, Recorded, Recorder
 from dskd.runtime.store import Store
 
 
@@ -23,12 +23,12 @@ class Line:
     def __init__(self, folder: Path, spool: int = 1000) -> None:
         self.path = folder / "store.db"
         self.store = Store(self.path)
-        self.handed: list[tuple[float, Entry]] = []
+        self.handed: list[tuple[float, Recorded]] = []
         self.recorder = Recorder(self.store, self.take, spool)
         self.recorder.start()
         self.stored_when_handed: list[int] = []
 
-    def take(self, entries: Sequence[Entry]) -> None:
+    def take(self, entries: Sequence[Recorded]) -> None:
         self.stored_when_handed.append(self.count())
         self.handed += [(time.monotonic(), entry) for entry in entries]
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_stored_at_the_end_is_in_the_log(tmp_path: Path, caplog: 
 def test_outputs_that_fail_or_block_are_no_reason_to_lose_records(tmp_path: Path) -> None:
     store, release = Store(tmp_path / "store.db"), []
 
-    def hand_on(entries: Sequence[Entry]) -> None:
+    def hand_on(entries: Sequence[Recorded]) -> None:
         wait_for(lambda: release)
         raise RuntimeError("an output's own fault")
 

@@ -226,7 +226,7 @@ def test_a_choice_that_cannot_be_kept_leaves_the_old_recipe(tmp_path: Path, monk
         def full(*_: object) -> None:
             raise DskdError("no space left")
 
-        monkeypatch.setattr(station.recipes._kept, "keep_recipe", full)
+        monkeypatch.setattr(station.recipes._overrides, "save_recipe", full)
         with pytest.raises(DskdError, match="no space left"):
             station.set_recipe("top", "bad", "anna")
         assert camera(station).recipe == "good"

@@ -96,7 +96,7 @@ def test_the_sqlite_sink_writes_the_same_file(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ questions
 
 
-def test_questions_of_the_screen(store: Store) -> None:
+def test_questions_of_the_page(store: Store) -> None:
     verdicts = [Verdict.PASS, Verdict.REVIEW, Verdict.REJECT]
     store.add([inspection(k, verdicts[k % 3], source="top" if k % 2 else "side", part=f"p{k}") for k in range(30)])
     store.add([dropped(31), answer(32)])

@@ -6,7 +6,7 @@ from typing import Any
 
 PROGRAM = """
 import json, sys, time
-from dskd.runtime.capture.camera_thread import Capture
+from dskd.runtime.capture.camera_thread import Capture, CaptureSettings
 from dskd.runtime.errors import DskdError
 from dskd.runtime.capture.frame_health import FrameHealth
 from dskd.runtime.result import Frame
@@ -32,7 +32,7 @@ try:
 except DskdError as error:
     told["busy"] = str(error)
 first.close()
-capture = Capture("usb", lambda: open_source("v4l2:///dev/video1?width=640&height=360"), health=FrameHealth())
+capture = Capture("usb", lambda: open_source("v4l2:///dev/video1?width=640&height=360"), CaptureSettings(), health=FrameHealth())
 capture.start()
 end, frames = time.monotonic() + 30, 0
 while frames < 10 and time.monotonic() < end:

@@ -43,12 +43,12 @@ class HeldOut:
     map_correlation: float
 
 
-Answer = tuple[np.float32, NDArray[np.float32]]  # score and map [H, W]
+Scored = tuple[np.float32, NDArray[np.float32]]  # score and map [H, W]
 
 
 def answers(
     bundle: Bundle, graph: str, inputs: Iterable[Image], label: str, literally: bool = False
-) -> Iterator[Answer]:
+) -> Iterator[Scored]:
     """What one graph says of inputs [H, W, 3], one after the other, by onnxruntime."""
     with _backend(bundle, graph, literally) as backend:
         for image in progress(inputs, desc=label, unit="image"):
@@ -61,7 +61,7 @@ def answer(bundle: Bundle, graph: str, inputs: Iterable[Image], label: str, lite
     return _together(answers(bundle, graph, inputs, label, literally))
 
 
-def answers_of_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: str) -> Iterator[Answer]:
+def answers_of_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: str) -> Iterator[Scored]:
     """Runs image files through one graph as the runtime does; a tiled picture has its merged map's score.
 
     Maps are at network size; of a tiled picture each cell holds the worst of what it covers.
@@ -82,7 +82,7 @@ def answer_files(bundle: Bundle, graph: str, paths: Sequence[Path], label: str) 
     return _together(answers_of_files(bundle, graph, paths, label))
 
 
-def _together(found: Iterable[Answer]) -> Answers:
+def _together(found: Iterable[Scored]) -> Answers:
     scores, maps = zip(*found, strict=True)
     return Answers(np.array(scores, np.float32), np.stack(maps))
 

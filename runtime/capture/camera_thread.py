@@ -55,40 +55,51 @@ class CaptureStatus:
     live: bool = True
 
 
-class Capture:
-    """Captures from the camera ``name``.
+@dataclass(frozen=True)
+class CaptureSettings:
+    """How one camera is captured.
 
-    ``make_source``: called for each connection; a lost source is closed and never used again.
     ``policy``: ``latest`` keeps the newest frame alone, ``every`` up to ``depth`` and drops what comes beyond. Frames of
     parts are always kept like ``every``, and sources that can wait (files) are read no faster than frames are taken.
     ``triggered``: only frames that a part asked for by ``trigger`` are handed out.
     ``patience``: seconds; None where frames come at any time (a camera whose input line starts the exposure).
     ``reopens``: a lost camera is opened anew; otherwise its loss is the end, and ``failure`` says why.
-    ``listener`` hears from the capture thread whenever ``take`` has something new.
+    """
+
+    policy: Policy = "latest"
+    depth: int = 16
+    triggered: bool = False
+    patience: float | None = PATIENCE
+    reopens: bool = True
+
+
+class Capture:
+    """Captures from the camera ``name``.
+
+    ``make_source``: called for each connection; a lost source is closed and never used again. ``listener`` hears from the
+    capture thread whenever ``take`` has something new.
     """
 
     def __init__(
         self,
         name: str,
         make_source: Callable[[], Source],
+        settings: CaptureSettings,
         *,
-        policy: Policy = "latest",
         health: FrameHealth | None = None,
-        triggered: bool = False,
-        patience: float | None = PATIENCE,
-        reopens: bool = True,
-        depth: int = 16,
-        backoff: Backoff | None = None,
         listener: Listener | None = None,
+        backoff: Backoff | None = None,
     ) -> None:
-        self.name, self.triggered = name, triggered
-        self._make_source, self._health, self._patience, self._reopens = make_source, health, patience, reopens
+        self.name, self.settings = name, settings
+        self._make_source, self._health = make_source, health
         self._backoff = backoff or Backoff(most=_LONGEST_PAUSE)
-        self._queue = FrameQueue(policy, depth, listener)
+        self._queue = FrameQueue(settings.policy, settings.depth, listener)
         self._changed = threading.Condition()  # guards what follows
         self._pending: deque[tuple[str, float]] = deque()  # part and when it was triggered, by the monotonic clock
         self._asked = False  # the device was told to give one frame and has not yet
-        self._status: Status[State] = Status(f"camera {name}", "opening", "not started", log if reopens else None)
+        self._status: Status[State] = Status(
+            f"camera {name}", "opening", "not started", log if settings.reopens else None
+        )
         self._fault, self._live = "", True
         self._reconnects = self._unasked = 0
         self._stopping = False
@@ -113,7 +124,7 @@ class Capture:
         Raises DskdError, and nothing will come, where the camera is not running or too many parts wait.
         """
         with self._changed:
-            if not self.triggered:
+            if not self.settings.triggered:
                 raise DskdError(f"camera {self.name}: runs freely; give it a trigger in the station file")
             now = self._status.now
             if now.state != "running":
@@ -170,7 +181,7 @@ class Capture:
                 return
             except Exception as error:  # a camera's library may raise anything; this thread must outlive it
                 self._lose(error)
-            if self.failure is not None and not self._reopens:
+            if self.failure is not None and not self.settings.reopens:
                 return
             if time.monotonic() - started > _STEADY:
                 self._backoff.reset()
@@ -187,10 +198,10 @@ class Capture:
         try:
             source.open()
             session = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}{time.time_ns() // 1_000_000 % 1000:03}"
-            asks = self.triggered and source.triggerable
-            if asks or not source.live or self._patience is None:
+            asks = self.settings.triggered and source.triggerable
+            if asks or not source.live or self.settings.patience is None:
                 self._enter("running", f"{source.uri} is ready")  # its first frame may be long in coming
-            last, patience = time.monotonic(), self._patience or 0.0
+            last, patience = time.monotonic(), self.settings.patience or 0.0
             if not asks:
                 patience = max(_FIRST_FRAME, patience)
             while not self._stopping:
@@ -199,10 +210,10 @@ class Capture:
                 if captured is not None:
                     frame_id = f"{session}-{captured.id}" if source.live else captured.id  # numbers start anew
                     self._accept(replace(captured, source=self.name, id=frame_id), source, asks)
-                    last, patience = now, self._patience or 0.0
+                    last, patience = now, self.settings.patience or 0.0
                 elif not (self._asked if asks else source.live):
                     last = now  # none is due
-                elif self._patience is not None and now - last > patience:
+                elif self.settings.patience is not None and now - last > patience:
                     raise SourceLost(f"source {source.uri}: no frame for {patience:g} seconds; check the camera")
         except SourceEnded:
             raise
@@ -243,11 +254,11 @@ class Capture:
         self._enter("running", f"{source.uri} delivers")
         with self._changed:
             self._fault, self._live = "" if fault is None else str(fault), source.live
-            part = self._part_of(captured, asks) if self.triggered else None
-            if self.triggered and part is None and not asks:
+            part = self._part_of(captured, asks) if self.settings.triggered else None
+            if self.settings.triggered and part is None and not asks:
                 self._unasked += 1
                 return
-        if self.triggered and part is None and fault is None:
+        if self.settings.triggered and part is None and fault is None:
             fault = NotInspected(Reason.UNASKED, "no part asked for this frame")
         if isinstance(captured, Dropped):
             self._queue.put(replace(captured, part=part))
@@ -289,7 +300,7 @@ def newest_frames(source: Source) -> Generator[Frame | Dropped, None, None]:
 
     For a program with one camera and a person beside it; a station opens a lost camera anew.
     """
-    capture = Capture(source.uri, lambda: source, health=FrameHealth(), reopens=False)
+    capture = Capture(source.uri, lambda: source, CaptureSettings(reopens=False), health=FrameHealth())
     capture.start()
     try:
         while True:

@@ -72,7 +72,7 @@ def _is_marked(kind: object) -> bool:
     return MAY_HOLD_SECRET in getattr(kind, "__metadata__", ()) or any(map(_is_marked, get_args(kind)))
 
 
-def told_by(key: str) -> Discriminator:
+def discriminator(key: str) -> Discriminator:
     """For a union of models each with its ``Tag``: the text under ``key`` says which one is meant."""
 
     def tag(value: object) -> str | None:

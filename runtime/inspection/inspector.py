@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dskd.runtime import user_cache
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import InputSpec, Precision
 from dskd.runtime.errors import DeviceLost, DskdError, NotExact
@@ -26,7 +27,6 @@ from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.inspection.tiling import Tiles
 from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Frame, Image, Inspection
-from dskd.runtime.user_cache import key_of, recall, remember
 
 COMPUTE = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # a new version of one is proved anew
 SPARSE = 16  # pixels, down and across, from one that is looked at to the next
@@ -47,19 +47,19 @@ def open_proved(
 
 
 def _quick_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
-    key = key_of(bundle.id, backend.name, backend.graph, _libraries(), *sorted(cpu_words()))
+    key = user_cache.key_of(bundle.id, backend.name, backend.graph, _libraries(), *sorted(cpu_words()))
     if backend.name.startswith("tensorrt"):
         return golden_check(bundle, backend)
-    if (before := recall("inexact", key)) is not None:
+    if (before := user_cache.get("inexact", key)) is not None:
         raise NotExact(before.tobytes().decode(errors="replace"), told=True)
-    if recall("proved", key) is not None:
+    if user_cache.get("proved", key) is not None:
         return golden_check(bundle, backend, 1)
     try:
         check = golden_check(bundle, backend)
     except NotExact as error:
-        remember("inexact", key, str(error).encode(), keep=64)
+        user_cache.put("inexact", key, str(error).encode(), keep=64)
         raise
-    remember("proved", key, b"proved", keep=64)
+    user_cache.put("proved", key, b"proved", keep=64)
     return check
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.backends.base import Backend, InTurn, Overlapping
+from dskd.runtime.inspection.backends.base import Backend, Output, Overlapping
 from dskd.runtime.inspection.preprocess import Crop, preprocess
 from dskd.runtime.result import Image
 
@@ -167,13 +167,28 @@ class Tiles:
         self._merged.add(first, device.collect(ticket).maps())
 
 
+class _InTurn:
+    """A backend that computes in the caller's thread, with the calls of one that overlaps."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def submit(self, batch: Image) -> Image:
+        """The batch is its own ticket; it must stay as it is until it was collected."""
+        return batch
+
+    def collect(self, ticket: Image) -> Output:
+        """Computes."""
+        return self._backend.infer(ticket)
+
+
 def infer_tiles(backend: Backend, frame: Image, spec: InputSpec, max_batch: int) -> Seen:
     """Runs one frame [H, W, 3] tile by tile, ``max_batch`` at a time: memory does not grow with their number.
 
     Raises DskdError where the frame is no picture or too small, and what the backend raises.
     """
     tiles = Tiles((frame.shape[0], frame.shape[1]), spec, max_batch)
-    return tiles.infer(InTurn(backend), frame)
+    return tiles.infer(_InTurn(backend), frame)
 
 
 def coarse(values: NDArray[Value], height: int, width: int) -> NDArray[Value]:

@@ -28,7 +28,7 @@ from dskd.runtime.configuration.uri import uri_path
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.overlay import annotate, heat_layer, heat_map
 from dskd.runtime.result import Dropped, Frame, Image, Inspection, Result, Verdict
-from dskd.runtime.sinks.archive_shelf import Shelf
+from dskd.runtime.sinks.archive_index import ArchiveIndex
 from dskd.runtime.sinks.base import Fields, Sink, SinkConfig, SinkContext, SinkKind, options
 from dskd.runtime.sinks.images import file_name
 from dskd.runtime.store import Record
@@ -72,7 +72,7 @@ class Archive(Sink):
     def __init__(self, config: ArchiveConfig, folder: Path, clock: WallClock | None = None) -> None:
         self._config = config
         self._clock = clock or WallClock()
-        self._shelf = Shelf(folder)
+        self._index = ArchiveIndex(folder)
         self._counted = False
         self._share = _share_of_passes(config.keep)
         self._chance = random.Random()  # noqa: S311 a sample by counting would meet the same cavity of a mould each time
@@ -86,7 +86,7 @@ class Archive(Sink):
     def write(self, results: Sequence[Result]) -> None:
         """Makes room and writes the files of each. Raises DskdError or OSError where the disk does not take them."""
         if not self._counted:  # at the first picture: it takes a while where there are many
-            self._shelf.count()
+            self._index.count()
             self._counted = True
         for result in results:
             if not isinstance(result, Dropped):
@@ -94,7 +94,7 @@ class Archive(Sink):
 
     def summary(self) -> str:
         """How many are kept."""
-        return f"{self._shelf.held} inspections kept"
+        return f"{self._index.held} inspections kept"
 
     def original(self, record: Record) -> Path | None:
         """The picture that was inspected, None where it was not kept or is gone."""
@@ -114,13 +114,13 @@ class Archive(Sink):
 
     def _keep(self, frame: Frame, found: Inspection) -> None:
         """Makes room, then writes the files, the JSON last."""
-        if self._shelf.made_again():
-            _log.warning("archive %s: was gone; it is made again, and begins empty", self._shelf.folder)
+        if self._index.made_again():
+            _log.warning("archive %s: was gone; it is made again, and begins empty", self._index.folder)
         self._make_room()
-        stem = _stem(self._shelf.folder, found.source, found.frame, found.captured, found.verdict)
+        stem = _stem(self._index.folder, found.source, found.frame, found.captured, found.verdict)
         picture = frame.image
         if self._clock.doubt():
-            self._shelf.mistimed(stem.parent, self._clock.likely_now())
+            self._index.mistimed(stem.parent, self._clock.likely_now())
         atomic.write_bytes(*self._encoded(stem, picture))
         if self._config.heat and found.anomaly_map is not None:
             layer = heat_layer(found.anomaly_map, found.threshold)
@@ -129,25 +129,25 @@ class Archive(Sink):
             atomic.write_bytes(stem.with_name(f"{stem.name}.overlay.jpg"), _jpeg(_drawn(picture, found), 85))
         fields = {**found.as_dict(), "crop": found.covers}
         atomic.write_text(stem.with_name(f"{stem.name}.json"), json.dumps(fields, allow_nan=False))
-        self._shelf.held += 1
+        self._index.held += 1
 
     def _make_room(self) -> None:
-        config, shelf = self._config, self._shelf
-        while config.max_count is not None and shelf.held >= config.max_count and shelf.remove_oldest():
+        config, index = self._config, self._index
+        while config.max_count is not None and index.held >= config.max_count and index.remove_oldest():
             pass
         now = self._clock.safe_now()
         if now is not None:
-            self._shelf.date_mistimed(now)
+            self._index.date_mistimed(now)
         if config.max_age_days is not None and now is not None:
             until = datetime.fromtimestamp(now, timezone.utc) - timedelta(days=config.max_age_days, hours=1)
-            while (oldest := shelf.oldest_hour()) is not None and oldest < until and shelf.remove_oldest():
+            while (oldest := index.oldest_hour()) is not None and oldest < until and index.remove_oldest():
                 pass
         least = config.min_free_gb * 1e9
-        while (free := shutil.disk_usage(shelf.folder).free) < least and shelf.remove_oldest():
+        while (free := shutil.disk_usage(index.folder).free) < least and index.remove_oldest():
             pass
         if free < least:
             raise DskdError(
-                f"archive {shelf.folder}: {free / 1e9:.2f} GB free is under min_free_gb {config.min_free_gb:g} with "
+                f"archive {index.folder}: {free / 1e9:.2f} GB free is under min_free_gb {config.min_free_gb:g} with "
                 "nothing left to delete here; make room on the disk"
             )
 
@@ -159,7 +159,7 @@ class Archive(Sink):
     def _found(self, record: Record, suffix: str) -> Path | None:
         if record.captured is None or record.verdict is None or record.frame is None:
             return None
-        stem = _stem(self._shelf.folder, record.source, record.frame, record.captured, record.verdict)
+        stem = _stem(self._index.folder, record.source, record.frame, record.captured, record.verdict)
         path = stem.with_name(f"{stem.name}{suffix}")
         return path if path.is_file() else None
 

@@ -21,7 +21,7 @@ from dskd.runtime.result import Verdict
 from dskd.runtime.sinks.base import Fields, SinkConfig, SinkContext, SinkKind, options
 from dskd.runtime.sinks.delivery import LARGEST_PAYLOAD, DeliveryFailed, Done, payload
 from dskd.runtime.sinks.mqtt_client import LARGEST_PACKET, bounded_client, connection_failure, paho_module, use_tls
-from dskd.runtime.sinks.mqtt_commands import CommandDesk
+from dskd.runtime.sinks.mqtt_commands import CommandQueue
 from dskd.runtime.store import Record
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -79,7 +79,7 @@ class MqttTarget:
 
     kind = "mqtt"
 
-    def __init__(self, config: MqttConfig, identity: str, desk: CommandDesk | None = None) -> None:
+    def __init__(self, config: MqttConfig, identity: str, desk: CommandQueue | None = None) -> None:
         self._paho = paho_module()
         self._config, self._desk = config, desk if config.commands else None
         self._tls, self._host, self._port = split_broker(config.broker)
@@ -267,7 +267,7 @@ def _fields(uri: str) -> Fields:
 def _opened(config: MqttConfig, context: SinkContext) -> MqttTarget:
     if config.commands and context.station is None:
         raise CallError(f"sink {context.name}: commands are for a station; dskd runtime takes none")
-    desk = CommandDesk(context.station) if config.commands and context.station else None
+    desk = CommandQueue(context.station) if config.commands and context.station else None
     return MqttTarget(config, context.identity, desk)
 
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field, Tag, TypeAdapter, ValidationError
 
-from dskd.runtime.configuration.fields import Name, told_by
+from dskd.runtime.configuration.fields import Name, discriminator
 from dskd.runtime.configuration.strict_yaml import Strict, first_fault
 from dskd.runtime.errors import DskdError, one_line
 
@@ -59,11 +59,13 @@ class RecipeCommand(Strict):
 
 
 _COMMAND: TypeAdapter[TriggerCommand | RecipeCommand] = TypeAdapter(
-    Annotated[Annotated[TriggerCommand, Tag("trigger")] | Annotated[RecipeCommand, Tag("recipe")], told_by("command")]
+    Annotated[
+        Annotated[TriggerCommand, Tag("trigger")] | Annotated[RecipeCommand, Tag("recipe")], discriminator("command")
+    ]
 )
 
 
-class CommandDesk:
+class CommandQueue:
     """Takes commands without blocking; loading a recipe may take seconds."""
 
     def __init__(self, station: Station) -> None:

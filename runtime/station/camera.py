@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dskd.runtime.capture.camera_thread import PATIENCE, Capture, CaptureStatus
+from dskd.runtime.capture.camera_thread import PATIENCE, Capture, CaptureSettings, CaptureStatus
 from dskd.runtime.capture.frame_health import FrameHealth, HealthLimits
 from dskd.runtime.capture.frame_queue import Policy
 from dskd.runtime.capture.sources import Source
@@ -53,16 +53,14 @@ class StationCamera:
         trigger = config.trigger
         self.timed = not isinstance(trigger, FreeTrigger)
         policy: Policy = config.policy or ("every" if self.timed else "latest")
-        self.capture = Capture(
-            name,
-            make_source,
+        settings = CaptureSettings(
             policy=policy,
-            health=FrameHealth(HealthLimits(**config.health.model_dump())),
+            depth=QUEUE if isinstance(trigger, FreeTrigger) else max(QUEUE, trigger.queue),
             triggered=trigger.kind in ("software", "gpio"),
             patience=None if trigger.kind == "line" else PATIENCE,
-            depth=QUEUE if isinstance(trigger, FreeTrigger) else max(QUEUE, trigger.queue),
-            listener=self,
         )
+        health = FrameHealth(HealthLimits(**config.health.model_dump()))
+        self.capture = Capture(name, make_source, settings, health=health, listener=self)
         self.parts: PartTracker | FreeRunning
         if isinstance(trigger, FreeTrigger):
             self.parts = FreeRunning(self, recorder, trigger, live=policy == "latest")
@@ -123,7 +121,7 @@ class StationCamera:
 
     def request_frame(self, part: str) -> None:
         """Asks the camera for the frame of a part, unless the camera's own input line started it."""
-        if self.capture.triggered:
+        if self.capture.settings.triggered:
             self.capture.trigger(part)
 
     def trigger(self, part: str | None = None) -> str:

@@ -19,7 +19,7 @@ from dskd.runtime.configuration.fields import (
     Milliseconds,
     Name,
     Text,
-    told_by,
+    discriminator,
 )
 from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.inspection.backends import BACKENDS
@@ -96,7 +96,7 @@ Trigger = Annotated[
     | Annotated[SoftwareTrigger, Tag("software")]
     | Annotated[GpioTrigger, Tag("gpio")]
     | Annotated[LineTrigger, Tag("line")],
-    told_by("kind"),
+    discriminator("kind"),
 ]
 
 

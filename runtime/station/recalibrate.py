@@ -17,7 +17,7 @@ from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
 from dskd.runtime.inspection.threshold import conformal_thresholds, describe
 from dskd.runtime.result import Verdict
 from dskd.runtime.station.load import read_station
-from dskd.runtime.station.recipe import Kept, KeptThresholds
+from dskd.runtime.station.recipe import OperatorOverrides, SavedThresholds
 from dskd.runtime.store import Scored, StoreReader
 from dskd.runtime.store.reader import Label
 
@@ -133,11 +133,11 @@ def apply(proposal: Proposal, file: Path, recipe: str | None) -> tuple[str, Path
             "that the camera ran with --recipe, or let the new bundle run first"
         )
     found = proposal.thresholds
-    kept = KeptThresholds(
+    saved = SavedThresholds(
         review=found.review.score, reject=found.reject.score, bundle=proposal.bundle, backend=proposal.backend,
         configured=(wanted.review, wanted.reject),
     )  # fmt: skip
-    return name, Kept(config.data).keep(name, kept)
+    return name, OperatorOverrides(config.data).save(name, saved)
 
 
 def parser() -> argparse.ArgumentParser:

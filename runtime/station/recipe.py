@@ -23,8 +23,8 @@ from dskd.runtime.result import Verdict
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.config import RecipeConfig
 
-KEPT = "recipes.json"
-LARGEST_KEPT = 1 << 20  # bytes
+OVERRIDES_FILE = "recipes.json"
+LARGEST_FILE = 1 << 20  # bytes
 FAR = 2.0  # times the bundle's own reject threshold: what is beyond may have been set for another bundle
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Serving:
             )
 
 
-class KeptThresholds(Strict):
+class SavedThresholds(Strict):
     """Thresholds that a person set; they hold for one bundle, as long as the file says the same.
 
     Those of the page are for one of its graphs, those of ``dskd recalibrate`` for the backend that gave the scores.
@@ -82,71 +82,71 @@ class KeptThresholds(Strict):
     configured: tuple[float | None, float | None]
 
 
-class KeptRecipe(Strict):
+class SavedRecipe(Strict):
     """A camera's recipe that a person chose, as long as the file names the same one for the start."""
 
     recipe: str
     configured: str
 
 
-class KeptState(Strict):
+class SavedOverrides(Strict):
     """All of ``recipes.json``."""
 
-    cameras: dict[str, KeptRecipe] = Field(default_factory=dict)
-    thresholds: dict[str, KeptThresholds] = Field(default_factory=dict)
+    cameras: dict[str, SavedRecipe] = Field(default_factory=dict)
+    thresholds: dict[str, SavedThresholds] = Field(default_factory=dict)
 
 
-class Kept:
+class OperatorOverrides:
     """Reads and writes ``recipes.json``. What was said last holds: a person's change, or a later change of the file."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = folder / KEPT
+        self._file = folder / OVERRIDES_FILE
         self._state = self._read()
 
     def recipe(self, camera: str, configured: str, known: dict[str, RecipeConfig]) -> str:
         """The recipe a camera starts with."""
-        kept = self._state.cameras.get(camera)
-        if kept is None or kept.configured != configured or kept.recipe not in known:
+        saved = self._state.cameras.get(camera)
+        if saved is None or saved.configured != configured or saved.recipe not in known:
             return configured
-        return kept.recipe
+        return saved.recipe
 
     def thresholds(
         self, name: str, config: RecipeConfig, bundle: Bundle, backend: Backend
     ) -> tuple[float, float] | None:
         """Review and reject threshold that a person set for this recipe, None where they no longer apply."""
-        kept = self._state.thresholds.get(name)
-        if kept is None:
+        saved = self._state.thresholds.get(name)
+        if saved is None:
             return None
-        same = kept.graph == backend.graph if kept.graph else kept.backend == backend.name
-        if not same or (kept.bundle, kept.configured) != (bundle.id, (config.review, config.reject)):
+        same = saved.graph == backend.graph if saved.graph else saved.backend == backend.name
+        if not same or (saved.bundle, saved.configured) != (bundle.id, (config.review, config.reject)):
             log.warning("recipe %s: thresholds set by hand are for another bundle or file; the file's hold", name)
             return None
-        return kept.review, kept.reject
+        return saved.review, saved.reject
 
-    def keep_recipe(self, camera: str, recipe: str, configured: str) -> None:
+    def save_recipe(self, camera: str, recipe: str, configured: str) -> None:
         """Remembers a camera's recipe."""
         with self._newest_state() as state:
-            state.cameras[camera] = KeptRecipe(recipe=recipe, configured=configured)
+            state.cameras[camera] = SavedRecipe(recipe=recipe, configured=configured)
 
-    def keep_thresholds(self, recipe: Recipe, config: RecipeConfig) -> None:
+    def save_thresholds(self, recipe: Recipe, config: RecipeConfig) -> None:
         """Remembers a recipe's thresholds."""
-        entry = KeptThresholds(
+        entry = SavedThresholds(
             review=recipe.settings.review,
             reject=recipe.settings.reject,
             bundle=recipe.bundle.id,
             graph=recipe.graph,
             configured=(config.review, config.reject),
         )
-        self.keep(recipe.name, entry)
+        self.save(recipe.name, entry)
 
-    def keep(self, recipe: str, thresholds: KeptThresholds) -> Path:
+    def save(self, recipe: str, thresholds: SavedThresholds) -> Path:
         """Remembers thresholds of a recipe by its name; returns the file."""
         with self._newest_state() as state:
             state.thresholds[recipe] = thresholds
         return self._file
 
     @contextmanager
-    def _newest_state(self) -> Iterator[KeptState]:
+    def _newest_state(self) -> Iterator[SavedOverrides]:
         """What the file says now, to be changed: ``dskd recalibrate`` writes it beside a running station."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(self._file.parent, os.O_RDONLY)
@@ -159,23 +159,25 @@ class Kept:
         finally:
             os.close(handle)
 
-    def _read(self) -> KeptState:
+    def _read(self) -> SavedOverrides:
         try:
             with self._file.open("rb") as handle:
-                return KeptState.model_validate_json(handle.read(LARGEST_KEPT))
+                return SavedOverrides.model_validate_json(handle.read(LARGEST_FILE))
         except FileNotFoundError:
-            return KeptState()
+            return SavedOverrides()
         except (OSError, ValidationError) as error:
             reason = first_fault(error) if isinstance(error, ValidationError) else error.strerror
             raise CallError(f"{self._file}: cannot be used ({reason}); mend or delete it") from error
 
 
-def make_recipe(name: str, config: RecipeConfig, bundle: Bundle, backend: Backend, kept: Kept) -> Recipe:
+def make_recipe(
+    name: str, config: RecipeConfig, bundle: Bundle, backend: Backend, overrides: OperatorOverrides
+) -> Recipe:
     """A recipe for the graph that ``backend`` runs. Raises CallError where thresholds or mask make no sense."""
     own = Settings.of(bundle.manifest.graphs[backend.graph].thresholds)
     reject = own.reject if config.reject is None else config.reject
     review = min(own.review, reject) if config.review is None else config.review
-    by_hand = kept.thresholds(name, config, bundle, backend)
+    by_hand = overrides.thresholds(name, config, bundle, backend)
     if by_hand is None and reject > FAR * own.reject > 0:
         log.warning(
             "recipe %s: reject %g of the station file is far over the %g of bundle %s; was it set for another bundle?",

@@ -14,7 +14,7 @@ from dskd.runtime.inspection.backends import candidates
 from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import StationConfig
-from dskd.runtime.station.recipe import Kept, Serving, make_recipe
+from dskd.runtime.station.recipe import OperatorOverrides, Serving, make_recipe
 from dskd.runtime.store import Store
 
 STOP_PATIENCE = 5.0  # seconds that a stop waits for a recipe change that is under way
@@ -32,14 +32,14 @@ class RecipesInUse:
 
     def __init__(self, config: StationConfig, cameras: Mapping[str, StationCamera], store: Store) -> None:
         self._config, self._cameras, self._store = config, cameras, store
-        self._kept = Kept(config.data)
+        self._overrides = OperatorOverrides(config.data)
         self._threads: dict[tuple[object, ...], InspectionThread] = {}
         self._changing = threading.Lock()
         self._stopping = False
 
     def first(self, camera: str) -> Serving:
         """What a camera begins with: the recipe that a person chose last, else that of the file."""
-        name = self._kept.recipe(camera, self._config.cameras[camera].recipe, self._config.recipes)
+        name = self._overrides.recipe(camera, self._config.cameras[camera].recipe, self._config.recipes)
         loaded = [each.serving for each in self._cameras.values() if each.recipe.name == name]
         return loaded[0] if loaded else self._load(name)
 
@@ -60,7 +60,7 @@ class RecipesInUse:
                 )
             recipe = before.with_thresholds(review, reject)
             alike = [each for each in self._cameras_of(recipe.name) if each.recipe.model == recipe.model]
-            self._kept.keep_thresholds(recipe, self._config.recipes[recipe.name])
+            self._overrides.save_thresholds(recipe, self._config.recipes[recipe.name])
             for each in alike:
                 each.serve(replace(each.serving, recipe=each.recipe.with_thresholds(review, reject)))
             old = before.settings
@@ -81,7 +81,7 @@ class RecipesInUse:
             loaded = self._load(recipe)
             try:
                 self._refuse_when_stopping()  # loading may take minutes
-                self._kept.keep_recipe(camera.name, recipe, self._config.cameras[camera.name].recipe)
+                self._overrides.save_recipe(camera.name, recipe, self._config.cameras[camera.name].recipe)
             except BaseException:
                 self._drop_unused()
                 raise
@@ -174,7 +174,7 @@ class RecipesInUse:
             )
         opened = thread.backend.opened.result() if thread.backend.opened.done() else thread.start()
         try:
-            serving = Serving(make_recipe(name, wanted, bundle, opened, self._kept), thread)
+            serving = Serving(make_recipe(name, wanted, bundle, opened, self._overrides), thread)
         except BaseException:
             if self._threads.get(key) is not thread:
                 thread.stop()

@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from dskd.runtime.backoff import Backoff
 from dskd.runtime.errors import one_line
 from dskd.runtime.reason import Reason
-from dskd.runtime.result import Answer, Dropped, Frame, Inspection, no_op
-from dskd.runtime.result import Entry as Record
+from dskd.runtime.result import Answer, Dropped, Entry, Frame, Inspection, no_op
 from dskd.runtime.status import Health, Status
 from dskd.runtime.store import Store, StoreError
 
@@ -36,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Recorded:
     """One record; for an inspection the frame it is about; for an answer when it is due (monotonic clock)."""
 
-    record: Record
+    record: Entry
     frame: Frame | None = None
     due: float = 0.0
     spooled: bool = True
@@ -48,11 +47,11 @@ class Entry:
 class Recorder:
     """``hand_on`` gets every record once, in order, after it was stored or could not be in time. It must not block."""
 
-    def __init__(self, store: Store, hand_on: Callable[[Sequence[Entry]], None], spool: int = SPOOL) -> None:
+    def __init__(self, store: Store, hand_on: Callable[[Sequence[Recorded]], None], spool: int = SPOOL) -> None:
         self._store, self._hand_on, self._limit = store, hand_on, spool
         self._change = threading.Condition()
-        self._waiting: deque[Entry] = deque()  # not handed on yet
-        self._spool: deque[tuple[Record, Callable[[], None]]] = deque()  # not stored yet
+        self._waiting: deque[Recorded] = deque()  # not handed on yet
+        self._spool: deque[tuple[Entry, Callable[[], None]]] = deque()  # not stored yet
         self._unstorable: dict[tuple[str, Reason], list[Dropped]] = {}
         self._merged: dict[tuple[str, Reason], int] = {}
         self._stored = self._handed = self._frames = self._unstored_answers = self._taken = 0
@@ -95,7 +94,7 @@ class Recorder:
         with self._change:
             self._change.wait_for(lambda: self._frames < MOST_FRAMES or self._closing)
 
-    def put(self, record: Record, frame: Frame | None = None, due: float = 0.0) -> None:
+    def put(self, record: Entry, frame: Frame | None = None, due: float = 0.0) -> None:
         """Takes a record. Never waits."""
         with self._change:
             self._frames += frame is not None
@@ -103,7 +102,7 @@ class Recorder:
                 self._merge(record)
                 return
             spooled = not (isinstance(record, Answer) and self.full)
-            self._waiting.append(Entry(record, frame, due, spooled))
+            self._waiting.append(Recorded(record, frame, due, spooled))
             if spooled:
                 self._keep(record, no_op if frame is None else frame.stored)
             self._unstored_answers += not spooled
@@ -147,7 +146,7 @@ class Recorder:
         for key, (first, last) in self._unstorable.items():
             name = first.id if first is last else f"{first.id} to {last.id}"
             merged = replace(first, id=name, frames=self._merged[key])
-            self._waiting.append(Entry(merged))
+            self._waiting.append(Recorded(merged))
             self._keep(merged, no_op)
         self._unstorable.clear()
         self._merged.clear()
@@ -155,7 +154,7 @@ class Recorder:
             log.error("store: %d answers were given while it was full, and are not stored", self._unstored_answers)
         self._unstored_answers = 0
 
-    def _keep(self, record: Record, stored: Callable[[], None]) -> None:
+    def _keep(self, record: Entry, stored: Callable[[], None]) -> None:
         if isinstance(record, Inspection):
             record = replace(record, anomaly_map=None)
         self._taken += 1

@@ -27,7 +27,7 @@ from dskd.runtime.station.drift_watches import DriftWatches
 from dskd.runtime.station.free_running import FreeRunning
 from dskd.runtime.station.outputs import OUTPUTS, Output, OutputConfig, OutputContext
 from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
-from dskd.runtime.station.recorder import Entry, Recorder
+from dskd.runtime.station.recorder import Recorded, Recorder
 from dskd.runtime.station.station_sinks import StationSinks, part_status
 from dskd.runtime.station.triggers import EdgeTrigger
 from dskd.runtime.status import Health
@@ -312,7 +312,7 @@ class Station:
             log.info("camera %s: %d captured, %d inspected, %d dropped", state.status.name, *counts)
         log.info("station %s stopped%s", self.config.name, f"; {left} records could not be stored" if left else "")
 
-    def _hand_on(self, entries: Sequence[Entry]) -> None:
+    def _hand_on(self, entries: Sequence[Recorded]) -> None:
         """Called by the recorder once the entries are stored, or could not be in time."""
         for entry in entries:
             record = entry.record

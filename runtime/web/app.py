@@ -17,29 +17,29 @@ from starlette.types import ASGIApp
 from dskd.runtime.configuration.strict_yaml import first_fault
 from dskd.runtime.web import static_files
 from dskd.runtime.web.answers import as_json, problem
+from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.auth import Person, TooManyGuesses
 from dskd.runtime.web.calls import Busy
 from dskd.runtime.web.changes import Changes
 from dskd.runtime.web.document import openapi
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
 from dskd.runtime.web.guard import Guard
-from dskd.runtime.web.past import Past
-from dskd.runtime.web.present import Present
-from dskd.runtime.web.screen import Screen
+from dskd.runtime.web.history import History
 from dskd.runtime.web.session import Session
+from dskd.runtime.web.status_routes import StatusRoutes
 
 LONGEST_TOKEN = 256
 log = logging.getLogger(__name__)
 
 
-def endpoints(screen: Screen) -> list[Endpoint]:
+def endpoints(state: AppState) -> list[Endpoint]:
     """Every route there is."""
     found = [
         *static_files.endpoints(),
-        *Present(screen).endpoints(),
-        *Past(screen).endpoints(),
-        *Changes(screen).endpoints(),
-        *Session(screen).endpoints(),
+        *StatusRoutes(state).endpoints(),
+        *History(state).endpoints(),
+        *Changes(state).endpoints(),
+        *Session(state).endpoints(),
     ]
     document = openapi(found)
 
@@ -49,20 +49,20 @@ def endpoints(screen: Screen) -> list[Endpoint]:
     return [*found, Endpoint("GET", "/api", "this interface, as OpenAPI", describe, open=True)]
 
 
-def build(screen: Screen, names: tuple[str, ...] | None) -> tuple[ASGIApp, list[Endpoint]]:
+def build(state: AppState, names: tuple[str, ...] | None) -> tuple[ASGIApp, list[Endpoint]]:
     """The application and its table; ``names`` are the host names it answers to, None for any."""
-    table = endpoints(screen)
-    routes = [Route(e.path, _handler(e, screen), methods=[e.method]) for e in table]
+    table = endpoints(state)
+    routes = [Route(e.path, _handler(e, state), methods=[e.method]) for e in table]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
     app.router.redirect_slashes = False
     return Guard(app, names), table
 
 
-def _handler(endpoint: Endpoint, screen: Screen) -> Callable[[Request], Awaitable[Response]]:
+def _handler(endpoint: Endpoint, state: AppState) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
         try:
-            person = _person(request, screen)
-            if person is None and (endpoint.changes or not (endpoint.open or screen.door.viewing_is_free)):
+            person = _person(request, state)
+            if person is None and (endpoint.changes or not (endpoint.open or state.door.viewing_is_free)):
                 raise Refused(401, "this needs the station's token; sign in", {"www-authenticate": "Bearer"})
             body = None if endpoint.body is None else await _body(request, endpoint.body)
             return await endpoint.handler(Call(request, person, body))
@@ -79,13 +79,13 @@ def _handler(endpoint: Endpoint, screen: Screen) -> Callable[[Request], Awaitabl
     return handle
 
 
-def _person(request: Request, screen: Screen) -> Person | None:
+def _person(request: Request, state: AppState) -> Person | None:
     """Who asks, by the bearer token where one is given, else by the cookie."""
     scheme, _, word = request.headers.get("authorization", "").partition(" ")
     bearer = word.strip()[:LONGEST_TOKEN] if scheme.lower() == "bearer" else None
     address = request.client.host if request.client else ""
     name = request.headers.get("x-operator", "")
-    person = screen.door.person(bearer, request.cookies.get(screen.cookie), name, address)
+    person = state.door.person(bearer, request.cookies.get(state.cookie), name, address)
     if bearer is not None and person is None:
         raise Refused(401, "that is not this station's token", {"www-authenticate": "Bearer"})
     return person

@@ -68,7 +68,7 @@ class Guesses:
                 self._wrong.popitem(last=False)
 
 
-class Doorkeeper:
+class Authenticator:
     """Tells by a request's bearer token or session cookie who it is from."""
 
     def __init__(self, token: Token, viewing_is_free: bool) -> None:

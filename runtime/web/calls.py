@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class Busy(Exception):
@@ -26,7 +26,7 @@ class Calls:
         self._unfinished = 0
         self._lock = threading.Lock()
 
-    async def run(self, work: Callable[[], Answer], timeout: float) -> Answer:
+    async def run(self, work: Callable[[], T], timeout: float) -> T:
         """What ``work()`` gives. A call that timed out goes on in its thread; its result is thrown away."""
         with self._lock:
             if self._unfinished >= self._most:

@@ -12,8 +12,8 @@ from dskd.runtime.result import Verdict
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.store import Label, Record
 from dskd.runtime.web.answers import as_json
+from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
-from dskd.runtime.web.screen import Screen
 from dskd.runtime.web.threshold_check import Limits, basis, doubts
 
 Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
@@ -56,8 +56,8 @@ class Empty(Strict):
 class Changes:
     """Thresholds, recipe, trigger, labels, judging again."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, state: AppState) -> None:
+        self._state = state
 
     def endpoints(self) -> list[Endpoint]:
         """The routes."""
@@ -79,34 +79,34 @@ class Changes:
 
     async def thresholds(self, call: Call) -> Response:
         """Changes both at once."""
-        name, wish, control = call.path("camera"), call.body, self._screen.control
+        name, wish, control = call.path("camera"), call.body, self._state.control
 
         def work() -> None:
-            camera = self._screen.camera(name)
+            camera = self._state.camera(name)
             wanted = wish.bundle or camera.bundle
             if not wish.confirm and wanted == camera.bundle and wish.review <= wish.reject:
                 self._ask(camera, Limits(wish.review, wish.reject))
             control.set_thresholds(name, wish.review, wish.reject, call.who, wanted)
 
-        await self._screen.change(work)
+        await self._state.change(work)
         return as_json({"review": wish.review, "reject": wish.reject})
 
     async def recipe(self, call: Call) -> Response:
         """Answers once the recipe is in use."""
-        camera, wish, control = call.path("camera"), call.body, self._screen.control
+        camera, wish, control = call.path("camera"), call.body, self._state.control
 
         def work() -> None:
             if wish.recipe not in control.status().recipes:
                 raise Refused(404, "there is no such recipe in the station file")
-            self._screen.camera(camera)
+            self._state.camera(camera)
             control.set_recipe(camera, wish.recipe, call.who)
 
-        await self._screen.change(work)
+        await self._state.change(work)
         return as_json({"recipe": wish.recipe})
 
     async def clock(self, call: Call) -> Response:
         """Deletion by age goes on."""
-        await self._screen.change(lambda: self._screen.control.accept_clock(call.who))
+        await self._state.change(lambda: self._state.control.accept_clock(call.who))
         return as_json({"clock": "accepted"})
 
     async def trigger(self, call: Call) -> Response:
@@ -114,10 +114,10 @@ class Changes:
         camera, wish = call.path("camera"), call.body
 
         def work() -> str:
-            self._screen.camera(camera)
-            return self._screen.control.trigger(camera, wish.part)
+            self._state.camera(camera)
+            return self._state.control.trigger(camera, wish.part)
 
-        return as_json({"part": await self._screen.change(work)}, 202)
+        return as_json({"part": await self._state.change(work)}, 202)
 
     async def label(self, call: Call) -> Response:
         """Kept with the record; thresholds and drift are judged by it."""
@@ -126,32 +126,32 @@ class Changes:
         def work() -> str:
             record = self._inspection(number)
             label = _label(found, record.verdict)
-            self._screen.store.label(number, label, call.who)
+            self._state.store.label(number, label, call.who)
             return label.value
 
-        return as_json({"label": await self._screen.change(work)})
+        return as_json({"label": await self._state.change(work)})
 
     async def rejudge(self, call: Call) -> Response:
         """Picture, heat map and verdict as for a live one."""
-        number, archive = call.record_id(), self._screen.archive
+        number, archive = call.record_id(), self._state.archive
         if archive is None:
             raise Refused(404, "this station keeps no pictures; add an archive sink to its file")
         kept = archive
 
         def work() -> dict[str, object]:
             record = self._inspection(number)
-            self._screen.camera(record.source)
-            return kept.judged_again(record, self._screen.control)
+            self._state.camera(record.source)
+            return kept.judged_again(record, self._state.control)
 
-        return as_json(await self._screen.change(work))
+        return as_json(await self._state.change(work))
 
     def _ask(self, camera: CameraStatus, then: Limits) -> None:
-        told = doubts(basis(self._screen.store, camera), Limits(camera.review, camera.reject), then)
+        told = doubts(basis(self._state.store, camera), Limits(camera.review, camera.reject), then)
         if told:
             raise Refused(422, f"With these thresholds {'; '.join(told)}. Confirm to use them all the same.")
 
     def _inspection(self, number: int) -> Record:
-        record = self._screen.store.record(number)
+        record = self._state.store.record(number)
         if record is None or record.kind != "inspection":
             raise Refused(404, "there is no such inspection; it may have been deleted to make room")
         return record

@@ -14,7 +14,7 @@ from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.runtime.station.control import StationControl
 from dskd.runtime.store import Store
 from dskd.runtime.web.archive import Archive
-from dskd.runtime.web.auth import Doorkeeper
+from dskd.runtime.web.auth import Authenticator
 from dskd.runtime.web.token import load_token
 
 START_SECONDS = 10.0
@@ -44,8 +44,8 @@ class WebServer:
         except ImportError as error:
             raise MissingPart(f"the page needs {error.name}; install it with: pip install 'dskd-edge[line]'") from error
         from dskd.runtime.web.app import build
+        from dskd.runtime.web.app_state import AppState
         from dskd.runtime.web.connections import WatchedConnection
-        from dskd.runtime.web.screen import Screen
 
         try:
             host, port = split_address(options.listen)
@@ -55,12 +55,12 @@ class WebServer:
         self._socket = _listen(host, port)
         try:
             self.address: tuple[str, int] = self._socket.getsockname()[:2]
-            door = Doorkeeper(load_token(options.token_file), viewing_is_free=not beyond)
+            door = Authenticator(load_token(options.token_file), viewing_is_free=not beyond)
             cookie = f"dskd-{self.address[1]}"  # browsers keep one jar for all ports of a host
             self._door = door
-            self._screen = Screen(control, store, archive, door, cookie, options.shifts)
+            self._state = AppState(control, store, archive, door, cookie, options.shifts)
             names = None if beyond else ("localhost", "127.0.0.1", "::1", host)
-            app, self.endpoints = build(self._screen, names)
+            app, self.endpoints = build(self._state, names)
         except BaseException:
             self._socket.close()
             raise
@@ -100,7 +100,7 @@ class WebServer:
             self._server.force_exit = True
             self._thread.join(STOP_SECONDS)
         self._socket.close()
-        self._screen.close()
+        self._state.close()
 
     def _run(self) -> None:
         asyncio.run(self._server.serve(sockets=[self._socket]))

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.web.answers import as_json
+from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.auth import SESSION_SECONDS, clean_name
 from dskd.runtime.web.changes import Empty
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
-from dskd.runtime.web.screen import Screen
 
 WRONG_SECONDS = 0.3  # a wrong guess takes longer than a right one, whatever its first letters are
 
@@ -28,8 +28,8 @@ class SignIn(Strict):
 class Session:
     """A cookie for the token."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, state: AppState) -> None:
+        self._state = state
 
     def endpoints(self) -> list[Endpoint]:
         """The routes."""
@@ -41,19 +41,19 @@ class Session:
     async def sign_in(self, call: Call) -> Response:
         """The cookie is out of reach for scripts and is not sent by other sites' pages."""
         client = call.request.client
-        session = self._screen.door.sign_in(call.body.token, call.body.name, client.host if client else "")
+        session = self._state.door.sign_in(call.body.token, call.body.name, client.host if client else "")
         if session is None:
             await asyncio.sleep(WRONG_SECONDS)
             raise Refused(401, "that is not this station's token")
         answer = as_json({"person": clean_name(call.body.name)})
         answer.set_cookie(
-            self._screen.cookie, session, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", path="/"
+            self._state.cookie, session, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", path="/"
         )
         return answer
 
     async def sign_out(self, call: Call) -> Response:
         """Forgets the session here and in the browser."""
-        self._screen.door.sign_out(call.request.cookies.get(self._screen.cookie, ""))
+        self._state.door.sign_out(call.request.cookies.get(self._state.cookie, ""))
         answer = as_json({"person": None})
-        answer.delete_cookie(self._screen.cookie, path="/", httponly=True, samesite="strict")
+        answer.delete_cookie(self._state.cookie, path="/", httponly=True, samesite="strict")
         return answer

@@ -18,7 +18,7 @@ from dskd.runtime.web.auth import (
     MOST_ADDRESSES,
     MOST_SESSIONS,
     ONE_TIME_SECONDS,
-    Doorkeeper,
+    Authenticator,
     Guesses,
     TooManyGuesses,
     clean_name,
@@ -58,7 +58,7 @@ def test_nothing_changes_without_the_token(served: Served) -> None:
             {"authorization": f"Basic {served.token}"},
             {"authorization": f"Bearer {served.token[:-1]}"},
             {"authorization": "Bearer x y"},
-            {"cookie": f"{served.server._screen.cookie}=made-up"},
+            {"cookie": f"{served.server._state.cookie}=made-up"},
         ]
         for headers in wrong:
             transport = httpx.HTTPTransport(local_address=next(addresses))
@@ -249,7 +249,7 @@ def test_an_address_that_is_taken(served: Served, tmp_path: Path) -> None:
 
 
 def test_memory_for_sessions_and_guesses_is_bounded() -> None:
-    door = Doorkeeper(Token("a long enough token"), viewing_is_free=True)
+    door = Authenticator(Token("a long enough token"), viewing_is_free=True)
     sessions = [door.sign_in("a long enough token", "x", "address") for _ in range(MOST_SESSIONS + 5)]
     assert door.person(None, sessions[0], "", "") is None
     assert door.person(None, sessions[-1], "", "") is not None
@@ -265,7 +265,7 @@ def test_memory_for_sessions_and_guesses_is_bounded() -> None:
 
 
 def test_a_one_time_code_signs_in_once_and_is_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    door = Doorkeeper(Token("a long enough token"), viewing_is_free=True)
+    door = Authenticator(Token("a long enough token"), viewing_is_free=True)
     code = door.one_time_code()
     assert door.person(code, None, "", "address") is None  # no bearer token
     assert door.sign_in(code + "x", "x", "address") is None

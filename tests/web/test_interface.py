@@ -133,7 +133,7 @@ def test_a_picture_that_is_gone_is_said(served: Served, client: httpx.Client) ->
     while path is None and time.monotonic() < deadline:
         found = served.station.store.record(record)
         assert found is not None
-        path = served.station.pictures.original(found)
+        path = served.station.archive.original(found)
     assert path is not None
     path.unlink()
     assert client.get(f"/api/inspections/{record}").json()["picture"] is False

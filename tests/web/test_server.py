@@ -87,7 +87,7 @@ def request(chance: random.Random, served: Served) -> bytes:
     if chance.random() < 0.5:
         headers.append(f"Authorization: {chance.choice(bearer)}")
     if chance.random() < 0.3:
-        headers.append(f"Cookie: {served.server._screen.cookie}={chance.choice(['', 'x', ';;;=', 'a' * 5000])}")
+        headers.append(f"Cookie: {served.server._state.cookie}={chance.choice(['', 'x', ';;;=', 'a' * 5000])}")
     if chance.random() < 0.2:
         headers.append(
             chance.choice(["Origin: null", "Origin: http://[", "Expect: 100-continue", "Upgrade: websocket"])
@@ -134,7 +134,7 @@ def exchange(served: Served, raw: bytes, patience: float = 20.0) -> int:
 @pytest.mark.slow
 def test_ten_thousand_fuzzed_requests_do_no_harm(served: Served) -> None:
     chance = random.Random(SEED)
-    served.server._screen.door._guesses.check = lambda _: None  # type: ignore[method-assign] # the pause would hide the rest
+    served.server._state.door._guesses.check = lambda _: None  # type: ignore[method-assign] # the pause would hide the rest
     look = b"GET /api/state HTTP/1.1\r\nHost: localhost\r\n\r\n"
     codes: Counter[int] = Counter()
     with ThreadPoolExecutor(AT_ONCE) as crowd:
@@ -259,7 +259,7 @@ def test_too_many_connections_are_refused_and_the_page_comes_back(
 def test_a_viewer_who_looks_away_does_not_slow_the_station(served: Served) -> None:
     """Pictures are drawn for who asks, once for all."""
     served.station.step("top", served.bad)
-    drawn = served.server._screen.live._shown
+    drawn = served.server._state.live._shown
     with served.client() as one, served.client() as two:
         first = one.get("/api/cameras/top/live?width=300").json()
         size = len(drawn)
@@ -294,7 +294,7 @@ def test_a_station_that_hangs_is_said_and_the_page_files_still_come(served: Serv
 
 def test_stopping_ends_threads_and_frees_the_address(served: Served, tmp_path: object) -> None:
     before = {thread.name for thread in threading.enumerate()}
-    options = WebOptions("127.0.0.1:0", served.station.pictures._shelf.folder.parent / "token")
+    options = WebOptions("127.0.0.1:0", served.station.archive._index.folder.parent / "token")
     for _ in range(3):
         server = WebServer(options, served.station, served.station.store, None)
         server.start()

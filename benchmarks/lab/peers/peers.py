@@ -47,7 +47,7 @@ from dskd.benchmarks.contenders import (
 )
 from dskd.benchmarks.lab.peers import trtexec
 from dskd.benchmarks.lab.peers.peer_worker import FILES, INFERENCERS, MODELS
-from dskd.benchmarks.processes import Answer, Worker
+from dskd.benchmarks.processes import Reply, Worker
 from dskd.benchmarks.results import CPU, END_TO_END, Results, ratio, row
 from dskd.benchmarks.rounds import Tasks, measure
 from dskd.runtime import atomic
@@ -238,7 +238,7 @@ def beside_trtexec(bundle: Bundle, chosen: list[Contestant], options: argparse.N
             tempfile.TemporaryDirectory() as folder,
             working(ours, pictures(bundle, options, Path(folder))) as workers,
         ):
-            tasks: dict[str, Callable[[], Answer]] = {
+            tasks: dict[str, Callable[[], Reply]] = {
                 name: partial(_inspected, worker, options.seconds, True) for name, worker in workers.items()
             }
             for each in ours:
@@ -255,7 +255,7 @@ def beside_trtexec(bundle: Bundle, chosen: list[Contestant], options: argparse.N
     return results
 
 
-def _inspected(worker: Worker, seconds: float, alone: bool = False) -> Answer:
+def _inspected(worker: Worker, seconds: float, alone: bool = False) -> Reply:
     """One turn: end to end, and where asked for the network alone."""
     times = worker.ask("inspect", seconds=seconds)["times"]
     kept = {what: times[what] for what in (END_TO_END, f"{END_TO_END}{CPU}")}

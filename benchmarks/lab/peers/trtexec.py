@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dskd.benchmarks.processes import Answer
+from dskd.benchmarks.processes import Reply
 from dskd.jetson.machine import Machine
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
@@ -46,7 +46,7 @@ def words(bundle: Bundle, precision: Precision, seconds: float) -> list[str]:
     return [f"--loadEngine={plan}", f"--shapes={shape}", *timing]
 
 
-def turn(bundle: Bundle, precision: Precision, seconds: float, machine: Machine | None = None) -> Answer:
+def turn(bundle: Bundle, precision: Precision, seconds: float, machine: Machine | None = None) -> Reply:
     """One run as a contender's turn. Raises MissingPart without trtexec, DskdError where it fails."""
     machine = machine or Machine()
     tool = machine.which(COMMAND) or next((str(p) for p in machine.glob(f"{PLACES}/{COMMAND}")), None)

@@ -74,18 +74,3 @@ class Overlapping(Protocol):
     def collect(self, ticket: Any) -> Output:
         """Waits for a batch that was submitted, once. Its maps stay until the second submission after its own."""
         ...
-
-
-class InTurn:
-    """A backend that computes in the caller's thread, with the calls of one that overlaps."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    def submit(self, batch: Image) -> Image:
-        """The batch is its own ticket; it must stay as it is until it was collected."""
-        return batch
-
-    def collect(self, ticket: Image) -> Output:
-        """Computes."""
-        return self._backend.infer(ticket)

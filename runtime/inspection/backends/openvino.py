@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dskd.runtime import user_cache
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError, MissingPart
 from dskd.runtime.imports import without
 from dskd.runtime.inspection.backends.base import allowed_cores, cpu_words
 from dskd.runtime.result import Image
-from dskd.runtime.user_cache import key_of, let_go, recall, remember
 
 INSTALL = "pip install 'dskd-edge[openvino]', or use --backend onnxruntime"
 GRAPHS: dict[Precision, str] = {
@@ -126,19 +126,21 @@ class OpenVinoBackend:
         """
         core, shape = process_core(), list(self._image.shape)
         sha256 = bundle.manifest.files[self.graph.partition("@")[0]]
-        key = key_of(sha256, shape, openvino.get_version(), *sorted(cpu_words()), *settings.items())
+        key = user_cache.key_of(sha256, shape, openvino.get_version(), *sorted(cpu_words()), *settings.items())
         worth = "int8" in self.graph
-        self._blob = recall("openvino", key) if worth else None  # held: the weights are read from it where they lie
+        self._blob = (
+            user_cache.get("openvino", key) if worth else None
+        )  # held: the weights are read from it where they lie
         if self._blob is not None:
             with suppress(RuntimeError):  # then it is compiled
                 compiled = core.import_model(openvino.Tensor(self._blob, shared_memory=True), "CPU", settings)
-                let_go(self._blob)  # two thirds of it were copied into another order and are not read again
+                user_cache.release(self._blob)  # two thirds of it were copied into another order and are not read again
                 return compiled
         model = core.read_model(bundle.graph_file(self.graph))
         model.reshape({"image": shape})
         compiled = core.compile_model(model, "CPU", settings)
         if worth:
-            remember("openvino", key, compiled.export_model().getbuffer(), keep=4)
+            user_cache.put("openvino", key, compiled.export_model().getbuffer(), keep=4)
         return compiled
 
     def infer(self, batch: Image) -> OpenVinoOutput:

@@ -22,7 +22,7 @@ _DAY, _HOUR = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d\d")
 _STEM = re.compile(r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg|\.heat\.png|\.overlay\.jpg)")
 
 
-class Shelf:
+class ArchiveIndex:
     """Counts and deletes; anything in the folder that is not the archive's own is left alone."""
 
     def __init__(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.station.control import CameraStatus, StationControl, StationStatus
 from dskd.runtime.store import Store
 from dskd.runtime.web.archive import Archive
-from dskd.runtime.web.auth import Doorkeeper
+from dskd.runtime.web.auth import Authenticator
 from dskd.runtime.web.calls import Calls
 from dskd.runtime.web.endpoint import Refused
 from dskd.runtime.web.live import LivePictures
@@ -18,28 +18,28 @@ from dskd.runtime.web.live import LivePictures
 VIEW_SECONDS = 5.0
 CHANGE_SECONDS = 120.0  # a recipe's bundle is loaded and its golden frames are checked
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 @dataclass
-class Screen:
+class AppState:
     """Built once per server; every part is safe to use from any thread."""
 
     control: StationControl
     store: Store
     archive: Archive | None
-    door: Doorkeeper
+    door: Authenticator
     cookie: str
     shifts: tuple[str, ...]
     live: LivePictures = field(default_factory=LivePictures)
     views: Calls = field(default_factory=lambda: Calls("view", threads=4, waiting=64))
     changes: Calls = field(default_factory=lambda: Calls("change", threads=2, waiting=8))
 
-    async def view(self, work: Callable[[], Answer]) -> Answer:
+    async def view(self, work: Callable[[], T]) -> T:
         """Runs something that only looks."""
         return await self.views.run(lambda: _told(work, 503), VIEW_SECONDS)
 
-    async def change(self, work: Callable[[], Answer]) -> Answer:
+    async def change(self, work: Callable[[], T]) -> T:
         """Runs something that changes the station or takes long."""
         return await self.changes.run(lambda: _told(work, 409), CHANGE_SECONDS)
 
@@ -56,7 +56,7 @@ class Screen:
         self.changes.close()
 
 
-def _told(work: Callable[[], Answer], status: int) -> Answer:
+def _told(work: Callable[[], T], status: int) -> T:
     """Errors of the station become answers in its own words."""
     try:
         return work()

@@ -11,20 +11,20 @@ from starlette.responses import Response
 from dskd.runtime.station.control import CameraStatus, PartStatus, StationStatus, health_fields
 from dskd.runtime.store import Record
 from dskd.runtime.web.answers import as_json
+from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
 from dskd.runtime.web.live import key_of
-from dskd.runtime.web.screen import Screen
 
 SHARED_SECONDS = 0.1  # all viewers within it get one look at the station
 FRESH_SECONDS = 5.0  # a verdict older than this is shown as past, not as live
 LOOK_BACK = 100  # newest records among which a camera's last one is looked for
 
 
-class Present:
+class StatusRoutes:
     """The state, looked up at most ten times a second however many watch."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen = screen
+    def __init__(self, state: AppState) -> None:
+        self._state = state
         self._lock = threading.Lock()
         self._made = -1e9
         self._fields: dict[str, object] = {}
@@ -45,12 +45,12 @@ class Present:
 
     async def health(self, _: Call) -> Response:
         """For watchdogs and load balancers; tells no more than the health of each part."""
-        status = await self._screen.view(self._screen.control.status)
+        status = await self._state.view(self._state.control.status)
         return as_json(health_fields(status), 503 if status.health == "fault" else 200)
 
     async def state(self, call: Call) -> Response:
         """Shared by all viewers, but for who signed in."""
-        fields = await self._screen.view(self._shared)
+        fields = await self._state.view(self._shared)
         person = call.person
         return as_json({**fields, "person": None if person is None else person.name})
 
@@ -61,15 +61,15 @@ class Present:
         name = call.path("camera")
 
         def draw() -> dict[str, object] | None:
-            self._screen.camera(name)
-            live = self._screen.control.live(name)
+            self._state.camera(name)
+            live = self._state.control.live(name)
             if live is None:
                 raise Refused(404, "no picture yet")
             if after == key_of(live.inspection):
                 return None
-            return self._screen.live.draw(name, live, width, heat)
+            return self._state.live.draw(name, live, width, heat)
 
-        fields = await self._screen.view(draw)
+        fields = await self._state.view(draw)
         return Response(status_code=204) if fields is None else as_json(fields)
 
     def _shared(self) -> dict[str, object]:
@@ -80,7 +80,7 @@ class Present:
             return self._fields
 
     def _look(self) -> dict[str, object]:
-        status, store = self._screen.control.status(), self._screen.store
+        status, store = self._state.control.status(), self._state.store
         newest = store.newest()
         if newest != self._newest:
             for record in store.after(newest - LOOK_BACK, LOOK_BACK):
@@ -94,8 +94,8 @@ class Present:
             "fresh_s": FRESH_SECONDS,
             "newest": newest,
             "recipes": list(status.recipes),
-            "shifts": list(self._screen.shifts),
-            "pictures": self._screen.archive is not None,
+            "shifts": list(self._state.shifts),
+            "pictures": self._state.archive is not None,
             "cameras": [self._camera(camera, status) for camera in status.cameras],
             "parts": [_part(part) for part in status.parts],
         }
@@ -103,7 +103,7 @@ class Present:
     def _camera(self, camera: CameraStatus, status: StationStatus) -> dict[str, object]:
         fields = asdict(camera)
         fields.pop("status")
-        live = self._screen.control.live(camera.status.name)
+        live = self._state.control.live(camera.status.name)
         found = None if live is None else live.inspection
         last = None
         if found is not None:

@@ -11,9 +11,9 @@ from starlette.responses import Response
 from dskd.runtime.result import Verdict
 from dskd.runtime.store import Record, Scored
 from dskd.runtime.web.answers import Blob, as_json
+from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.archive import Archive
 from dskd.runtime.web.endpoint import MOST_ID, Call, Endpoint, Handler, Refused
-from dskd.runtime.web.screen import Screen
 from dskd.runtime.web.threshold_check import basis
 
 MOST_ROWS = 200
@@ -22,11 +22,11 @@ LONG_AGO = 10 * 366 * 86400.0
 PAGING = {"before": "an id, to page on", "limit": f"1 to {MOST_ROWS}"}
 
 
-class Past:
+class History:
     """Looks things up by record id; no path or file name ever comes from a request."""
 
-    def __init__(self, screen: Screen) -> None:
-        self._screen, self._store = screen, screen.store
+    def __init__(self, state: AppState) -> None:
+        self._state, self._store = state, state.store
 
     def endpoints(self) -> list[Endpoint]:
         """The routes."""
@@ -58,27 +58,27 @@ class Past:
         except ValueError as error:
             raise Refused(400, "verdict: PASS, REVIEW or REJECT is needed, or several by commas") from error
         camera = call.query.get("camera") or None
-        rows = await self._screen.view(lambda: self._store.latest(limit or 24, verdicts, camera, before))
+        rows = await self._state.view(lambda: self._store.latest(limit or 24, verdicts, camera, before))
         return as_json({"inspections": [_row(row) for row in rows]})
 
     async def inspection(self, call: Call) -> Response:
         """One inspection; says which pictures were kept."""
-        number, archive = call.record_id(), self._screen.archive
+        number, archive = call.record_id(), self._state.archive
 
         def look() -> dict[str, object]:
             record = self._record(number)
             nothing: dict[str, object] = {"picture": False, "heat": False, "crop": None}
             return {**_row(record), **(nothing if archive is None else archive.layers(record))}
 
-        return as_json(await self._screen.view(look))
+        return as_json(await self._state.view(look))
 
     def _picture(self, take: Callable[[Archive, Record], tuple[bytes, str]]) -> Handler:
         async def handler(call: Call) -> Response:
-            number, archive = call.record_id(), self._screen.archive
+            number, archive = call.record_id(), self._state.archive
             if archive is None:
                 raise Refused(404, "this station keeps no pictures; add an archive sink to its file")
             kept = archive
-            data, kind = await self._screen.view(lambda: take(kept, self._record(number)))
+            data, kind = await self._state.view(lambda: take(kept, self._record(number)))
             return Blob(data, headers={"cache-control": "private, max-age=3600, immutable"}, media_type=kind)
 
         return handler
@@ -88,7 +88,7 @@ class Past:
         until = time.time() + 1
         since = max(call.number("since", until - 86400), until - LONG_AGO)
         camera = call.query.get("camera") or None
-        totals = await self._screen.view(lambda: self._store.totals(since, until, camera))
+        totals = await self._state.view(lambda: self._store.totals(since, until, camera))
         return as_json({"since": since, "counts": totals})
 
     async def scores(self, call: Call) -> Response:
@@ -96,15 +96,15 @@ class Past:
         camera, last = call.path("camera"), call.whole("last", 500, 1, MOST_SCORES) or 500
 
         def look() -> dict[str, object]:
-            found = basis(self._store, self._screen.camera(camera), last)
+            found = basis(self._store, self._state.camera(camera), last)
             return {"scores": _scored(found.recent), "defects": _scored(found.defects), "others": found.others}
 
-        return as_json(await self._screen.view(look))
+        return as_json(await self._state.view(look))
 
     async def audit(self, call: Call) -> Response:
         """A page of the audit log."""
         limit, before = call.whole("limit", 50, 1, MOST_ROWS), call.whole("before", None, 0, MOST_ID)
-        rows = await self._screen.view(lambda: self._store.audit_log(limit or 50, before))
+        rows = await self._state.view(lambda: self._store.audit_log(limit or 50, before))
         return as_json({"entries": [asdict(row) for row in rows]})
 
     def _record(self, number: int) -> Record:
