@@ -10,7 +10,6 @@ Input scaling and head stay in float32, and the head, like every layer left in f
 
 from __future__ import annotations
 
-import copy
 import os
 from collections import Counter
 from collections.abc import Collection
@@ -205,12 +204,3 @@ def _place_in_trunk(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and not node.name.startswith(TRUNK):
             node.name = f"{TRUNK}{node.name}"
-
-
-def without_transposed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every transposed convolution can be quantised: see ``dskd.export.graph.transposed``."""
-    from dskd.export.graph.transposed import rewrite_transposed
-
-    rewritten = copy.deepcopy(model)
-    rewrite_transposed(rewritten)
-    return rewritten

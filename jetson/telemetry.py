@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dskd.jetson.machine import Machine
-from dskd.jetson.tegrastats import total_power
 
 LOAD = ("/sys/class/devfreq/*gpu*/device/load", "/sys/class/devfreq/*ga10b*/device/load",
         "/sys/devices/platform/bus@0/17000000.gpu/load", "/sys/devices/platform/17000000.gpu/load",
@@ -17,6 +16,9 @@ LOAD = ("/sys/class/devfreq/*gpu*/device/load", "/sys/class/devfreq/*ga10b*/devi
         "/sys/devices/platform/gpu.0/load", "/sys/devices/gpu.0/load")  # fmt: skip
 DEVFREQ = ("/sys/class/devfreq/*gpu*", "/sys/class/devfreq/*ga10b*")
 EMC = "/sys/kernel/debug/bpmp/debug/clk/emc"
+# A total where the board measures one; else the three rails that together are all of an AGX Orin.
+TOTAL = "VDD_IN"
+PARTS = ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")
 COLDEST = -100_000  # milli °C: a zone whose sensor is off gives -256000
 # what the over-current counters count
 THROTTLE = {"oc1": "under-voltage", "oc2": "average over-current", "oc3": "instantaneous over-current"}
@@ -160,3 +162,10 @@ def _throttle(machine: Machine, sensors: list[Path]) -> dict[str, int]:
 def _first(machine: Machine, paths: list[Path]) -> int | None:
     """The first number there is."""
     return next((number for path in paths if (number := machine.number(path)) is not None), None)
+
+
+def total_power(rails: Mapping[str, int]) -> int | None:
+    """``VDD_IN``, or on AGX Orin its three parts (``VDDQ_VDD2_1V8AO`` is behind ``VIN_SYS_5V0``); mW."""
+    if TOTAL in rails:
+        return rails[TOTAL]
+    return sum(rails[part] for part in PARTS) if all(part in rails for part in PARTS) else None

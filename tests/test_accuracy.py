@@ -12,10 +12,10 @@ from conftest import SMALL
 
 from dskd.benchmarks.lab.models.accuracy import CONTESTANTS, first_of_each, main, within_budget
 from dskd.benchmarks.lab.models.comparison import COLUMNS, set_table, table
+from dskd.benchmarks.lab.models.probes import PROBES
 from dskd.runtime.errors import CallError
 from dskd.train.config import load_config
 from dskd.train.methods import METHODS
-from dskd.train.probes import PROBES
 from dskd.train.products import find_products
 from dskd.train.synthetic import PRODUCTS, write_set
 

@@ -14,7 +14,6 @@ from jetson_trees import BOARDS, RAILS, RELEASES, command, jetson, put
 from dskd.jetson.machine import Machine
 from dskd.jetson.platform import bandwidth, find_platform, nearest_jetpack
 from dskd.jetson.power import apply, largest_mode, plan, read_power
-from dskd.jetson.tegrastats import Load, parse_line
 from dskd.jetson.telemetry import prometheus, read_telemetry, throttle_deltas
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 
@@ -122,82 +121,6 @@ def test_over_current_and_half_a_sensor(tmp_path: Path) -> None:
 
 def test_throttle_counts_are_differences_also_over_a_reboot() -> None:
     assert throttle_deltas({"oc1": 3, "oc3": 100}, {"oc1": 4, "oc2": 2, "oc3": 40}) == {"oc1": 1, "oc2": 2, "oc3": 40}
-
-
-# ---------------------------------------------------------------------------------------------------------- tegrastats
-
-LINES = {
-    "AGX, JetPack 5, two GPUs listed apart": (
-        "03-02-2024 11:20:31 RAM 3210/62795MB (lfb 12000x4MB) SWAP 5/31398MB (cached 0MB) CPU [12%@2201,0%@729,off,off] "
-        "EMC_FREQ 7%@3199 GR3D_FREQ 31%@1300 GR3D2_FREQ 30%@1300 VIC_FREQ 115 APE 174 CV0@-256C CPU@51.5C Tboard@36C "
-        "GPU@49.25C tj@51.5C VDD_GPU_SOC 5200mW/5100mW VDD_CPU_CV 1300mW/1250mW VIN_SYS_5V0 4100mW/4050mW NC 0mW/0mW "
-        "VDDQ_VDD2_1V8AO 400mW/390mW NC 0mW/0mW"
-    ),
-    "AGX, JetPack 5.1.3, a list of clocks": (
-        "03-02-2025 08:00:00 RAM 3210/62801MB (lfb 12000x4MB) SWAP 5/31400MB (cached 0MB) CPU [12%@2201,0%@729,off,off] "
-        "EMC_FREQ 7%@3199 GR3D_FREQ 31%@[1300,1300] VIC_FREQ 115 APE 174 CV0@-256C CPU@51.5C Tboard@36C GPU@49.25C tj@51.5C "
-        "VDD_GPU_SOC 5200mW/5100mW VDD_CPU_CV 1300mW/1250mW VIN_SYS_5V0 4100mW/4050mW NC 0mW/0mW"
-    ),
-    "AGX, JetPack 6": (
-        "03-02-2026 08:00:00 RAM 3210/62841MB (lfb 400x4MB) SWAP 5/31420MB (cached 0MB) CPU [12%@2201,0%@729,off,off] "
-        "EMC_FREQ 7%@3199 GR3D_FREQ 31%@[1300,1300] NVENC 79%@166 NVDEC off NVJPG off VIC 36%@115 OFA off NVDLA0 off "
-        "PVA0_FREQ off APE 174 cpu@51.5C tj@51.5C gpu@49.25C cv0@-256C VDD_GPU_SOC 5200mW/5200mW VDD_CPU_CV 1300mW/1300mW "
-        "VIN_SYS_5V0 4100mW/4100mW"
-    ),
-    "Nano, JetPack 7, no swap, now/max and now/avg/max": (
-        "10-02-2026 08:00:00 RAM 3210/7486MB (lfb 8x4MB) CPU [12%@2201,0%@729,off,off] EMC_FREQ 7%@3199 "
-        "GR3D_FREQ 31%@[1300,1300] NVDEC0 off NVJPG0 off VIC off OFA off APE 200 cpu@51.5C/60C gpu@49.25C/52C tj@51.5C/60C "
-        "cv0@-256C/-256C VDD_IN 10600mW/10000mW/11000mW VDD_CPU_GPU_CV 1300mW/1200mW/1400mW"
-    ),
-    "Thor's clocks without a load": (
-        "10-02-2026 08:00:00 RAM 3210/125000MB (lfb 8x4MB) CPU [12%@2201,0%@729,off,off] EMC_FREQ 7%@3199 "
-        "GR3D_FREQ @[1300,1300,1300] APE 300 cpu@51.5C gpu@49.25C tj@51.5C cv0@-256C VDD_GPU_SOC 5200mW/1mW/9mW "
-        "VDD_CPU_CV 1300mW/1mW/1mW VIN_SYS_5V0 4100mW/1mW/1mW"
-    ),
-}
-
-
-@pytest.mark.parametrize("name", LINES)
-def test_every_variant_of_a_line(name: str) -> None:
-    sample = parse_line(LINES[name])
-    assert sample.ram is not None
-    assert sample.ram[0] == 3210
-    assert (sample.swap is None) == ("SWAP" not in LINES[name])
-    assert sample.cpus == [Load(True, 12, (2201,)), Load(True, 0, (729,)), Load(False), Load(False)]
-    assert sample.emc == Load(True, 7, (3199,))
-    assert sample.gpu is not None
-    assert (sample.gpu.percent, sample.gpu.mhz[0]) == (None if "Thor" in name else 31, 1300)
-    assert sample.temperatures["gpu"] == 49.25
-    assert sample.temperatures["cv0"] is None
-    assert sample.total_mw == 10600
-    assert "NC" not in sample.rails
-
-
-def test_engines_that_are_off_and_on() -> None:
-    engines = parse_line(LINES["AGX, JetPack 6"]).engines
-    assert engines["NVENC"] == Load(True, 79, (166,))
-    assert not engines["NVDLA0"].on
-    assert not engines["PVA0"].on
-    assert engines["APE"] == Load(True, None, (174,))
-
-
-@pytest.mark.parametrize("name", LINES)
-def test_a_line_cut_anywhere_says_nothing_wrong(name: str) -> None:
-    """A killed tegrastats leaves half a line: what is read of it is what the whole line says, or nothing."""
-    whole = parse_line(LINES[name])
-    for end in range(len(LINES[name])):
-        part = parse_line(LINES[name][:end])
-        assert part.ram in (None, whole.ram)
-        assert part.swap in (None, whole.swap)
-        assert part.cpus == whole.cpus[: len(part.cpus)]
-        assert part.rails.items() <= whole.rails.items()
-        assert part.temperatures.items() <= whole.temperatures.items()
-        assert {k: v for k, v in part.engines.items() if v != whole.engines[k]} == {}
-
-
-@given(st.text(alphabet="RAMCPUVD_IN0123456789@%[]()/,. mWBCoff\n"))
-def test_no_line_raises(line: str) -> None:
-    parse_line(line)
 
 
 # --------------------------------------------------------------------------------------------------------------- power

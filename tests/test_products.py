@@ -12,6 +12,7 @@ from conftest import SMALL, Command
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dskd.benchmarks.lab.models.probes import PROBES, cut_paste, mixup, probe_images
 from dskd.export.run_to_bundle import export
 from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError
@@ -19,7 +20,6 @@ from dskd.train import data, metrics
 from dskd.train.batches import Schedule
 from dskd.train.config import load_config
 from dskd.train.evaluate import score
-from dskd.train.probes import PROBES, cut_paste, mixup, probe_images
 from dskd.train.products import find_products, split_products
 from dskd.train.run import run
 from dskd.train.synthetic import PRODUCTS, write_set

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from dskd.benchmarks.lab.models.labelled import Labelled
+from dskd.benchmarks.lab.models.probes import PROBES, probe_images
 from dskd.export.graph.answers import answers
 from dskd.runtime.bundle.loading import Bundle
 from dskd.train.data import InspectionSet
 from dskd.train.metrics import auroc
-from dskd.train.probes import PROBES, probe_images
 
 COUNT = 100  # probes of each kind
 
