@@ -19,6 +19,7 @@ NAMES = {
     "energy": "joules for an inspection, from a Jetson's power rails",
     "evaluate": "a bundle on labelled pictures of one's own",
     "compare": "two results: faster, slower or not distinguishable",
+    "hardware": "the first day on a GPU or a Jetson, in twelve minutes",
     "demo": "the whole path on a generated set",
 }
 # Not installed: what proves the product, by the folder of the laboratory that it stands in.
