@@ -139,9 +139,7 @@ def test_in_a_checkout_the_commands_work_as_written(command: str) -> None:
 
 
 def test_a_missing_package_is_named_with_what_brings_it(tmp_path: Path) -> None:
-    hidden = (
-        "import sys; sys.modules['torch'] = None; from dskd.__main__ import run; sys.argv = ['dskd', 'train']; run()"
-    )
+    hidden = "import sys; sys.modules['torch'] = None; from dskd.__main__ import run; sys.argv = ['dskd', 'train', '--data', '.']; run()"
     done = run(sys.executable, "-c", hidden, folder=tmp_path)
     assert done.returncode == 3
     assert done.stderr == "error: the Python package 'torch' is not installed; pip install 'dskd-edge[train]'\n"

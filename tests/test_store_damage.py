@@ -10,14 +10,17 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from budget import cases
 from conftest import ROOT
 from line_records import answer, dropped, inspection
+from station_files import wait_for, write_station
 
 from dskd.runtime.result import Verdict
+from dskd.runtime.station import station as station_module
+from dskd.runtime.station.control import PartStatus
+from dskd.runtime.station.load import load_station
 from dskd.runtime.station.station import Station
 from dskd.runtime.store import Label, Store, StoreBroken, StoreDamaged, StoreError, StoreReader, repair, writer
 from dskd.runtime.store.records import Record
@@ -302,9 +305,48 @@ def test_a_start_does_not_wait_for_a_look_through_a_large_file(tmp_path: Path, m
     assert looked == [writer.START_CHECK]
 
 
-def test_the_station_says_that_its_store_was_repaired() -> None:
-    repaired = "was damaged: 119 of 120 records copied, the damaged file is store.db.damaged-1"
-    idle = SimpleNamespace(spooled=0, status=SimpleNamespace(now=SimpleNamespace(state="ok", since=1.0)))
-    status = Station._store_status(SimpleNamespace(recorder=idle, store=SimpleNamespace(repaired=repaired)))  # type: ignore[arg-type]
-    assert (status.health, status.kind) == ("warning", "store")
-    assert status.detail.startswith(repaired)
+def store_of(station: Station) -> PartStatus:
+    return next(part for part in station.status().parts if part.kind == "store")
+
+
+def test_a_station_starts_with_a_damaged_store_and_says_so(tmp_path: Path) -> None:
+    file = write_station(tmp_path)
+    (tmp_path / "data").mkdir()
+    filled(tmp_path / "data/store.db")
+    damage(tmp_path / "data/store.db", 0, 16)  # no SQLite file any more
+    station = Station(load_station(file))
+    station.start()
+    try:
+        wait_for(lambda: station.store.newest_known > 0)
+        assert store_of(station).health == "warning"
+        assert "was damaged" in store_of(station).detail
+        assert station.status().health == "warning"
+    finally:
+        station.stop()
+    assert len(list((tmp_path / "data").glob("store.db.damaged-*[0-9]"))) == 1
+
+
+def test_a_station_finds_damage_while_it_runs_and_outlives_its_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(station_module, "FIRST_CHECK", 0.1)
+    file = write_station(tmp_path)
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data/store.db"
+    filled(path)
+    flip_in_record(path, 50)
+    station = Station(load_station(file))
+    station.start()
+    try:
+        assert store_of(station).health == "ok"  # a start does not read every record
+        wait_for(lambda: store_of(station).health == "warning")
+        assert station.store.record(49) is not None
+        assert station.store.record(50) is None
+        before = station.store.newest_known
+        wait_for(lambda: station.store.newest_known > before)
+        shutil.rmtree(tmp_path / "data")
+        wait_for(path.exists)
+        wait_for(lambda: store_of(station).health == "warning" and not station.recorder.spooled)
+        assert station.store.newest() > 0
+    finally:
+        station.stop()
