@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
@@ -27,6 +29,24 @@ from dskd.runtime.sinks import SINKS, SinkConfig
 from dskd.runtime.station.outputs import OUTPUTS, OutputConfig
 
 _FILES = re.compile(r"(folder|file|watch)://(?!/)(.+)", re.IGNORECASE | re.DOTALL)
+
+
+def _public_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and "@" not in parts.netloc
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or not text.isascii() or not text.isprintable():
+        raise ValueError("is no address of a page such as https://station-3.plant.example/")
+    return text
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError(f"{text!r} is no IP address and no network such as 10.0.0.0/24") from None
 
 
 def _camera_address(uri: str, info: ValidationInfo) -> str:
@@ -154,6 +174,12 @@ class WebConfig(Strict):
     """The operator's page."""
 
     listen: Address = Field("127.0.0.1:8080", description="address and port")
+    public_url: Annotated[Text, AfterValidator(_public_url)] | None = Field(
+        None, description="what browsers see where a TLS proxy stands before the page; then looking needs the token too"
+    )
+    trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = Field(
+        [], max_length=64, description="addresses or networks of proxies: what they say of clients is believed"
+    )
     token_file: LocalPath | None = Field(None, description="default: token in the data folder, made at first start")
     shifts: list[TimeOfDay] = Field(
         ["06:00", "14:00", "22:00"], max_length=24, description="when shifts begin, local time; empty: midnight"

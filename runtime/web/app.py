@@ -27,6 +27,7 @@ from dskd.runtime.web.guard import Guard
 from dskd.runtime.web.history import History
 from dskd.runtime.web.session import Session
 from dskd.runtime.web.status_routes import StatusRoutes
+from dskd.runtime.web.visitor import Entrance, visitor_of
 
 LONGEST_TOKEN = 256
 log = logging.getLogger(__name__)
@@ -49,20 +50,20 @@ def endpoints(state: AppState) -> list[Endpoint]:
     return [*found, Endpoint("GET", "/api", "this interface, as OpenAPI", describe, open=True)]
 
 
-def build(state: AppState, names: tuple[str, ...] | None) -> tuple[ASGIApp, list[Endpoint]]:
-    """The application and its table; ``names`` are the host names it answers to, None for any."""
+def build(state: AppState, entrance: Entrance) -> tuple[ASGIApp, list[Endpoint]]:
+    """The application and its table."""
     table = endpoints(state)
     routes = [Route(e.path, _handler(e, state), methods=[e.method]) for e in table]
     app = Starlette(routes=routes, exception_handlers={HTTPException: _http_problem})
     app.router.redirect_slashes = False
-    return Guard(app, names), table
+    return Guard(app, entrance), table
 
 
 def _handler(endpoint: Endpoint, state: AppState) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
         try:
             person = _person(request, state)
-            if person is None and (endpoint.changes or not (endpoint.open or state.door.viewing_is_free)):
+            if person is None and (endpoint.changes or not (endpoint.open or _is_free(request, state))):
                 raise Refused(401, "this needs the station's token; sign in", {"www-authenticate": "Bearer"})
             body = None if endpoint.body is None else await _body(request, endpoint.body)
             return await endpoint.handler(Call(request, person, body))
@@ -79,11 +80,16 @@ def _handler(endpoint: Endpoint, state: AppState) -> Callable[[Request], Awaitab
     return handle
 
 
+def _is_free(request: Request, state: AppState) -> bool:
+    """Whether looking needs no token: on this machine, through no proxy."""
+    return state.door.viewing_is_free and visitor_of(request.scope).near
+
+
 def _person(request: Request, state: AppState) -> Person | None:
     """Who asks, by the bearer token where one is given, else by the cookie."""
     scheme, _, word = request.headers.get("authorization", "").partition(" ")
     bearer = word.strip()[:LONGEST_TOKEN] if scheme.lower() == "bearer" else None
-    address = request.client.host if request.client else ""
+    address = visitor_of(request.scope).address
     name = request.headers.get("x-operator", "")
     person = state.door.person(bearer, request.cookies.get(state.cookie), name, address)
     if bearer is not None and person is None:

@@ -7,6 +7,7 @@ sign-in form, lives in memory, and comes as a cookie that scripts cannot read an
 from __future__ import annotations
 
 import hmac
+import logging
 import secrets
 import threading
 import time
@@ -16,6 +17,7 @@ from hashlib import sha256
 
 from dskd.runtime.web.token import Token
 
+log = logging.getLogger(__name__)
 SESSION_SECONDS = 12 * 3600.0  # one shift with some overtime
 MOST_SESSIONS = 64
 WRONG_GUESSES, GUESS_SECONDS = 5, 30.0  # per address: so many wrong tokens in that time, then a pause
@@ -128,6 +130,7 @@ class Authenticator:
         if self._token.matches(word):
             return True
         self._guesses.wrong(address)
+        log.warning("web page: a wrong token from %s", address or "this machine")
         return False
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dskd.runtime.web.auth import Person
+from dskd.runtime.web.visitor import visitor_of
 
 MOST_ID = 1 << 62  # SQLite's ids end at 2^63
 
@@ -40,8 +41,8 @@ class Call:
     @property
     def who(self) -> str:
         """Who asks, for the audit log: a name and an address."""
-        client = self.request.client
-        return f"{self.person.name if self.person else 'somebody'} ({client.host if client else 'local'})"
+        address = visitor_of(self.request.scope).address
+        return f"{self.person.name if self.person else 'somebody'} ({address or 'local'})"
 
     def path(self, name: str) -> str:
         """A variable part of the path."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dskd.runtime.web.visitor import KEY, Entrance
+
 log = logging.getLogger(__name__)
 LARGEST_BODY = 16 << 10  # bytes; the largest body that makes sense has 200
 BODY_SECONDS = 5.0
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 SECURITY = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -36,12 +36,12 @@ class _Refused(Exception):
 class Guard:
     """Refuses foreign hosts, foreign origins and large or slow bodies; adds the security headers; hides failures.
 
-    ``names`` are the host names that requests may be addressed to, None for any. Without them a foreign page whose
-    name was made to point to this machine (DNS rebinding) could read what is free to look at.
+    Without names that it answers to, a foreign page whose name was made to point to this machine (DNS rebinding) could
+    read what is free to look at.
     """
 
-    def __init__(self, app: ASGIApp, names: tuple[str, ...] | None) -> None:
-        self._app, self._names = app, names
+    def __init__(self, app: ASGIApp, entrance: Entrance) -> None:
+        self._app, self._entrance = app, entrance
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
@@ -61,6 +61,7 @@ class Guard:
 
         try:
             self._check(scope)
+            scope[KEY] = self._entrance.visitor(scope)
             await self._app(scope, await _whole_body(scope, receive), answer)
         except _Refused as refused:
             await _send_error(answer, refused.status, str(refused))
@@ -73,18 +74,12 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
-        if self._names is not None and _name_of(host) not in self._names:
-            raise _Refused(421, "this page answers to localhost and to the address it listens on")
+        if not self._entrance.answers_to(host):
+            known = "to localhost and to the address it listens on"
+            raise _Refused(421, f"this page answers {known}; behind a proxy, name its address in web.public_url")
         origin = headers.get("origin")
-        if scope["method"] not in ("GET", "HEAD") and origin is not None and origin.partition("://")[2] != host:
-            raise _Refused(403, "the request comes from another site's page")
-
-
-def _name_of(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:  # a bracket that is not closed
-        return ""
+        if scope["method"] not in ("GET", "HEAD") and origin is not None and not self._entrance.is_own(origin, host):
+            raise _Refused(403, "the request comes from another site's page; behind a proxy, name it in web.public_url")
 
 
 async def _whole_body(scope: Scope, receive: Receive) -> Receive:

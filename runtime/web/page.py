@@ -14,7 +14,13 @@ def open_page(station: Station) -> WebServer | None:
     config = station.config
     if config.web is None:
         return None
-    options = WebOptions(config.web.listen, config.web.token_file or config.data / TOKEN, tuple(config.web.shifts))
+    options = WebOptions(
+        config.web.listen,
+        config.web.token_file or config.data / TOKEN,
+        tuple(config.web.shifts),
+        config.web.public_url,
+        tuple(config.web.trusted_proxies),
+    )
     sink = None if station.sinks is None else station.sinks.archive
     archive = None if sink is None else Archive(sink)
     server = WebServer(options, station, station.store, archive)

@@ -26,11 +26,17 @@ KEEP_ALIVE_SECONDS = 10
 
 @dataclass(frozen=True)
 class WebOptions:
-    """Where the page listens, where its token lies, and when shifts begin in local time."""
+    """Where the page listens, where its token lies, and when shifts begin in local time.
+
+    ``public_url``: what browsers see where a proxy stands before the page; ``trusted_proxies``: addresses and networks
+    whose word on clients is taken.
+    """
 
     listen: str
     token_file: Path
     shifts: tuple[str, ...] = ()
+    public_url: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
 
 
 class WebServer:
@@ -46,6 +52,7 @@ class WebServer:
         from dskd.runtime.web.app import build
         from dskd.runtime.web.app_state import AppState
         from dskd.runtime.web.connections import WatchedConnection
+        from dskd.runtime.web.visitor import Entrance, network_of, origin_of
 
         try:
             host, port = split_address(options.listen)
@@ -60,7 +67,9 @@ class WebServer:
             self._door = door
             self._state = AppState(control, store, archive, door, cookie, options.shifts)
             names = None if beyond else ("localhost", "127.0.0.1", "::1", host)
-            app, self.endpoints = build(self._state, names)
+            origin = "" if options.public_url is None else origin_of(options.public_url)
+            proxies = tuple(network_of(text) for text in options.trusted_proxies)
+            app, self.endpoints = build(self._state, Entrance(names, origin, proxies))
         except BaseException:
             self._socket.close()
             raise

@@ -14,6 +14,7 @@ from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.auth import SESSION_SECONDS, clean_name
 from dskd.runtime.web.changes import Empty
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
+from dskd.runtime.web.visitor import visitor_of
 
 WRONG_SECONDS = 0.3  # a wrong guess takes longer than a right one, whatever its first letters are
 
@@ -40,15 +41,16 @@ class Session:
 
     async def sign_in(self, call: Call) -> Response:
         """The cookie is out of reach for scripts and is not sent by other sites' pages."""
-        client = call.request.client
-        session = self._state.door.sign_in(call.body.token, call.body.name, client.host if client else "")
+        visitor = visitor_of(call.request.scope)
+        session = self._state.door.sign_in(call.body.token, call.body.name, visitor.address)
         if session is None:
             await asyncio.sleep(WRONG_SECONDS)
             raise Refused(401, "that is not this station's token")
         answer = as_json({"person": clean_name(call.body.name)})
         answer.set_cookie(
-            self._state.cookie, session, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", path="/"
-        )
+            self._state.cookie, session, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", path="/",
+            secure=visitor.secure,
+        )  # fmt: skip
         return answer
 
     async def sign_out(self, call: Call) -> Response:

@@ -62,7 +62,7 @@ export function remembered(key) {
 
 async function look() {
   try {
-    page.state = await get("/api/state", LOST);
+    page.state = await get("api/state", LOST);
     page.received = [performance.now(), Date.now()];
     page.refused = false;
   } catch (error) {
@@ -151,7 +151,7 @@ function signIn() {
       event.preventDefault();
       const name = byId("sign-in-name").value;
       try {
-        const { person } = await post("/api/sign-in", { name, token: byId("sign-in-token").value.trim() }, 8000);
+        const { person } = await post("api/sign-in", { name, token: byId("sign-in-token").value.trim() }, 8000);
         remember("name", name);
         if (page.state) page.state.person = person;
         finish(done);
@@ -169,7 +169,7 @@ function signIn() {
 
 async function signInOrOut() {
   if (!page.state?.person) return signIn().catch(() => {});
-  await post("/api/sign-out", {}, 8000).catch(() => {});
+  await post("api/sign-out", {}, 8000).catch(() => {});
   page.state.person = null;
   render();
 }

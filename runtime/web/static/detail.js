@@ -41,7 +41,7 @@ export function detailView(page, dialog, rows) {
       dialog.showModal();
     }
     try {
-      const row = await get(`/api/inspections/${id}`);
+      const row = await get(`api/inspections/${id}`);
       if (now.id === id) await show(page, dialog, row, step);
     } catch (error) {
       dialog.replaceChildren(head("Part", dialog, step), h("p", { class: "nothing" }, error.message));
@@ -83,7 +83,7 @@ function reviewOf(page, row) {
 // Original or heat map below the boxes of the regions; and the drawing of a second judgement in their place.
 function viewSwitches(drawing, row, why) {
   const regions = h("input", { type: "checkbox", checked: true });
-  const base = `/api/inspections/${row.id}`;
+  const base = `api/inspections/${row.id}`;
   const views = { kind: "original" };
   const inputs = ["original", "heat map"].map((name) => {
     const missing = name === "heat map" && !row.heat; // until the part is judged again
@@ -144,7 +144,7 @@ function labels(page, row, told) {
   const say = async (found) => {
     text(told, "");
     try {
-      const { label } = await page.change(`/api/inspections/${row.id}/label`, { found });
+      const { label } = await page.change(`api/inspections/${row.id}/label`, { found });
       text(present, LABELS[label]);
       text(told, "Kept, and written to the log.");
     } catch (error) {
@@ -163,7 +163,7 @@ function again(page, row, views, told) {
     text(told, "");
     text(result, "Judging …");
     try {
-      const fields = await page.change(`/api/inspections/${row.id}/rejudge`, {});
+      const fields = await page.change(`api/inspections/${row.id}/rejudge`, {});
       const found = fields.inspection;
       text(result, `Today's recipe says ${found.verdict}: score ${score(found.score)}, reject over ${score(found.threshold)}.`);
       await views.judged(fields);

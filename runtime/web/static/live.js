@@ -29,7 +29,7 @@ export function startLive(page) {
     live.busy = true;
     try {
       const width = Math.ceil(byId("picture").clientWidth * devicePixelRatio);
-      const path = `/api/cameras/${encodeURIComponent(camera.name)}/live?heat=1&width=${width}`;
+      const path = `api/cameras/${encodeURIComponent(camera.name)}/live?heat=1&width=${width}`;
       const fields = await get(path);
       const found = fields.inspection;
       const label = `Camera ${camera.name}, ${found.verdict}: ${sentence(found, fields.size)}`;
@@ -47,7 +47,7 @@ export function startLive(page) {
     live.asked = performance.now();
     try {
       const camera = page.chosen()?.name ?? "";
-      const { inspections } = await get(`/api/inspections?limit=${STRIP}&camera=${encodeURIComponent(camera)}`);
+      const { inspections } = await get(`api/inspections?limit=${STRIP}&camera=${encodeURIComponent(camera)}`);
       live.newest = wanted;
       showStrip(live, inspections);
     } catch { /* asked again with the next part */ }
@@ -60,7 +60,7 @@ export function startLive(page) {
     if (!camera) return;
     const since = periodStart(page);
     try {
-      const { counts } = await get(`/api/counts?since=${since}&camera=${encodeURIComponent(camera.name)}`);
+      const { counts } = await get(`api/counts?since=${since}&camera=${encodeURIComponent(camera.name)}`);
       showCounters(camera, counts);
     } catch { /* the counters stay as they are */ }
   }
@@ -210,7 +210,7 @@ async function trigger(page) {
   const told = byId("trigger-told");
   text(told, "");
   try {
-    const { part } = await page.change(`/api/cameras/${encodeURIComponent(page.chosen().name)}/trigger`, {});
+    const { part } = await page.change(`api/cameras/${encodeURIComponent(page.chosen().name)}/trigger`, {});
     text(told, `Part ${part} asked for`);
   } catch (error) {
     text(told, error.message);

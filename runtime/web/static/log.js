@@ -15,7 +15,7 @@ export function startLog(page) {
 
   async function load(before) {
     try {
-      const found = (await get(`/api/audit?limit=${PAGE}${before ? `&before=${before}` : ""}`)).entries;
+      const found = (await get(`api/audit?limit=${PAGE}${before ? `&before=${before}` : ""}`)).entries;
       entries = before ? [...entries, ...found] : found;
       more.hidden = found.length < PAGE;
       if (!entries.length) return list.replaceChildren(h("p", { class: "nothing" }, "Nothing was changed yet."));

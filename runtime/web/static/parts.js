@@ -9,7 +9,7 @@ const CHOICES = { "REVIEW,REJECT": "Rejects and reviews", REJECT: "Rejects", REV
 
 // A picture with verdict, score and time; a link, so that it opens with a click, a key or in a tab of its own.
 export function tile(row) {
-  const image = h("img", { src: `/api/inspections/${row.id}/thumbnail`, alt: "", loading: "lazy", decoding: "async" });
+  const image = h("img", { src: `api/inspections/${row.id}/thumbnail`, alt: "", loading: "lazy", decoding: "async" });
   image.onerror = () => image.replaceWith(h("span", { class: "tile-gone" }, "picture not kept"));
   const name = `${row.verdict}, part ${row.part ?? row.frame}, score ${score(row.score)}, ${moment(row.captured)}`;
   return h("a", { class: "tile", href: `#parts/${row.id}`, "data-kind": row.verdict, "aria-label": name },
@@ -34,7 +34,7 @@ export function startParts(page) {
   async function load(before) {
     list.wanted = `${page.state?.newest}/${list.choice}/${list.camera}`;
     const older = before ? `&before=${before}` : "";
-    const path = `/api/inspections?limit=${PAGE}&verdict=${list.choice}&camera=${encodeURIComponent(list.camera)}${older}`;
+    const path = `api/inspections?limit=${PAGE}&verdict=${list.choice}&camera=${encodeURIComponent(list.camera)}${older}`;
     list.asked = performance.now();
     try {
       const { inspections } = await get(path);

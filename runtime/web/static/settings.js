@@ -65,7 +65,7 @@ export function startSettings(page) {
     const { name, bundle, backend } = page.chosen();
     Object.assign(set, { camera: name, bundle, backend, loaded: performance.now() });
     try {
-      const { scores, defects, others } = await get(`/api/cameras/${encodeURIComponent(name)}/scores?last=${set.last}`);
+      const { scores, defects, others } = await get(`api/cameras/${encodeURIComponent(name)}/scores?last=${set.last}`);
       if (!of(set, page.chosen())) return; // of a camera or bundle that is not shown any more
       set.basis = { rows: scores, defects, others };
       if (!set.touched) present();
@@ -92,7 +92,7 @@ export function startSettings(page) {
     const { review, reject } = wish;
     set.wrong = "";
     try {
-      await page.change(`/api/cameras/${encodeURIComponent(set.camera)}/thresholds`, wish);
+      await page.change(`api/cameras/${encodeURIComponent(set.camera)}/thresholds`, wish);
       set.inUse = { review, reject };
       Object.assign(page.chosen(), set.inUse);
       reset();
@@ -112,7 +112,7 @@ export function startSettings(page) {
   async function recipe() {
     text(parts.recipeTold, "Loading …");
     try {
-      await page.change(`/api/cameras/${encodeURIComponent(set.camera)}/recipe`, { recipe: parts.recipe.value });
+      await page.change(`api/cameras/${encodeURIComponent(set.camera)}/recipe`, { recipe: parts.recipe.value });
       text(parts.recipeTold, "In use from the next part on, and written to the log.");
       set.touched = false;
     } catch (error) {
