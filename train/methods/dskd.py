@@ -7,7 +7,7 @@ learn together, and T's, so that the path without Se is what was trained. Two re
 * "teacher" (B): x -> T -> DFE -> Sd, compare T with Sd. Se is not needed and is pruned away. The default.
 * "encoder_student" (A): x -> T; x -> Se -> DFE -> Sd; compare T with Sd.
 
-The paper's losses, widths and recipe could not be confirmed; docs/architecture.md says what was chosen and why.
+The paper's losses, widths and recipe could not be confirmed; docs/decisions.md says what was chosen and why.
 """
 
 from __future__ import annotations

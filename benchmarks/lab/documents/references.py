@@ -1,7 +1,8 @@
-"""``python -m benchmarks references``: the references of all settings in docs/, made from the models that read them."""
+"""``python -m benchmarks references``: the references of all settings and the list of files in docs/, made from the code."""
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,7 +16,10 @@ from dskd.runtime.errors import Parser
 from dskd.runtime.station.config import StationConfig
 from dskd.train.config import TrainConfig
 
-DOCS = Path(__file__).resolve().parents[3] / "docs"
+ROOT = Path(__file__).resolve().parents[3]
+DOCS = ROOT / "docs"
+FILES = "files.md"
+PACKAGES = ("runtime", "train", "export", "calibration", "jetson", "benchmarks")
 PAGES: dict[str, tuple[type[BaseModel], str, str]] = {
     "settings.md": (
         TrainConfig,
@@ -45,10 +49,30 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser(prog="python -m benchmarks references", description=__doc__)
     parser.parse_args(arguments)
-    for name in PAGES:
-        atomic.write_text(DOCS / name, page(name))
+    for name, text in {**{name: page(name) for name in PAGES}, FILES: files_page()}.items():
+        atomic.write_text(DOCS / name, text)
         print(DOCS / name)
     return 0
+
+
+def files_page() -> str:
+    """The text of ``docs/files.md``: every package and module with the first sentence of its docstring."""
+    parts = ["# Files", "Made by `python -m benchmarks references` from the modules' docstrings; not edited by hand."]
+    for folder in (folder for package in PACKAGES for folder in _folders(ROOT / package)):
+        modules = sorted(file for file in folder.glob("*.py") if file.name != "__init__.py")
+        rows = [f"| `{file.name}` | {_first_sentence(file)} |" for file in modules]
+        parts += [f"## `{folder.relative_to(ROOT)}`", _first_sentence(folder / "__init__.py")]
+        parts += ["\n".join(["| file | |", "|---|---|", *rows])] if rows else []
+    return "\n\n".join(parts) + "\n"
+
+
+def _folders(package: Path) -> list[Path]:
+    return sorted(file.parent for file in package.rglob("__init__.py") if "__pycache__" not in file.parts)
+
+
+def _first_sentence(file: Path) -> str:
+    paragraph = (ast.get_docstring(ast.parse(file.read_text())) or "").partition("\n\n")[0].replace("\n", " ")
+    return paragraph.replace("``", "`").replace("|", "\\|")
 
 
 def page(name: str) -> str:
