@@ -7,7 +7,7 @@ import json
 import pytest
 from conftest import ROOT
 
-from dskd.benchmarks.lab.documents.references import PAGES, page, sections
+from dskd.benchmarks.lab.documents.references import PAGES, addresses, page, sections
 from dskd.runtime.errors import Parser
 from dskd.runtime.station.config import StationConfig
 
@@ -22,6 +22,14 @@ def test_every_key_has_a_value_a_default_and_a_meaning(name: str) -> None:
     rows = [row for _, _, rows in sections(PAGES[name][0].model_json_schema()) for row in rows]
     assert len(rows) > 10
     assert [row for row in rows if not all(row)] == []
+
+
+def test_every_option_of_a_source_has_a_value_a_default_and_a_meaning() -> None:
+    found = {heading: rows for heading, text, rows in addresses() if text}
+    assert {heading.partition(", ")[2] for heading in found} == {
+        "v4l2:///dev/video0?key=value", "csi://0?key=value", "gige://ADDRESS?key=value", "test://pattern?key=value",
+    }  # fmt: skip
+    assert [row for rows in found.values() for row in rows if not all(row)] == []
 
 
 def test_a_key_of_each_depth_is_there() -> None:

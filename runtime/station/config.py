@@ -133,7 +133,9 @@ class FrameHealthConfig(Strict):
 class Camera(Strict):
     """One camera."""
 
-    source: CameraAddress = Field(description="URI of the camera; user and password as ${NAME}")
+    source: CameraAddress = Field(
+        description="a path or the camera's URI; user and password as ${NAME}; options of each kind of camera are at the end"
+    )
     recipe: Name = Field(description="recipe at first start; a later change is kept in the data folder")
     trigger: Trigger = FreeTrigger()
     policy: Literal["latest", "every"] | None = Field(None, description="default: latest for free run, else every")

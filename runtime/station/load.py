@@ -14,9 +14,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from dskd.runtime.bundle.loading import read_regular
+from dskd.runtime.capture.sources import SOURCES
 from dskd.runtime.configuration.chosen import Chosen
 from dskd.runtime.configuration.fields import Place, reveal, secrets_in
 from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, nodes_of, parse_yaml
+from dskd.runtime.configuration.uri import uri_scheme
 from dskd.runtime.errors import CallError, one_line
 from dskd.runtime.station.config import StationConfig
 
@@ -73,6 +75,9 @@ def _references(config: StationConfig) -> Iterator[tuple[Place, str]]:
     """Names that lead nowhere, things claimed twice, and secrets that are not set."""
     for name, served in config.cameras.items():
         yield from _missing(("cameras", name, "recipe"), "recipe", served.recipe, config.recipes)
+        scheme = uri_scheme(served.source)
+        if scheme and scheme not in SOURCES:
+            yield from _missing(("cameras", name, "source"), "kind of source", scheme, dict.fromkeys(SOURCES))
     jobs = [recipe.job for recipe in config.recipes.values() if recipe.job]
     for name, recipe in config.recipes.items():
         if jobs.count(recipe.job) > 1:

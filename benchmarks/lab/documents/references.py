@@ -12,9 +12,13 @@ from pydantic import BaseModel
 
 from dskd.jetson.fleet_config import FleetConfig
 from dskd.runtime import atomic
-from dskd.runtime.errors import Parser
+from dskd.runtime.capture.sources import SOURCES
+from dskd.runtime.configuration.registry import DISABLE
+from dskd.runtime.errors import CallError, Parser
+from dskd.runtime.sinks import SINKS
 from dskd.runtime.station.config import StationConfig
 from dskd.train.config import TrainConfig
+from dskd.train.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
@@ -49,6 +53,8 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser(prog="python -m benchmarks references", description=__doc__)
     parser.parse_args(arguments)
+    if len(METHODS) > len(METHODS.built_in) or len(SINKS) > len(SINKS.built_in):
+        raise CallError(f"packages add kinds of their own, which are none of this documentation; set {DISABLE}=1")
     for name, text in {**{name: page(name) for name in PAGES}, FILES: files_page()}.items():
         atomic.write_text(DOCS / name, text)
         print(DOCS / name)
@@ -81,11 +87,19 @@ def page(name: str) -> str:
     schema = model.model_json_schema()
     made = "Made by `python -m benchmarks references` from the code; not edited by hand."
     parts = [f"# {title}", introduction, made]
-    for heading, text, rows in sections(schema):
+    for heading, text, rows in [*sections(schema), *(addresses() if model is StationConfig else ())]:
         table = ["| key | value | default | meaning |", "|---|---|---|---|"]
         table += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
         parts += [f"## {heading}", *([text] if text else []), "\n".join(table)]
     return "\n\n".join(parts) + "\n"
+
+
+def addresses() -> Iterator[tuple[str, str, list[tuple[str, str, str, str]]]]:
+    """Heading, text and rows (key, value, default, meaning) of the options behind ``?``, for each source that has some."""
+    for kind in SOURCES.all().values():
+        if kind.options.model_fields:
+            (_, _, rows), *_ = sections(kind.options.model_json_schema())
+            yield f"`cameras.NAME.source`, {kind.form}?key=value", _sentence(kind.options.__doc__ or ""), rows
 
 
 def sections(schema: Schema) -> Iterator[tuple[str, str, list[tuple[str, str, str, str]]]]:
@@ -188,11 +202,13 @@ def _value(field: Schema, known: Schema) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if abs(value) < 1e15 else "2^63" if value > 9e18 else f"{value:.0f}"
+    return f"{value:.15g}" if abs(value) < 1e15 else "2^63" if value > 9e18 else f"{value:.0f}"
 
 
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _PATTERNS = {
+    r"^[\w.:+-]{1,64}$": "a word of at most 64 characters",
+    r"^\d{2,4}x\d{2,4}$": "such as `640x480`",
     r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$": "a name: letters, digits, `_ . -`, at most 64",
     r"^([01][0-9]|2[0-3]):[0-5][0-9]$": "a time of day such as `06:00`",
 }
