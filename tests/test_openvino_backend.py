@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from tiny_bundle import tiny_bundle
 
 import dskd.runtime.inspection.backends
-from dskd.calibration.quantise import observed_tensors, quantise, without_transposed
+from dskd.calibration.quantise import observed_tensors, quantise
 from dskd.calibration.ranges import observe
 from dskd.export.graph.add_graphs import provisional
 from dskd.export.graph.bfloat import ROUNDED, rounded_to_bfloat16, to_bfloat16
+from dskd.export.graph.transposed import rewrite_transposed
 from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.capture.sources.gstreamer import has_elements
 from dskd.runtime.errors import CallError, DskdError, MissingPart, NotExact
@@ -229,7 +230,8 @@ def eight_bits(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bund
     """The bundle with an INT8 graph for CPUs, as calibration writes it; how well it judges is not asked here."""
     folder = tmp_path_factory.mktemp("int8") / "bundle"
     shutil.copytree(bundle.path, folder)
-    model = without_transposed(onnx.load(folder / "model.onnx"))
+    model = onnx.load(folder / "model.onnx")
+    rewrite_transposed(model)
     histograms = observe(model, observed_tensors(model), bundle.golden().inputs)
     onnx.save(quantise(model, histograms, "minmax", "cpu"), folder / "model.int8.cpu.onnx")
     graphs = bundle.manifest.graphs | {"model.int8.cpu.onnx": provisional(bundle.manifest.graphs["model.onnx"], "int8")}
