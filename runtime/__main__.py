@@ -38,6 +38,7 @@ EXAMPLES = """examples:
   dskd runtime --source parts/ --sink images://out     a folder, with overlay pictures
   dskd runtime --source part.png --json                one image, one JSON object
   dskd runtime --source v4l2:///dev/video0 --sink sqlite://line.db --sink jsonl://-
+  dskd runtime --source watch://incoming --sink sqlite://line.db --sink 'mqtt://10.0.0.2/line-3?on=REJECT'
   dskd runtime --source rtsp://USER:PASSWORD@10.0.0.5/stream --sink images://out
   dskd runtime --source 'csi://0?width=1920&height=1080&exposure=1000&gain=1'
 
