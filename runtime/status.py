@@ -10,7 +10,7 @@ from typing import Generic, Literal, TypeVar
 
 Health = Literal["ok", "warning", "fault"]
 S = TypeVar("S", bound=str)
-_GOOD = ("ok", "running")  # states that need nobody's attention
+_GOOD = ("ok", "running", "ended", "stopped")  # states that need nobody's attention
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,10 @@ class InspectionThread:
             if jobs:
                 under_way.append((jobs, self.backend.begin([(job.frame, job.settings) for job in jobs])))
             elif under_way:
-                self._finish(*under_way.popleft())
+                jobs, begun = under_way.popleft()
+                for job, result in zip(jobs, self.backend.finish(begun), strict=True):
+                    job.finish(result, begun.at)
+                self._batch_ended()
             elif jobs is None:
                 return
             else:
@@ -239,9 +242,7 @@ class InspectionThread:
                     return []
                 self._work.wait(min(max(self._next.left, 0.001), TICK))
 
-    def _finish(self, jobs: list[Job], begun: Begun) -> None:
-        for job, result in zip(jobs, self.backend.finish(begun), strict=True):
-            job.finish(result, begun.at)
+    def _batch_ended(self) -> None:
         with self._work:
             self._ended += 1
             self._work.notify_all()
