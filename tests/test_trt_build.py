@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -97,6 +98,27 @@ def test_the_report_names_layers_of_the_graph(graphs: dict[str, Path]) -> None:
     assert told["layers"][0].keys() == {"name", "type", "outputs", "device"}
     assert (told["on_dla"], told["switches"], told["engine"]) == (0, 0, None)
     assert told["on_gpu"] == len(told["layers"])
+
+
+@pytest.mark.thorough
+def test_half_precision_becomes_few_kernels(bundle: Bundle, tmp_path: Path) -> None:
+    """TensorRT-RTX prints the engine's layers where there is no GPU too. Of INT8 it says nothing about full TensorRT, which
+    takes rounding and ReLU into a convolution where RTX does not.
+    """
+    file = bundle.file("model.fp16.onnx")
+    log = tmp_path / "log"
+    build_engine(tensorrt_rtx, file, BuildOptions((1, 1, 4), detailed=True, verbose=log))
+    printed = log.read_text().partition("[V] Layers:\n")[2].partition("\n\n")[0].splitlines()
+    kinds = Counter(re.search(r"LayerType: (\w+)", line)[1] for line in printed)  # type: ignore[index]
+    nodes = Counter(node.op_type for node in onnx.load(file).graph.node)
+    assert (kinds["correlation"], kinds["deconv"]) == (nodes["Conv"], nodes["ConvTranspose"])
+    assert (
+        len(printed) - kinds["correlation"] - kinds["deconv"] <= 26
+    )  # input, pools, head and score: bias, ReLU, sums are inside
+    assert sum("{ Name: image," in line for line in printed) == 1  # cast, transposition and scaling are one kernel
+    assert [
+        line for line in printed if re.match(r"Name: __myl_(Cast|Move|Tran|Repl)+_", line)
+    ] == []  # nothing moves alone
 
 
 def test_the_engine_inspector_is_asked() -> None:
