@@ -15,6 +15,7 @@ import pytest
 from conftest import ROOT, SMALL
 from numpy.typing import NDArray
 
+from dskd.__main__ import COMMANDS
 from dskd.runtime.capture.image_files import read_image, write_image
 
 README = (ROOT / "README.md").read_text()
@@ -78,3 +79,12 @@ def test_documents_of_the_readme_exist() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 100
+
+
+def test_every_link_and_command_of_the_how_to_pages_exists() -> None:
+    for page in (ROOT / "docs" / "howto").glob("*.md"):
+        text = page.read_text()
+        for target in re.findall(r"\]\(([\w/.-]+)\)", text):
+            assert (page.parent / target).exists(), (page.name, target)
+        for command in re.findall(r"^dskd ([\w.]+)", text, re.M):
+            assert command in COMMANDS, (page.name, command)
