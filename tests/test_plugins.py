@@ -153,7 +153,7 @@ def test_a_method_is_configured_and_makes_a_step(site: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_method_trains_exports_calibrates_and_runs(dskd: Command, tmp_path: Path) -> None:
     """All by commands: what is not told by the page follows from the method's inference path."""
-    assert dskd("train.synthetic", tmp_path / "set").returncode == 0
+    assert dskd("train.synthetic", "set", "--train", 20, "--test-good", 2, "--per-defect", 1).returncode == 0
     (data,) = (tmp_path / "set").iterdir()
     tiny = (
         "input.height=64",
@@ -163,6 +163,8 @@ def test_a_method_trains_exports_calibrates_and_runs(dskd: Command, tmp_path: Pa
         "recipe.precision=float32",
         "embedding.width=0.125",
         "decoder.width=0.125",
+        "map.components=64",
+        "map.rank=16",
     )
     sets = [word for setting in ("method=coarse", *tiny) for word in ("--set", setting)]
     trained = dskd(
@@ -174,7 +176,7 @@ def test_a_method_trains_exports_calibrates_and_runs(dskd: Command, tmp_path: Pa
     verified = dskd("export.verify", "--bundle", "run/bundle", timeout=900)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     good = data / "train" / "good"
-    calibrated = dskd("calibration", "--bundle", "run/bundle", "--images", good, timeout=1200)
+    calibrated = dskd("calibration", "--bundle", "run/bundle", "--images", good, "--target", "cpu", timeout=900)
     assert calibrated.returncode == 0, calibrated.stderr
     for precision in ("fp32", "int8"):
         done = dskd(
