@@ -16,10 +16,12 @@ from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.configuration.fields import Name, Place
 from dskd.runtime.errors import DskdError
 from dskd.runtime.inspection.backends import BACKENDS, Backend, BackendKind, Candidate, open_backend
-from dskd.runtime.result import Answer
+from dskd.runtime.reason import Reason
+from dskd.runtime.result import Answer, Verdict
 from dskd.runtime.station.control import PartStatus
 from dskd.runtime.station.load import load_station, read_station
 from dskd.runtime.station.outputs import OUTPUTS, OutputConfig, OutputContext, OutputKind
+from dskd.runtime.station.outputs.guarded import open_guarded
 from dskd.runtime.station.station import Station
 
 
@@ -90,6 +92,25 @@ def test_what_it_names_and_claims_is_checked(tmp_path: Path) -> None:
     told = [str(fault) for fault in read_station(write_station(tmp_path, outputs=outputs))[1]]
     assert any("outputs.green.camera: there is no camera 'tip'; did you mean top?" in line for line in told)
     assert any("outputs.red" in line and "is taken by outputs.green.port" in line for line in told)
+
+
+def test_what_a_packages_output_raises_is_shown_and_reaches_nobody() -> None:
+    class Broken(Lamp):
+        def answer(self, answer: Answer) -> None:
+            raise ZeroDivisionError("no\nlamp")
+
+        def close(self) -> None:
+            raise OSError("gone")
+
+    config, context = LampConfig(kind="lamp", camera="top"), OutputContext("green", {}, lambda *_: None)
+    output = open_guarded(OutputKind(LampConfig, Broken), config, context)
+    assert output.hears("top")
+    assert output.status().health == "ok"
+    output.answer(Answer("top", "1", Verdict.PASS, Reason.INSPECTED, 0.0, 0.0))
+    assert (output.status().health, output.status().detail) == ("fault", "ZeroDivisionError: no lamp")
+    output.close()
+    with pytest.raises(DskdError, match=r"output green: cannot be opened \(KeyError"):
+        open_guarded(OutputKind(LampConfig, lambda config, context: context.cameras["top"]), config, context)  # type: ignore[arg-type,return-value]
 
 
 def mine(bundle: Bundle, threads: int, precision: object) -> list[Candidate]:

@@ -26,6 +26,7 @@ from dskd.runtime.station.control import Live, PartStatus, StationStatus, health
 from dskd.runtime.station.drift_watches import DriftWatches
 from dskd.runtime.station.free_running import FreeRunning
 from dskd.runtime.station.outputs import OUTPUTS, Output, OutputConfig, OutputContext
+from dskd.runtime.station.outputs.guarded import open_guarded
 from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
 from dskd.runtime.station.recorder import Recorded, Recorder
 from dskd.runtime.station.station_sinks import StationSinks, part_status
@@ -256,7 +257,8 @@ class Station:
         def set_job(camera: str, job: int, who: str) -> None:
             self.recipes.set_job(self._camera(camera), job, who=who)
 
-        return OUTPUTS[config.kind].open(config, OutputContext(name, self.cameras, set_job))
+        kind, context = OUTPUTS[config.kind], OutputContext(name, self.cameras, set_job)
+        return kind.open(config, context) if config.kind in OUTPUTS.built_in else open_guarded(kind, config, context)
 
     def _keep_house(self) -> None:
         """Deletes old records now and then; the store must not fill the disk in a year."""
