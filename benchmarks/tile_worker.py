@@ -22,7 +22,8 @@ from dskd.runtime.bundle.manifest import InputSpec, Tiling
 from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.errors import CallError, Parser, exit_with_code
 from dskd.runtime.inspection.decision import Settings
-from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.inspector import Inspector
+from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.inspection.tiling import Grid
 from dskd.runtime.result import Frame, Image
 

@@ -28,8 +28,9 @@ from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import CallError, Parser, exit_with_code
 from dskd.runtime.inspection.backends import open_backend
 from dskd.runtime.inspection.decision import Settings
-from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.inspection.network_input import network_input
+from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.pipeline import write_behind
 from dskd.runtime.result import Frame, Image, Result, Verdict
 from dskd.runtime.sinks import Sink

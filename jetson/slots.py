@@ -32,7 +32,7 @@ from dskd.jetson.signing import (
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.errors import CallError, DskdError, NotExact, one_line
-from dskd.runtime.inspection.inspector import open_proved
+from dskd.runtime.inspection.proved import open_proved
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")

@@ -24,7 +24,8 @@ from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import CallError, Parser, exit_with_code, one_line
 from dskd.runtime.inspection.backends import BACKENDS
 from dskd.runtime.inspection.decision import Settings
-from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.inspector import Inspector
+from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.pipeline import Tally, comes_when_it_comes, run
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Inspection

@@ -23,8 +23,9 @@ from dskd.runtime.inspection.backends import Backend
 from dskd.runtime.inspection.decision import Settings, crop_box
 from dskd.runtime.inspection.fixture.pose import Pose
 from dskd.runtime.inspection.fixture.reference import PartNotFound
-from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.inspection.overlay import annotate, heat_map
+from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.result import Found, Frame, Image, Inspection, Region, Verdict
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]

@@ -172,7 +172,7 @@ def store(results: Sequence[Result], sinks: Sequence[Sink]) -> None:
 
 
 def _inspect(inspector: Inspector, frame: Frame) -> Result:
-    """A frame that cannot be judged is dropped with the reason, never a PASS. Raises DeviceLost."""
+    """A frame that cannot be inspected is dropped with the reason, never a PASS. Raises DeviceLost."""
     try:
         return frame, inspector.inspect(frame)
     except DeviceLost:

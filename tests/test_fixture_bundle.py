@@ -27,8 +27,9 @@ from dskd.runtime.inspection.fixture.find import find_part
 from dskd.runtime.inspection.fixture.pose import Pose
 from dskd.runtime.inspection.fixture.reference import PartNotFound
 from dskd.runtime.inspection.golden import golden_check
-from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.inspection.overlay import annotate
+from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.metrics import STAGES
 from dskd.runtime.pipeline import Tally, run
 from dskd.runtime.reason import Reason

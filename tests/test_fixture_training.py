@@ -18,7 +18,8 @@ from dskd.runtime.capture.image_files import read_image, write_image
 from dskd.runtime.errors import CallError
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.fixture.find import find_part
-from dskd.runtime.inspection.inspector import Inspector, open_proved
+from dskd.runtime.inspection.inspector import Inspector
+from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.result import Frame
 from dskd.train import data
 from dskd.train.config import load_config

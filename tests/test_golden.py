@@ -30,7 +30,7 @@ from dskd.runtime.inspection.backends.base import cpu_words
 from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
 from dskd.runtime.inspection.golden import LIMITS, disagreement, golden_check
-from dskd.runtime.inspection.inspector import open_proved
+from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.result import Image
 
 Floats = NDArray[np.float32]

@@ -20,7 +20,7 @@ from station_files import rows, wait_for
 
 from dskd.runtime.__main__ import main
 from dskd.runtime.bundle.loading import load_bundle
-from dskd.runtime.inspection.inspector import open_proved
+from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.result import Verdict
 from dskd.runtime.station.__main__ import check
 from dskd.runtime.station.load import load_station, read_station

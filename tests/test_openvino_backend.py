@@ -33,7 +33,7 @@ from dskd.runtime.inspection.backends.base import allowed_cores
 from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
 from dskd.runtime.inspection.golden import golden_check
-from dskd.runtime.inspection.inspector import open_proved
+from dskd.runtime.inspection.proved import open_proved
 
 HAS_BF16 = dskd.runtime.inspection.backends._cpu_has_bf16()
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="this CPU has no bfloat16")

@@ -109,6 +109,7 @@ def line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
     monkeypatch.setattr(
         supervised_backend, "load_bundle", lambda path, later: made.bundle
     )  # nor a manifest on the disk
+    monkeypatch.setattr(TensorRtBackend, "warm_up", lambda backend: None)  # calls of the device are counted here
     yield made
     made.thread.stop()
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.preprocess import ROOMS, _rooms, preprocess
+from dskd.runtime.inspection.preprocess import MOST_BUFFERS, _scratch, preprocess
 
 Image = NDArray[np.uint8]
 
@@ -80,10 +80,10 @@ def test_a_large_frame_keeps_the_light_of_every_pixel_near_its_place() -> None:
 
 
 def test_frames_of_many_sizes_leave_little_memory() -> None:
-    for k in range(3 * ROOMS):
+    for k in range(3 * MOST_BUFFERS):
         found = preprocess(noise(128 + 2 * k, 128), 32, 32)
         assert found.shape == (32, 32, 3)
-    assert len(_rooms.kept) <= ROOMS
+    assert len(_scratch.buffers) <= MOST_BUFFERS
 
 
 def test_threads_do_not_share_halves() -> None:

@@ -11,7 +11,7 @@ from dskd.runtime.bundle.manifest import PRECISIONS
 from dskd.runtime.errors import CallError, DskdError, MissingPart, one_line
 from dskd.runtime.inspection.cuda.device import find_device
 from dskd.runtime.inspection.engine import EngineFacts, build_command, engine_paths, read_facts, why_unfit
-from dskd.runtime.inspection.inspector import open_proved
+from dskd.runtime.inspection.proved import open_proved
 
 LITTLE_DISK, NO_DISK = 5e9, 1e9  # bytes; an update needs room for a second bundle and its engines
 LITTLE_MEMORY, NO_MEMORY = 1.5e9, 0.5e9  # bytes; building an engine needs far more than running it

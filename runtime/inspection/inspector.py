@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,63 +12,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dskd.runtime import user_cache
 from dskd.runtime.bundle.loading import Bundle
-from dskd.runtime.bundle.manifest import InputSpec, Precision
-from dskd.runtime.errors import DeviceLost, DskdError, NotExact
-from dskd.runtime.inspection.backends import Backend, Output, candidates, first_that
-from dskd.runtime.inspection.backends.base import Overlapping, cpu_words
+from dskd.runtime.bundle.manifest import InputSpec
+from dskd.runtime.errors import DeviceLost, DskdError
+from dskd.runtime.inspection.backends import Backend, Output
+from dskd.runtime.inspection.backends.base import Overlapping
 from dskd.runtime.inspection.decision import Map, Settings, decide
 from dskd.runtime.inspection.fixture.pose import Pose
-from dskd.runtime.inspection.golden import GoldenCheck, golden_check
 from dskd.runtime.inspection.network_input import upright
 from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.inspection.tiling import Tiles
 from dskd.runtime.reason import NotInspected, Reason
 from dskd.runtime.result import Frame, Image, Inspection
 
-COMPUTE = ("cv2", "numpy", "onnxruntime", "openvino", "tensorrt")  # a new version of one is proved anew
 SPARSE = 16  # pixels, down and across, from one that is looked at to the next
 BLANK_LEVELS = 4  # grey levels that noise leaves of a covered lens once it is averaged to network size
 
 
-def open_proved(
-    bundle: Bundle, name: str = "auto", threads: int = 0, precision: Precision | None = None, quick: bool = False
-) -> tuple[Backend, GoldenCheck]:
-    """The first of ``dskd.runtime.inspection.backends.candidates`` that opens and passes its golden check.
-
-    What is passed over is said on stderr with the reason. Raises DskdError where none is left. With ``quick``, where the
-    same bundle was tried before on the same backend, libraries and CPU, one frame is enough if it passed, and none is
-    run and nothing said again if it did not.
-    """
-    prove = _quick_check if quick else golden_check
-    return first_that(partial(prove, bundle), candidates(bundle, name, threads, precision))
-
-
-def _quick_check(bundle: Bundle, backend: Backend) -> GoldenCheck:
-    key = user_cache.key_of(bundle.id, backend.name, backend.graph, _libraries(), *sorted(cpu_words()))
-    if backend.name.startswith("tensorrt"):
-        return golden_check(bundle, backend)
-    if (before := user_cache.get("inexact", key)) is not None:
-        raise NotExact(before.tobytes().decode(errors="replace"), told=True)
-    if user_cache.get("proved", key) is not None:
-        return golden_check(bundle, backend, 1)
-    try:
-        check = golden_check(bundle, backend)
-    except NotExact as error:
-        user_cache.put("inexact", key, str(error).encode(), keep=64)
-        raise
-    user_cache.put("proved", key, b"proved", keep=64)
-    return check
-
-
-def _libraries() -> str:
-    """What computes, with versions."""
-    return " ".join(sorted(f"{name} {getattr(sys.modules.get(name), '__version__', '')}" for name in COMPUTE))
-
-
 class BackendFailed(NotInspected):
-    """The backend gave no answer, or one that is no number: no frame of the batch was judged."""
+    """The backend gave no answer, or one that is no number: no frame of the batch was inspected."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Reason.BACKEND_FAILED, detail)

@@ -11,17 +11,17 @@ from dskd.runtime.errors import DskdError
 from dskd.runtime.result import Image
 
 Crop = tuple[int, int, int, int]
-ROOMS = 8  # sizes of halves that a thread keeps memory for
+MOST_BUFFERS = 8  # sizes of halves that a thread keeps memory for
 
 
-class _Rooms(threading.local):
+class _Scratch(threading.local):
     """Memory for halves, by rows and columns."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[int, int], Image] = {}
+        self.buffers: dict[tuple[int, int], Image] = {}
 
 
-_rooms = _Rooms()
+_scratch = _Scratch()
 
 
 def preprocess(image: Image, height: int, width: int, crop: Crop | None = None, out: Image | None = None) -> Image:
@@ -58,16 +58,16 @@ def _halved(image: Image, height: int, width: int) -> Image:
     rows, columns = image.shape[:2]
     while rows >= 4 * height and columns >= 4 * width and rows % 2 == columns % 2 == 0:
         rows, columns = rows // 2, columns // 2
-        image = _resize(image, rows, columns, _room(rows, columns))
+        image = _resize(image, rows, columns, _buffer(rows, columns))
     return image
 
 
-def _room(rows: int, columns: int) -> Image:
-    if (rows, columns) not in _rooms.kept:
-        if len(_rooms.kept) >= ROOMS:  # frames of ever new sizes
-            _rooms.kept.clear()
-        _rooms.kept[rows, columns] = np.empty((rows, columns, 3), np.uint8)
-    return _rooms.kept[rows, columns]
+def _buffer(rows: int, columns: int) -> Image:
+    if (rows, columns) not in _scratch.buffers:
+        if len(_scratch.buffers) >= MOST_BUFFERS:  # frames of ever new sizes
+            _scratch.buffers.clear()
+        _scratch.buffers[rows, columns] = np.empty((rows, columns, 3), np.uint8)
+    return _scratch.buffers[rows, columns]
 
 
 def _resize(image: Image, height: int, width: int, out: Image | None = None) -> Image:

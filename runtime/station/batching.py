@@ -35,7 +35,7 @@ class Feed(Protocol):
     timed: bool  # its parts have deadlines: a batch takes one of them, for all of a batch wait for its last frame
 
     def next_frame(self) -> tuple[Frame, Settings] | None:
-        """The next frame and how to judge it, None where there is none now."""
+        """The next frame and by which settings to inspect it, None where there is none now."""
         ...
 
     def take_result(self, frame: Frame, result: Inspection | Dropped) -> None:

@@ -66,7 +66,7 @@ def health_fields(status: StationStatus) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Live:
-    """The newest judged frame of a camera; ``inspection.anomaly_map`` is at network size, None where it was not needed."""
+    """The newest inspected frame of a camera; ``inspection.anomaly_map`` is at network size, None where it was not needed."""
 
     image: Image
     inspection: Inspection
@@ -91,7 +91,7 @@ class StationControl(Protocol):
         ...
 
     def live(self, camera: str) -> Live | None:
-        """The newest judged frame, None before the first."""
+        """The newest inspected frame, None before the first."""
         ...
 
     def trigger(self, camera: str, part: str | None) -> str:

@@ -15,7 +15,7 @@ _SEVERITY = {Verdict.PASS: 0, Verdict.REVIEW: 1, Verdict.REJECT: 2}
 
 
 class Debounce:
-    """The worst verdict that at least ``need`` of the last ``window`` frames reach; a frame not judged counts too."""
+    """The worst verdict that at least ``need`` of the last ``window`` frames reach; a frame that was not inspected counts too."""
 
     def __init__(self, need: int, window: int) -> None:
         self._need, self._last = need, deque[Verdict](maxlen=window)

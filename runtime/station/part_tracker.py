@@ -55,7 +55,7 @@ class TrackedCamera(Protocol):
 
 
 class Records(Protocol):
-    """Takes what is to be stored and then told, in order; the recorder."""
+    """Takes what is to be stored and then handed to the outputs, in order; the recorder."""
 
     def put(self, record: Entry, frame: Frame | None = None, due: float = 0.0) -> None:
         """Takes a record, the frame of an inspection, and when an answer is due (monotonic clock). Never waits."""

@@ -175,7 +175,7 @@ class Station:
         )
 
     def live(self, camera: str) -> Live | None:
-        """The newest judged frame."""
+        """The newest inspected frame."""
         return self._camera(camera).live
 
     def trigger(self, camera: str, part: str | None) -> str:
@@ -191,7 +191,7 @@ class Station:
         self.recipes.set_recipe(self._camera(camera), recipe, who)
 
     def rejudge(self, image: Image, camera: str) -> Inspection:
-        """Inspects a picture with the camera's recipe; nothing is stored or told."""
+        """Inspects a picture with the camera's recipe; nothing is stored, and no output hears of it."""
         serving = self._camera(camera).serving
         frame = Frame(camera, "rejudged", time.time(), image)
         return serving.thread.inspect(frame, serving.recipe.settings)

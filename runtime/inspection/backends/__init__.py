@@ -75,7 +75,7 @@ def open_backend(
 ) -> Backend:
     """The first of the ``candidates`` that opens; what is passed over is said on stderr with the reason.
 
-    Nothing is proved of it: see ``dskd.runtime.inspection.inspector.open_proved``.
+    Nothing is proved of it: see ``dskd.runtime.inspection.proved.open_proved``.
     """
     return first_that(lambda backend: None, candidates(bundle, name, threads, precision))[0]
 
