@@ -17,6 +17,7 @@ COMMANDS = {
     "export.verify": ("dskd.export.verify", "prove that all forms of the model agree"),
     "calibration": ("dskd.calibration", "add INT8 graphs to a bundle and report what they cost"),
     "export.trt": ("dskd.export.trt", "build the TensorRT engine on the device"),
+    "export.serving": ("dskd.export.serving", "files for NVIDIA Triton and DeepStream"),
     "runtime": ("dskd.runtime", "inspect images, a video or a camera"),
     "evaluate": ("dskd.benchmarks.evaluate", "score a bundle on labelled pictures, with a report"),
     "init": ("dskd.runtime.station.init", "write a station file for what is found here"),
