@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dskd.train.networks.aggregation import FLOOR, ResidualAggregation
+from dskd.train.methods.snl import FLOOR, ResidualAggregation
 from dskd.train.networks.injection import InjectedDecoder, Injection, similarity
 from dskd.train.networks.resnet import BACKBONES
 

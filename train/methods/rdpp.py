@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -19,11 +20,11 @@ from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train import losses
 from dskd.train.methods.base import Features, own_settings
 from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation
-from dskd.train.networks.projection import Projections
 from dskd.train.networks.resnet import Backbone, Encoder
 from dskd.train.settings import RunConfig
 from dskd.train.sinkhorn import sinkhorn_divergence
 
+SLOPE = 0.01  # of the leaky ReLU
 NORMALISER = 1.11  # of the released code, for the three weights below: 1 + 0.01 + 0.1
 
 
@@ -43,6 +44,28 @@ class RdppConfig(Strict):
     blur: float = Field(0.05, gt=0, description="of the transport, as a length between unit vectors")
     scaling: float = Field(0.7, gt=0, lt=1, description="by which the blur falls from step to step")
     positions: int = Field(256, gt=0, description="drawn from each image for the transport")
+
+
+def projection(channels: int) -> nn.Sequential:
+    """Four 3x3 convolutions of C/2, C/4, C/2 and C channels, each with instance normalisation and a leaky ReLU."""
+    widths = (channels, channels // 2, channels // 4, channels // 2, channels)
+    layers: list[nn.Module] = []
+    for inner, outer in pairwise(widths):
+        layers += [nn.Conv2d(inner, outer, 3, padding=1), nn.InstanceNorm2d(outer), nn.LeakyReLU(SLOPE)]
+    return nn.Sequential(*layers)
+
+
+class Projections(nn.Module):
+    """Maps each scale onto itself. Instance normalisation depends on the picture, so it cannot be folded away."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.scales = nn.ModuleList(projection(channels) for channels in backbone.channels)
+
+    def forward(self, features: Features) -> Features:
+        """Three [B, C, H, W] -> three of the same shapes."""
+        fine, middle, coarse = (layer(feature) for layer, feature in zip(self.scales, features, strict=True))
+        return fine, middle, coarse
 
 
 class ProjectedReverseDistillation(ReverseDistillation):
