@@ -327,3 +327,19 @@ def test_a_delivery_that_goes_on_is_waited_for(tmp_path: Path, monkeypatch: pyte
     sink.close()
     store.close()
     assert got == [1, 2, 3, 4, 5]
+
+
+def test_a_receiver_that_never_comes_back_does_not_fill_the_disk(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in (("MOST_WAITING", 20), ("KEPT", 5), ("TIDY_EVERY", 0.0)):
+        monkeypatch.setattr(delivered, name, value)
+    sink = delivered.TemporaryStore()
+    sink.store.cursor("away")
+    for number in range(60):
+        found = inspection(number)
+        sink.write([(frame_of(found), found)])
+    held = [record.id for record in sink.store.after(0, 100)]
+    sink.close()
+    assert held == list(range(41, 61))
+    assert "sink away: over 20 results wait for it" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import time
@@ -17,7 +18,9 @@ from dskd.runtime.store import Store
 PATIENCE = 10.0  # seconds without a delivery after which the end of a run waits no longer
 LOOK = 0.05  # seconds between looks at how far a sink is
 KEPT = 10_000  # delivered records that stay in a temporary store
+MOST_WAITING = 200_000  # undelivered ones in it: some 80 MB, so that a receiver that never comes back fills no disk
 TIDY_EVERY = 60.0  # seconds
+_log = logging.getLogger(__name__)
 
 
 def deliver(asked: Sequence[tuple[str, SinkKind, SinkConfig]], opened: list[Sink]) -> None:
@@ -46,8 +49,16 @@ class TemporaryStore(Sink):
         """Stores them until they are delivered."""
         self.store.add([result if isinstance(result, Dropped) else result[1] for result in results])
         if time.monotonic() - self._tidied > TIDY_EVERY:
-            self.store.prune(KEPT)
-            self._tidied = time.monotonic()
+            self._tidy()
+
+    def _tidy(self) -> None:
+        least = self.store.newest_known - MOST_WAITING
+        for sink, position in self.store.cursors().items():
+            if position < least:
+                _log.warning("sink %s: over %d results wait for it; the oldest are let go", sink, MOST_WAITING)
+                self.store.advance(sink, least)
+        self.store.prune(KEPT)
+        self._tidied = time.monotonic()
 
     def close(self) -> None:
         """Deletes it."""
