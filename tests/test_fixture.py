@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -11,13 +13,14 @@ from hypothesis import strategies as st
 from located import GROUND, PART, SIZE, bracket, learnt, poses
 
 from dskd.runtime.bundle.manifest import Fixture
+from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.errors import DskdError
 from dskd.runtime.inspection.fixture.find import find_part
 from dskd.runtime.inspection.fixture.pose import Pose
 from dskd.runtime.inspection.fixture.reference import SIDE, PartNotFound, Reference, decoded, encoded, grey_of
 from dskd.runtime.result import Image
 from dskd.train.defects import PAINTERS
-from dskd.train.fixture_contour import patch_of
+from dskd.train.fixture_contour import learn_contour, patch_of
 from dskd.train.synthetic import stamped_bracket
 
 SHIFT, ANGLE = 0.6, 0.4  # frame pixels and degrees by which a pose may be off
@@ -134,16 +137,27 @@ def test_no_picture_crashes_a_finder(height: int, width: int, spread: int, seed:
             find_part(frame, fixture)
 
 
-def test_a_part_may_be_turned_as_far_as_it_was_said(contour: Fixture, template: Fixture) -> None:
+def test_a_part_may_be_turned_as_far_as_it_was_said(template: Fixture, tmp_path: Path) -> None:
     middle = ((SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2)
-    for fixture in (contour, template):
-        upright = find_part(bracket((*middle, 0.0)), fixture)
-        little = fixture.model_copy(update={"turn": 10.0 + abs(upright.angle)})
-        assert abs(find_part(bracket((*middle, 8.0)), little).angle - upright.angle - 8) < ANGLE
-        still = template.model_copy(update={"turn": 0.0})
-        assert find_part(bracket((*middle, 0.0)), still).angle == 0
+    little = template.model_copy(update={"turn": 10.0})
+    assert abs(find_part(bracket((*middle, 8.0)), little).angle - 8) < ANGLE
+    still = template.model_copy(update={"turn": 0.0})
+    assert find_part(bracket((*middle, 0.0)), still).angle == 0
+    for fixture in (little, still):
         with pytest.raises(PartNotFound):
-            find_part(bracket((*middle, 90.0)), still)
+            find_part(bracket((*middle, 90.0)), fixture)
+
+
+def test_parts_that_are_turned_a_little_stay_as_they_lie(tmp_path: Path) -> None:
+    for k, (x, y, angle) in enumerate(poses(12, seed=6)):
+        write_image(tmp_path / f"{k:02}.png", bracket((x, y, 90 + angle / 18), seed=k))  # 80 to 100 degrees
+    fixture, _ = learn_contour(sorted(tmp_path.glob("*.png")), 12.0, 0.06, 0.0)
+    assert fixture.turn == 12
+    assert fixture.height > fixture.width
+    assert abs(find_part(bracket((160.0, 120.0, 90.0)), fixture).angle) < 5
+    assert abs(find_part(bracket((160.0, 120.0, 80.0)), fixture).angle) < 15
+    with pytest.raises(PartNotFound):
+        find_part(bracket((160.0, 120.0, 0.0)), fixture)
 
 
 def test_what_is_cut_out_shows_the_part_as_it_lies_in_all(contour: Fixture) -> None:

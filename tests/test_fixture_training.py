@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import SMALL, Once
-from located import PART, SIZE, bracket, write_brackets
+from located import PART, SIZE, bracket, poses, write_brackets
 
 import dskd
 from dskd.benchmarks.evaluate import evaluate
@@ -66,6 +66,16 @@ def test_a_part_that_always_lies_alike_needs_no_fixture(tmp_path: Path) -> None:
     for k in range(12):
         write_image(tmp_path / f"{k}.png", bracket((160.0 + k % 3, 120.0, 20.0), seed=k))
     assert settled(find_images(tmp_path)) == (None, "none: parts lie still")
+
+
+def test_dark_corners_and_a_light_from_the_side_are_no_part(tmp_path: Path) -> None:
+    y, x = np.mgrid[-0.5 : 0.5 : SIZE[0] * 1j, -0.5 : 0.5 : SIZE[1] * 1j]
+    for k, pose in enumerate(poses(12, seed=4)):
+        light = (1 - 0.8 * (x**2 + y**2) + 0.1 * x)[..., None] * (255.0 - bracket(pose, seed=k)) * 0.8
+        write_image(tmp_path / f"{k}.png", light.astype(np.uint8))
+    fixture, reason = settled(find_images(tmp_path))
+    assert reason.startswith("contour: parts lie turned and moved; found in all 12 pictures")
+    assert fixture.width < 1.3 * PART[1]  # type: ignore[attr-defined]
 
 
 def test_few_pictures_without_the_part_are_named_or_forgiven(tmp_path: Path) -> None:

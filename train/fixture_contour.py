@@ -145,28 +145,39 @@ def _only_blob(difference: NDArray[np.uint8], contrast: int, step: int) -> Blob 
 
 
 def _with_reference(seen: Sequence[Seen], contrast: int, turn: float, margin: float) -> Fixture:
-    """A fixture whose reference is the mean of some of the pictures, aligned with the most ordinary one."""
+    """A fixture whose reference is the mean of some of the pictures, aligned with the most ordinary one.
+
+    The part's longer side lies level in it, or where parts may be turned a little only, the part lies as it does in the
+    middle of them.
+    """
     areas = np.array([each.blob.area for each in seen])
     first = seen[int(np.abs(areas - np.median(areas)).argmin())]
     reach = 1.08 * float(np.median([np.hypot(*(s.blob.outline - s.blob.middle).T).max() for s in seen]))
-    upright = _long_side(first.blob)
+    upright = _long_side(first.blob) if turn == 180 else 0.0
     reference = Reference(np.zeros((SIDE, SIDE), np.uint8), reach, np.ones((SIDE, SIDE), np.bool_))
     picture = patch_of(reference, read_image(first.path), (*first.blob.middle, upright))
     fixture = Fixture(
-        finder="contour", width=SIDE, height=SIDE, reference=encoded(picture), reach=reach, centre=(0.0, 0.0),
-        turn=turn, likeness=WEAKEST, contrast=contrast, area=(round(0.75 * areas.min()), round(1.33 * areas.max())),
+        finder="contour", width=SIDE, height=SIDE, reference=encoded(picture), reach=reach,
+        centre=((SIDE - 1) / 2, (SIDE - 1) / 2), turn=min(2 * turn, 180.0), likeness=WEAKEST, contrast=contrast, area=(round(0.75 * areas.min()), round(1.33 * areas.max())),
     )  # fmt: skip
-    fixture = fixture.model_copy(update={"centre": ((SIDE - 1) / 2, (SIDE - 1) / 2)})
     chosen = seen[:: -(-len(seen) // AVERAGED)]
-    for _ in range(2):
+    for middle_too in (turn < 180, False):
         places = [(each, pose_in(each.path, fixture)) for each in chosen]
         found = [(each, pose) for each, pose in places if pose is not None]
         if not found:
             raise NoFixture("the pictures show no part that looks alike in them")
-        patches = [patch_of(reference, read_image(each.path), (pose.x, pose.y, pose.angle)) for each, pose in found]
+        off = _mean_angle([pose for _, pose in found]) if middle_too else 0.0
+        patches = [
+            patch_of(reference, read_image(each.path), (pose.x, pose.y, pose.angle - off)) for each, pose in found
+        ]
         mean = np.rint(np.mean(patches, axis=0)).astype(np.uint8)
         fixture = fixture.model_copy(update={"reference": encoded(mean)})
+    fixture = fixture.model_copy(update={"turn": turn})
     return _with_picture(fixture, [(each.blob, pose) for each, pose in found], margin)
+
+
+def _mean_angle(poses: Sequence[Pose]) -> float:
+    return float(np.rad2deg(np.angle(np.exp(1j * np.deg2rad([pose.angle for pose in poses])).sum())))
 
 
 def _long_side(blob: Blob) -> float:
