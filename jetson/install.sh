@@ -246,7 +246,7 @@ give_gpio() { # give_gpio FOLDER: the lines belong to root alone where NVIDIA's 
     if ! grep -q "^gpio:" /etc/group; then return; fi
     put "$1/99-dskd-gpio.rules" "$UDEV_RULE"
     if [ "$changed" != "$before" ] && [ -d /run/udev ]; then
-        udevadm control --reload && udevadm trigger --subsystem-match=gpio
+        { udevadm control --reload && udevadm trigger --subsystem-match=gpio; } || warn "udev does not take $UDEV_RULE; reboot"
     fi
 }
 

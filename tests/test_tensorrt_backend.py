@@ -24,6 +24,7 @@ from tensorrt_fakes import (
     WIDTH,
     DataType,
     FakeMemory,
+    FakeStream,
     FakeTensorRt,
     TensorIOMode,
     make_bundle,
@@ -35,7 +36,7 @@ from tensorrt_fakes import (
 import dskd.runtime.inspection.backends
 from dskd.export.engine_profile import LayerTime, profile_layers, profile_table
 from dskd.runtime.bundle.loading import Bundle
-from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.errors import CallError, DeviceLost, DskdError, MissingPart
 from dskd.runtime.inspection.backends import open_backend, tensorrt
 from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend, Ticket
@@ -116,6 +117,28 @@ def test_a_profile_says_where_the_time_goes(tmp_path: Path) -> None:
     assert "0.4000 ms  2 layers" in profile_table(layers)
     many = [LayerTime(f"layer {k}", 1.0, 0.05) for k in range(20)]
     assert "5.0000 ms  25.0%  5 others" in profile_table(many)
+
+
+def test_after_a_failed_launch_the_device_is_waited_for_and_its_loss_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host must not write into what the device may still read; and TensorRT does not say which error it met."""
+    rig = Rig(tmp_path)
+    backend = rig.open()
+    rig.trt.fail, waits = "execute", rig.memory.counts["synchronize"]
+    with pytest.raises(DskdError, match="does not run"):
+        backend.submit(images(1))
+    assert rig.memory.counts["synchronize"] == waits + 1
+    rig.trt.fail = ""
+    check(backend.infer(images(2)), images(2))
+
+    def lost(self: FakeStream) -> None:
+        raise DeviceLost("the GPU failed (cuStreamSynchronize: CUDA_ERROR_LAUNCH_FAILED)")
+
+    rig.trt.fail = "execute"
+    monkeypatch.setattr(FakeStream, "synchronize", lost)
+    with pytest.raises(DeviceLost):
+        backend.infer(images(1))
 
 
 def test_warmed_up_no_batch_size_needs_a_context_or_a_recording_any_more(tmp_path: Path) -> None:
@@ -710,7 +733,7 @@ def missing(text: str) -> Callable[..., Any]:
 
 
 def test_an_unknown_backend_is_a_wrong_call(bundle_folder: Bundle) -> None:
-    with pytest.raises(CallError, match="choose one of: auto, onnxruntime, openvino, tensorrt"):
+    with pytest.raises(CallError, match="one of: auto, onnxruntime, openvino, tensorrt"):
         open_backend(bundle_folder, "magic")
     assert next(iter(dskd.runtime.inspection.backends.BACKENDS)) == "auto"
 
