@@ -28,6 +28,7 @@ LAB = {
     "scaling": ("station", "cameras per Orin module, and what a line, a plant and a fleet fill up first"),
     "soak": ("station", "a station under full load for a long time"),
     "triggers": ("station", "a PLC that triggers at a steady rate, and every part's answer"),
+    "few_pictures": ("models", "image AUROC and false rejects by the number of good pictures, without training"),
     "readings": ("models", "other scores and maps from the same trained model"),
     "ablation": ("models", "what each part of the recipe is worth"),
     "accuracy": ("models", "every method on one set, as it is exported"),
@@ -43,9 +44,9 @@ def main(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print("usage: python -m benchmarks NAME [options]   (NAME --help tells more)\n")
-        print("\n".join(f"  {known:10} {text}" for known, text in NAMES.items()))
+        print("\n".join(f"  {known:12} {text}" for known, text in NAMES.items()))
         print("\nin a checkout:\n")
-        print("\n".join(f"  {known:10} {text}" for known, (_, text) in LAB.items()))
+        print("\n".join(f"  {known:12} {text}" for known, (_, text) in LAB.items()))
         return 0
     if name not in NAMES and name not in LAB:
         raise CallError(f"no benchmark {name!r}; one of: {', '.join([*NAMES, *LAB])}")

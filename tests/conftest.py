@@ -38,7 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 NARROW = ["embedding.width=0.25", "decoder.width=0.25", "map.components=64", "map.rank=16"]
 FULL_WIDTH = ["embedding.width=1", "decoder.width=1", "map.components=384", "map.rank=96"]
 SMALL = [
-    "input.height=64", "input.width=96", "recipe.epochs=2", "recipe.batch=4", "recipe.precision=float32", *NARROW,
+    "input.height=64", "input.width=96", "recipe.epochs=2", "recipe.batch=4", "recipe.precision=float32",
+    "data.held_out=0.15", *NARROW,
 ]  # fmt: skip
 
 # What every method, and what prunes or exports differently, must pass: settings beside SMALL.

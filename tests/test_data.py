@@ -110,6 +110,14 @@ def test_split_sets_a_share_aside_and_loses_nothing(count: int, share: float, se
     assert data.split(good, share, seed) == (training, held_out)
 
 
+@pytest.mark.parametrize(
+    ("good", "held_out"), [(10, 3), (60, 20), (140, 47), (297, 99), (300, 99), (660, 99), (700, 105), (761, 114)]
+)
+def test_as_many_are_held_out_as_one_false_reject_in_a_hundred_needs_up_to_a_third(good: int, held_out: int) -> None:
+    training, chosen = data.split([Path(f"{k:04}.png") for k in range(good)], None, 0)
+    assert (len(training), len(chosen)) == (good - held_out, held_out)
+
+
 def test_another_seed_holds_other_images_out() -> None:
     good = [Path(f"{k:04}.png") for k in range(100)]
     chosen = {tuple(data.split(good, 0.2, seed)[1]) for seed in range(10)}

@@ -73,6 +73,7 @@ def test_distance_is_mahalanobis_of_a_principal_component_model(rank: int, compo
     vectors = np.einsum("bchw,cd->bdhw", vectors, basis)
     rows, columns = vectors.shape[2:]
     covariance = [[np.cov(vectors[:, :, h, w].T, bias=True) for w in range(columns)] for h in range(rows)]
+    shared, weight = np.mean(covariance, (0, 1)), 20 / (200 + 20)  # it counts as 20 pictures beside the 200
     ridge = RIDGE * np.mean([[np.trace(c) / kept for c in row] for row in covariance])
     new_teacher, new_student = features(5, seed=2)
     (found,) = distance(new_teacher, new_student)
@@ -81,7 +82,9 @@ def test_distance_is_mahalanobis_of_a_principal_component_model(rank: int, compo
     new = np.einsum("bchw,cd->bdhw", vectors_of(new_teacher, new_student), basis) - vectors.mean(0)
     for h in range(rows):
         for w in range(columns):
-            variances, directions = np.linalg.eigh(covariance[h][w] + ridge * np.eye(kept))
+            variances, directions = np.linalg.eigh(
+                (1 - weight) * covariance[h][w] + weight * shared + ridge * np.eye(kept)
+            )
             known = min(rank, kept - 1)
             variances[:-known] = variances[:-known].mean()
             inverse = directions / variances @ directions.T

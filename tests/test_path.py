@@ -72,7 +72,7 @@ def test_bundle_holds_the_scores_behind_its_thresholds(trained_run: TrainedRun, 
     assert bundle.held_out_scores("model.onnx") == pytest.approx(trained, abs=1e-3)
     half = bundle.held_out_scores("model.fp16.onnx")
     assert half == pytest.approx(trained, rel=0.05, abs=0.01)
-    assert half[-1] == pytest.approx(bundle.manifest.graphs["model.fp16.onnx"].thresholds.reject.score)
+    assert half[-1] == pytest.approx(bundle.manifest.graphs["model.fp16.onnx"].thresholds.review.score)
     assert bundle.held_out_scores("model.int8.onnx") == []
 
 

@@ -16,6 +16,7 @@ from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.threshold import conformal_threshold, conformal_thresholds, describe
 
 DRAWS = 4000
+FEW_DRAWS = 1000
 SURE = 1 - 1e-7  # a right implementation fails once in ten million runs; the generator is seeded anyway
 Draw = Callable[[np.random.Generator, int], np.ndarray]
 
@@ -136,6 +137,38 @@ def test_review_must_not_be_rarer_than_reject() -> None:
         conformal_thresholds(scores, 0.01, 0.05)
     found = conformal_thresholds(scores, 0.05, 0.01)
     assert (found.review.score, found.reject.score) == (190, 198)
+
+
+@pytest.mark.parametrize(
+    "draw", [d for d in SHAPES.values() if d is not SHAPES["many ties"]], ids=["normal", "heavy tail"]
+)
+@pytest.mark.parametrize("count", [9, 20, 47])
+def test_what_few_images_guarantee_holds_for_rejecting_and_for_looking(draw: Draw, count: int) -> None:
+    rng = np.random.default_rng(count)
+    rejected = looked_at = 0
+    for _ in range(FEW_DRAWS):
+        found, new = conformal_thresholds(draw(rng, count), 0.05, 0.01), draw(rng, 1)[0]
+        rejected, looked_at = rejected + int(new > found.reject.score), looked_at + int(new > found.review.score)
+    assert rejected <= binom.ppf(SURE, FEW_DRAWS, found.reject.supported_rate)
+    assert looked_at <= binom.ppf(SURE, FEW_DRAWS, found.review.supported_rate)
+
+
+@pytest.mark.parametrize(("count", "most"), [(9, 0.045), (20, 0.03), (47, 0.02)])
+def test_few_images_reject_about_as_many_good_parts_as_was_asked_for(count: int, most: float) -> None:
+    """The largest of so many scores alone would reject 10, 4.8 and 2.1 % of good parts."""
+    rng = np.random.default_rng(count)
+    rejected = 0
+    for _ in range(FEW_DRAWS):
+        found = conformal_thresholds(rng.gumbel(size=count), 0.05, 0.01)  # as maxima of maps are
+        rejected += int(rng.gumbel() > found.reject.score)
+    assert rejected / FEW_DRAWS < most
+
+
+def test_an_estimated_threshold_by_hand() -> None:
+    found = conformal_thresholds(np.array([1.0, 2, 3, 5, 9]), 0.05, 0.01)
+    assert found.reject.score == pytest.approx(3 + 4 * math.log(50))  # the median, and the mean of what lies over it
+    assert found.reject.supported_rate == pytest.approx(1 / 6)
+    assert found.review.score == 9
 
 
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=30))

@@ -29,6 +29,9 @@ from dskd.train.progress import progress
 log = logging.getLogger(__name__)
 GOOD = ("good", "ok")  # folders of good parts, in any case
 ALIKE = 1  # grey levels that copies of one picture differ by at most
+HELD_OUT = 0.15  # share of good images set aside for thresholds,
+SUPPORTING = 99  # or as many as support one false reject in a hundred,
+MOST_HELD_OUT = 1 / 3  # as far as this share goes
 FEWEST_GOOD = 10  # below this neither training nor a threshold means anything
 
 
@@ -113,12 +116,17 @@ def find_labelled(tests: Path, masks: Path) -> list[TestImage]:
     return found
 
 
-def split(good: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """Sets a ``share`` of the good images aside for thresholds: (training, held out)."""
+def split(good: list[Path], share: float | None, seed: int) -> tuple[list[Path], list[Path]]:
+    """Sets a ``share`` of the good images aside for thresholds: (training, held out). None: as many as they need."""
     order = np.random.default_rng(seed).permutation(len(good))
-    count = max(1, round(share * len(good)))
+    count = max(1, round(share * len(good))) if share else held_out_count(len(good))
     held_out = set(order[:count].tolist())
     return [p for k, p in enumerate(good) if k not in held_out], [p for k, p in enumerate(good) if k in held_out]
+
+
+def held_out_count(good: int) -> int:
+    """How many of so many good images are set aside where nobody says."""
+    return max(1, round(HELD_OUT * good), min(SUPPORTING, round(MOST_HELD_OUT * good)))
 
 
 def read_input(path: Path, spec: InputSpec) -> Image:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 GATHERED = 12_000  # features, from all pictures alike, of which a subset is chosen
+SHARED = 20  # pictures that the covariance of all positions together counts as: few pictures know little of each one
 SMALLEST_VARIANCE = 1e-8  # where good images are all alike, any error is unusual, but not infinitely so
 
 
@@ -66,14 +67,21 @@ class ErrorStatistics:
             products += error.T @ error
 
     def usual_errors(self, rank: int, ridge: float) -> UsualErrors:
-        """The model. ``ridge`` of the mean variance is added to every direction, so that few images suffice."""
+        """The model, so that few images suffice.
+
+        The covariance of all positions together counts as ``SHARED`` further images of each, and ``ridge`` of the mean
+        variance is added to every direction.
+        """
         mean = self._sum / self._count
         channels = mean.shape[1]
         total = np.einsum("pcc->", self._products) / self._count - np.square(mean).sum()
         added = ridge * max(float(total) / mean.size, SMALLEST_VARIANCE)
+        shared = (self._products.sum(0) / self._count - mean.T @ mean) / len(mean)
+        known = self._count / (self._count + SHARED)
         usual, scale = np.empty((*mean.shape, rank), np.float32), np.empty((len(mean), 1), np.float32)
         for position, (products, centre) in enumerate(zip(self._products, mean, strict=True)):
-            variances, directions = np.linalg.eigh(products / self._count - np.outer(centre, centre))  # rising
+            own = products / self._count - np.outer(centre, centre)
+            variances, directions = np.linalg.eigh(known * own + (1 - known) * shared)  # rising
             variances = np.maximum(variances, 0) + added
             rest = variances[:-rank].mean()
             share = np.maximum(1 - rest / variances[-rank:], 0)

@@ -25,8 +25,8 @@ def finished(
     except CallError:
         return None
     config, _ = settle_input(settle_fixture(as_found(config, done.config), images)[0], images)
+    config = as_decided(config, done.config)
     training = [path for part, _ in split_products(images, config, strict) for path in part]
     _, _, teacher = load_teacher(BACKBONES[config.backbone], teacher_weights)
-    config = as_decided(config, done.config)
     found = (done.config, done.record["training_data_sha256"], done.record["teacher_weights_sha256"])
     return done if found == (config, data_sha256(training), teacher) else None

@@ -188,6 +188,7 @@ class Looking:
 
 
 def as_decided(asked: TrainConfig, done: TrainConfig) -> TrainConfig:
-    """``asked`` with what it leaves open about its map as ``done`` has it."""
+    """``asked`` with what it leaves open as ``done`` has it: about its map, and how many pictures were held out."""
     taken = {name: getattr(done.map, name) for name in ("usual", "shares") if getattr(asked.map, name) is None}
-    return asked.model_copy(update={"map": asked.map.model_copy(update=taken)})
+    data = done.data if asked.data.held_out is None else asked.data
+    return asked.model_copy(update={"map": asked.map.model_copy(update=taken), "data": data})

@@ -153,7 +153,11 @@ class AugmentConfig(Strict):
 class DataConfig(Strict):
     """Which good images are used for what."""
 
-    held_out: float = Field(0.15, gt=0, lt=0.9, description="share of good images set aside for thresholds")
+    held_out: Annotated[float, Field(gt=0, lt=0.9)] | None = Field(
+        None,
+        description="share of good images set aside for thresholds; default: 0.15, or as many as rejecting one good part "
+        "in a hundred needs (99), up to a third of them",
+    )
 
 
 class MapConfig(Strict):

@@ -2,7 +2,9 @@
 
 With n held-out scores the k-th smallest, k = ceil((n + 1)(1 - rate)), is exceeded by a new good part with
 probability at most ``rate`` (Vovk et al.; exchangeability is the only assumption). Fewer than 1/rate - 1 images
-cannot support a rate: then the largest score is taken and the rate it does support is said.
+cannot support a rate: then the largest score is taken and the rate it does support is said. A reject threshold that
+is not supported lies higher: as far out as the upper half of the scores says, taken as an exponential tail. That only
+lowers the rate of false rejects, so what is guaranteed stays, and parts in between go to REVIEW.
 """
 
 from __future__ import annotations
@@ -40,9 +42,24 @@ def conformal_thresholds(scores: NDArray[np.floating], review_rate: float, rejec
     if review_rate < reject_rate:
         raise CallError(f"review rate {review_rate} must not be under the reject rate {reject_rate}")
     reject, review = conformal_threshold(scores, reject_rate), conformal_threshold(scores, review_rate)
+    if not _is_supported(reject):
+        reject = reject.model_copy(update={"score": max(reject.score, _estimated(scores, reject_rate))})
     if review.score >= reject.score:
         review = _below(scores, reject, review_rate)
     return Thresholds(review=review, reject=reject)
+
+
+def _is_supported(threshold: Threshold) -> bool:
+    return threshold.supported_rate <= threshold.false_reject_rate + ROUNDING
+
+
+def _estimated(scores: NDArray[np.floating], rate: float) -> float:
+    """Score that good parts exceed at ``rate`` if, over their median, scores thin out as an exponential tail does."""
+    middle = float(np.median(scores))
+    over = scores[scores > middle]
+    if not len(over):  # they are all alike
+        return middle
+    return middle + float(np.mean(over - middle)) * math.log(0.5 / rate)
 
 
 def _below(scores: NDArray[np.floating], reject: Threshold, rate: float) -> Threshold:
@@ -56,7 +73,7 @@ def _below(scores: NDArray[np.floating], reject: Threshold, rate: float) -> Thre
 def describe(threshold: Threshold) -> str:
     """One sentence for people."""
     sentence = f"{threshold.score:.4f} (at most {threshold.supported_rate:.2%} of good parts, from {threshold.images})"
-    if threshold.supported_rate > threshold.false_reject_rate + ROUNDING:
+    if not _is_supported(threshold):
         needed = math.ceil(1 / threshold.false_reject_rate - ROUNDING) - 1
         if needed > threshold.images:
             sentence += (
