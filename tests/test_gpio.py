@@ -40,8 +40,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 GUARD = """
 import signal, sys
-from dskd.runtime.station.__main__ import main as station
-from dskd.runtime.station.outputs import gpio_guard, line_test
+from dskd.runtime.station.outputs import gpio_guard
 class Line:
     def set(self, active): open({file!r}, "a").write("1" if active else "0")
     def close(self): open({file!r}, "a").write("c")
@@ -103,6 +102,12 @@ def test_an_order_that_is_none_moves_nothing(order: bytes) -> None:
 )
 def test_no_order_holds_the_line_for_ever(order: str) -> None:
     assert gpio_guard.parse(order.encode()) is None
+
+
+def test_the_guard_imports_nothing_heavy() -> None:
+    script = "import sys, dskd.runtime.station.outputs.gpio_guard; print(sorted({'numpy', 'pydantic', 'yaml'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "[]\n", done.stderr
 
 
 @pytest.mark.parametrize("ends_with", ["", "term"])

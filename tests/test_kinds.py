@@ -20,8 +20,8 @@ from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Verdict
 from dskd.runtime.station.control import PartStatus
 from dskd.runtime.station.load import load_station, read_station
-from dskd.runtime.station.outputs import OUTPUTS, OutputConfig, OutputContext, OutputKind
 from dskd.runtime.station.outputs.guarded import open_guarded
+from dskd.runtime.station.outputs.kinds import OUTPUTS, OutputConfig, OutputContext, OutputKind
 from dskd.runtime.station.station import Station
 
 

@@ -26,7 +26,7 @@ from dskd.runtime.configuration.fields import (
 from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.inspection.backends import BACKENDS
 from dskd.runtime.sinks import SINKS, SinkConfig
-from dskd.runtime.station.outputs import OUTPUTS, OutputConfig
+from dskd.runtime.station.outputs.kinds import OUTPUTS, OutputConfig
 
 _FILES = re.compile(r"(folder|file|watch)://(?!/)(.+)", re.IGNORECASE | re.DOTALL)
 

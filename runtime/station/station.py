@@ -25,8 +25,8 @@ from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.control import Live, PartStatus, StationStatus, health_fields
 from dskd.runtime.station.drift_watches import DriftWatches
 from dskd.runtime.station.free_running import FreeRunning
-from dskd.runtime.station.outputs import OUTPUTS, Output, OutputConfig, OutputContext
 from dskd.runtime.station.outputs.guarded import open_guarded
+from dskd.runtime.station.outputs.kinds import OUTPUTS, Output, OutputConfig, OutputContext
 from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
 from dskd.runtime.station.recorder import Recorded, Recorder
 from dskd.runtime.station.station_sinks import StationSinks, part_status

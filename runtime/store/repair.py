@@ -49,7 +49,7 @@ def is_store(path: Path) -> bool:
 def finish_interrupted(path: Path) -> None:
     """Goes on where a repair was killed between its last two steps; what an earlier kill left is removed."""
     fresh = _fresh(path)
-    if not fresh.exists():
+    if not os.path.exists(fresh):  # never raises, whatever the path holds
         return
     if path.exists():
         fresh.unlink()
