@@ -38,7 +38,7 @@ def load_checkpoint(
     Raises CallError where the state belongs to another configuration or other images, DskdError where it is damaged.
     """
     tensors, metadata = read_tensors(path)
-    found = json.loads(metadata.get("run", "{}"))
+    step, scaler, found = _metadata(path, metadata)
     for key, value in run.items():
         if found.get(key) != value:
             raise CallError(
@@ -48,10 +48,32 @@ def load_checkpoint(
     for name, tensor in tensors.items():
         if name.startswith(_OPTIMISER):
             index, _, key = name.removeprefix(_OPTIMISER).partition(".")
+            if not index.isdecimal() or len(index) > 9:
+                raise _damaged(path, "names in it")
             state.setdefault(int(index), {})[key] = tensor
     load_model(path, model, {n.removeprefix(_MODEL): t for n, t in tensors.items() if n.startswith(_MODEL)})
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return int(metadata["step"]), json.loads(metadata.get("scaler", "{}"))
+    try:
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, "the optimiser's state") from error
+    return step, scaler
+
+
+def _metadata(path: Path, metadata: dict[str, str]) -> tuple[int, dict[str, float], dict[str, object]]:
+    """Step, loss scaler and what the state belongs to. Raises DskdError where they are none."""
+    try:
+        scaler, run = json.loads(metadata.get("scaler", "{}")), json.loads(metadata.get("run", "{}"))
+        step = metadata.get("step", "")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "what it says of itself") from error
+    numbers = isinstance(scaler, dict) and all(type(value) in (int, float) for value in scaler.values())
+    if not numbers or not isinstance(run, dict) or not (step.isascii() and step.isdecimal() and len(step) < 16):
+        raise _damaged(path, "what it says of itself")
+    return int(step), scaler, run
+
+
+def _damaged(path: Path, what: str) -> DskdError:
+    return DskdError(f"{path}: is damaged ({what}); remove the folder and train again")
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,7 +81,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
         raise DskdError(f"{path}: cannot be read ({error}); remove the folder and train again") from error
 
 
@@ -67,6 +98,6 @@ def load_model(path: Path, model: nn.Module, tensors: dict[str, Tensor]) -> None
     """Puts ``tensors`` into ``model``. Raises DskdError where names or shapes do not fit."""
     try:
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise DskdError(f"{path}: does not fit this configuration ({reason}); train again") from error

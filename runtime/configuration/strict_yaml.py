@@ -81,6 +81,10 @@ def _loader() -> type[PlainYaml]:
 LOADER = _loader()
 
 
+# Nested too deep; a date or number that is none; and what PyYAML trips over where a tag does not fit its text.
+_WRONG = (RecursionError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
+
+
 def parse_yaml(text: str) -> object:
     """Plain data from YAML. Raises yaml.YAMLError for whatever is wrong with it."""
     try:
@@ -89,8 +93,10 @@ def parse_yaml(text: str) -> object:
             return loader.get_single_data()
         finally:
             loader.dispose()  # type: ignore[no-untyped-call]
-    except (RecursionError, ValueError) as error:  # nested too deep; a date or number that is none
-        raise yaml.YAMLError(str(error)) from error
+    except _WRONG as error:
+        raise yaml.YAMLError(
+            str(error) if isinstance(error, ValueError | RecursionError) else "a value does not fit its tag"
+        ) from error
 
 
 def nodes_of(text: str) -> yaml.Node | None:

@@ -56,9 +56,11 @@ def read_station(path: Path) -> tuple[StationConfig | None, list[Fault]]:
     try:
         config = StationConfig.model_validate(fields, context={"folder": folder})
     except ValidationError as error:
-        found = [_fault(path, text, fields, detail) for detail in error.errors(include_url=False)]
+        lines = _Lines(path, text)
+        found = [_fault(lines, fields, detail) for detail in error.errors(include_url=False)]
         return None, sorted(found, key=lambda fault: fault.line)
-    wrong = [_at(path, text, place, what) for place, what in _references(config)]
+    lines = _Lines(path, text)
+    wrong = [lines.at(place, what) for place, what in _references(config)]
     return config, sorted(wrong, key=lambda fault: fault.line)
 
 
@@ -134,7 +136,7 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f"; one of: {', '.join(known[:20])}"
 
 
-def _fault(path: Path, text: str, fields: object, detail: ErrorDetails) -> Fault:
+def _fault(lines: _Lines, fields: object, detail: ErrorDetails) -> Fault:
     place: Place = detail["loc"]
     if detail["type"] == "extra_forbidden":
         what = f"unknown key{_nearest(str(place[-1]), _keys_at(place[:-1], fields))}"
@@ -149,7 +151,7 @@ def _fault(path: Path, text: str, fields: object, detail: ErrorDetails) -> Fault
         what = detail["msg"].removeprefix("Value error, ")
     if place[-1:] == (_KEY,):  # pydantic's mark of a mapping's key
         place = place[:-1]
-    return _at(path, text, place, what, key=detail["type"] in ("extra_forbidden", "missing"))
+    return lines.at(place, what, key=detail["type"] in ("extra_forbidden", "missing"))
 
 
 def _keys_at(place: Place, fields: Any) -> list[str]:
@@ -187,22 +189,34 @@ def _kind_of(model: type[BaseModel]) -> Any:
     return model.model_fields["kind"].annotation if "kind" in model.model_fields else Literal[""]
 
 
-def _at(path: Path, text: str, place: Place, what: str, key: bool = True) -> Fault:
-    """The fault with its line: where the last part of ``place`` stands that the file holds.
+class _Lines:
+    """Where things stand in a file, looked up once however many faults it has."""
 
-    A union's tag is a step of ``place`` and no key; ``key`` says whether the last step is one in any case.
-    """
-    node = nodes_of(text)
-    line, shown = 0, list[str]()
-    for number, step in enumerate(place):
-        found: tuple[yaml.Node, yaml.Mark] | None = None
-        if isinstance(node, yaml.MappingNode):
-            pairs = [pair for pair in node.value if isinstance(pair[0], yaml.ScalarNode) and pair[0].value == str(step)]
-            found = (pairs[0][1], pairs[0][0].start_mark) if pairs else None
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            found = (node.value[step], node.value[step].start_mark)
-        if found:
-            node, line = found[0], found[1].line + 1
-        if found or (key and number == len(place) - 1):
-            shown.append(str(step))
-    return Fault(path, line, ".".join(shown), what)
+    def __init__(self, path: Path, text: str) -> None:
+        self._path, self._top = path, nodes_of(text)
+        self._keys: dict[int, dict[str, tuple[yaml.Node, yaml.Mark]]] = {}  # by the mapping's identity
+
+    def at(self, place: Place, what: str, key: bool = True) -> Fault:
+        """The fault with its line: where the last part of ``place`` stands that the file holds.
+
+        A union's tag is a step of ``place`` and no key; ``key`` says whether the last step is one in any case.
+        """
+        node = self._top
+        line, shown = 0, list[str]()
+        for number, step in enumerate(place):
+            found: tuple[yaml.Node, yaml.Mark] | None = None
+            if isinstance(node, yaml.MappingNode):
+                found = self._keys_of(node).get(str(step))
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+                found = (node.value[step], node.value[step].start_mark)
+            if found:
+                node, line = found[0], found[1].line + 1
+            if found or (key and number == len(place) - 1):
+                shown.append(str(step))
+        return Fault(self._path, line, ".".join(shown), what)
+
+    def _keys_of(self, node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Mark]]:
+        if id(node) not in self._keys:
+            pairs = [(key, value) for key, value in reversed(node.value) if isinstance(key, yaml.ScalarNode)]
+            self._keys[id(node)] = {key.value: (value, key.start_mark) for key, value in pairs}
+        return self._keys[id(node)]

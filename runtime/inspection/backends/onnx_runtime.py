@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from dskd.runtime.bundle.graph_operators import require_bounded
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError
@@ -66,6 +67,8 @@ class OnnxRuntimeBackend:
         wanted = [("CUDAExecutionProvider", exact), ("CPUExecutionProvider", {})]
         providers = [provider for provider in wanted if provider[0] in available][-1 if literally else 0 :]
         file = bundle.graph_file(graph)
+        if model is None:
+            require_bounded(file)
         try:
             self._session = onnxruntime.InferenceSession(
                 model or str(file), options, providers=providers, disabled_optimizers=INEXACT

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dskd.runtime import user_cache
+from dskd.runtime.bundle.graph_operators import require_bounded
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError, MissingPart
@@ -136,7 +137,9 @@ class OpenVinoBackend:
                 compiled = core.import_model(openvino.Tensor(self._blob, shared_memory=True), "CPU", settings)
                 user_cache.release(self._blob)  # two thirds of it were copied into another order and are not read again
                 return compiled
-        model = core.read_model(bundle.graph_file(self.graph))
+        file = bundle.graph_file(self.graph)
+        require_bounded(file)
+        model = core.read_model(file)
         model.reshape({"image": shape})
         compiled = core.compile_model(model, "CPU", settings)
         if worth:
