@@ -45,7 +45,7 @@ def unpack(archive: Path, statement: Statement, folder: Path, disk: Disk) -> Bun
                 if files > statement.files or size > statement.unpacked_bytes:
                     raise Refused("the archive holds more than its statement says")
                 for parent in reversed([p for p in target.parents if p.is_relative_to(folder) and p not in made]):
-                    disk.make_folder(parent)
+                    _make_folder(parent, disk)
                     made.add(parent)
                 _copy(tar, member, target, disk)
     except (tarfile.TarError, EOFError, ValueError) as error:
@@ -78,6 +78,12 @@ def _safe_name(member: tarfile.TarInfo) -> PurePosixPath:
     if member.name.startswith(IGNORED):
         raise Refused(f"the archive holds {member.name!r}: engines are built on the device")
     return path
+
+
+def _make_folder(folder: Path, disk: Disk) -> None:
+    if folder.exists():
+        raise Refused(f"the archive holds a file and a folder that are both called {folder.name!r}")
+    disk.make_folder(folder)
 
 
 def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, disk: Disk) -> None:

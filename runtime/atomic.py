@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import struct
 import sys
 import tempfile
@@ -46,9 +47,11 @@ def replacing(path: Path) -> Iterator[Path]:
         handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)  # as any other file
         _lock(handle)
         temporary = beside
+        _as_before(handle, path, 0o600)  # what is secret is so while it is written, too
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        _as_before(handle, path)
         os.replace(temporary, path)
         sync_directory(path.parent)
     except OSError as error:
@@ -58,6 +61,15 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
         if handle >= 0:
             os.close(handle)
+
+
+def _as_before(handle: int, path: Path, least: int = 0) -> None:
+    """Gives the new file the owner and mode of the one whose place it takes, as far as this user may."""
+    with suppress(OSError):
+        before = os.stat(path)
+        if os.geteuid() == 0:
+            os.fchown(handle, before.st_uid, before.st_gid)
+        os.fchmod(handle, (stat.S_IMODE(before.st_mode) & 0o777) | least)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -34,3 +34,17 @@ def test_a_folder_where_nothing_can_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DskdError, match=r"file/below: .*check the folder's space and rights"):
         atomic.write_text(tmp_path / "file" / "below", "a")
+
+
+def test_a_file_keeps_mode_and_owner_when_it_is_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "settings"
+    file.write_text("old")
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    before = file.stat()
+    atomic.write_text(file, "new")
+    after = file.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert after.st_ino != before.st_ino
+    assert file.read_text() == "new"

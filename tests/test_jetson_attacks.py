@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
+import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,10 +24,10 @@ from dskd.jetson.download import Fetcher, NotFetched
 from dskd.jetson.engine_builder import NotNow
 from dskd.jetson.fleet_config import load_fleet_config
 from dskd.jetson.publish import publish, refresh
-from dskd.jetson.signing import Refused, load_private, load_trusted, make_key
+from dskd.jetson.signing import Refused, load_private, load_trusted, make_key, open_envelope, sign
 from dskd.jetson.slots import Slots
 from dskd.jetson.update import Updater
-from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.loading import Bundle, file_sha256
 from dskd.runtime.errors import CallError, DskdError, NotExact
 from dskd.runtime.result import Inspection, Verdict
 from dskd.runtime.store import Store
@@ -427,3 +429,21 @@ def test_root_does_not_work_in_another_users_folder(plant: Plant) -> None:
     with pytest.raises(CallError, match="sudo -u"):
         load_fleet_config(file).open_slots()
     assert agent_module.ALIVE > 0
+
+
+def test_an_archive_with_a_file_and_a_folder_of_one_name_is_refused_for_good(
+    plant: Plant, bundles: list[Bundle]
+) -> None:
+    plant.publish(bundles[1], 2)
+    archive = plant.host / f"{PRODUCT}-2.tar"
+    with tarfile.open(archive, "w") as tar:
+        for name in ("golden", "golden/x.npy"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO(b""))
+    raw = (plant.host / f"{PRODUCT}.update").read_bytes()
+    signed = open_envelope(raw, plant.trusted, PRODUCT)
+    fields = {"archive_bytes": archive.stat().st_size, "archive_sha256": file_sha256(archive)}
+    (plant.host / f"{PRODUCT}.update").write_bytes(sign(signed.model_copy(update=fields), plant.keys["old"]))
+    with pytest.raises(Refused, match="both called 'golden'"):
+        plant.update()
+    with pytest.raises(Refused, match="refused before"):
+        plant.update()

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -99,11 +99,18 @@ def _decode_pnm(data: bytes) -> Image:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_RGB2BGR), np.uint8)
 
 
+def _in_memory() -> IO[bytes]:
+    """A file that needs no disk: a container may have no folder that can be written."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("heard"), "w+b")
+    return tempfile.TemporaryFile()
+
+
 @contextmanager
 def _hear_standard_error() -> Iterator[list[str]]:
     """Yields a list that, after the block, holds what was printed on file descriptor 2 in it."""
     heard: list[str] = []
-    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as file:
+    with _ONE_AT_A_TIME, _in_memory() as file:
         try:
             terminal = os.dup(2)
         except OSError:  # standard error is closed: nobody would hear it anyway
