@@ -34,6 +34,7 @@ from dskd.calibration.ranges import (
 from dskd.calibration.sensitivity import sensitivity
 from dskd.export.engine_build import BuildOptions, build_engine
 from dskd.export.graph.half import KEPT, to_half
+from dskd.export.graph.half_head import head_in_half
 from dskd.export.graph.parts import HEAD, TRUNK, constants_of, feature_names, names_of
 from dskd.export.graph.transposed import rewrite_transposed
 from dskd.export.graph.variants import FORMS
@@ -348,3 +349,18 @@ def test_transposed_convolutions_in_half_are_exact(for_tensorrt: onnx.ModelProto
 def test_tensorrt_builds_every_form(for_tensorrt: onnx.ModelProto, form: str, tmp_path: Path) -> None:
     onnx.save(FORMS[form](for_tensorrt), tmp_path / "form.onnx")
     assert build_engine(tensorrt_rtx, tmp_path / "form.onnx", BuildOptions((1, 1, 4))).plan
+
+
+def test_the_heads_constants_in_half_are_within_the_golden_bound(
+    model: onnx.ModelProto, inputs: NDArray[np.uint8]
+) -> None:
+    """By onnxruntime, which sums in float32."""
+    half = to_half(model)
+    changed = head_in_half(half)
+    scores, maps = answers(half, inputs)
+    assert disagreement(*answers(changed, inputs), scores, maps, LIMITS["fp16"]) == ""
+    sizes = [sum(numpy_helper.to_array(t).nbytes for t in one.graph.initializer) for one in (half, changed)]
+    products = [n for n in changed.graph.node if n.op_type == "MatMul" and n.output[0].endswith("_half")]
+    assert products
+    spared = sum(numpy_helper.to_array(constants_of(changed)[n.input[1]]).nbytes for n in products)
+    assert sizes[0] - sizes[1] == spared  # as much as they take now
