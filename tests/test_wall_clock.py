@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dskd.jetson.doctor import surroundings
+from dskd.jetson.doctor.base import Context
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Frame, Inspection, Verdict
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
@@ -201,3 +204,14 @@ def test_by_count_the_ones_written_first_go_whatever_the_clock_said(tmp_path: Pa
     write(archive, 52.0, 3)
     left = sorted(path.name.split("-")[2] for path in tmp_path.rglob("*.json") if path.name != "mistimed.json")
     assert left == ["2", "3"]
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(60.0, "OK"), (400 * DAY, "FAIL"), (-2 * 3600.0, "FAIL")])
+def test_the_doctor_compares_the_clock_with_the_stations_records(tmp_path: Path, ahead: float, status: str) -> None:
+    moment = time.time() + DAY  # later than this file, which the doctor looks at too
+    store = Store(tmp_path / "store.db")
+    store.add([dropped(moment)])
+    store.close()
+    found = surroundings.clock(Context(bundle=tmp_path / "none", data=tmp_path, now=moment + ahead))
+    assert (found.status == "FAIL") == (status == "FAIL"), found
+    assert status != "FAIL" or "--accept-clock" in found.mend
