@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -55,6 +56,8 @@ class Traced:
 def traced(inspector: Inspector, size: tuple[int, int], warm: int = WARM) -> Traced:
     frame = Frame("test", "0", 0.0, np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8))
     peaks, held = np.zeros(FRAMES), np.zeros(FRAMES)
+    gc.collect()
+    gc.disable()  # a full collection empties Python's own stocks of small objects, which then fill up again
     tracemalloc.start()
     try:
         for _ in range(warm):
@@ -67,6 +70,7 @@ def traced(inspector: Inspector, size: tuple[int, int], warm: int = WARM) -> Tra
             held[k] = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
+        gc.enable()
     return Traced(peaks, held, verdict)
 
 
