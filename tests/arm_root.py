@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,10 +150,11 @@ def run_in(root: Path, *words: object, timeout: float = 3600) -> subprocess.Comp
 def _map_users(pid: int) -> None:
     own = os.geteuid()
     host = os.readlink("/proc/self/ns/user")
-    for _ in range(1000):  # until unshare has made the name space
-        if os.readlink(f"/proc/{pid}/ns/user") != host:
-            break
-        os.sched_yield()
+    end = time.monotonic() + 60
+    while (
+        os.readlink(f"/proc/{pid}/ns/user") == host and time.monotonic() < end
+    ):  # until unshare has made the name space
+        time.sleep(0.001)
     if own == 0:
         maps = {"uid_map": "0 0 65536", "gid_map": "0 0 65536"}
     else:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ print("TOLD " + json.dumps(told))
 """
 
 
-WHEELS = ["gpiod>=2.1", "numpy<2.3", "opencv-python-headless>=4.9"]
+SAME = ("annotated_types", "pydantic", "pydantic_core", "typing_extensions", "typing_inspection", "pyyaml")  # as here
+WHEELS = ["gpiod>=2.1", "numpy<2.3", "opencv-python-headless>=4.9", *(f"{name}=={version(name)}" for name in SAME)]
 
 
 @pytest.fixture(scope="module")
