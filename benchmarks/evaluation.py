@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import exp, lgamma, log, log1p
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +76,7 @@ def _at_most(count: int, total: int, rate: float) -> float:
     """Probability of ``count`` or fewer of ``total`` at a rate between 0 and 1."""
     if rate <= 0 or rate >= 1:
         return float(rate <= 0)
-    ways = (lgamma(total + 1) - lgamma(k + 1) - lgamma(total - k + 1) for k in range(count + 1))
-    return sum(exp(w + k * log(rate) + (total - k) * log1p(-rate)) for k, w in enumerate(ways))
+    return sum(metrics.binomial(k, total, rate) for k in range(count + 1))
 
 
 class Pixels:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import exp, lgamma, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from dskd.export.graph.answers import HeldOut
 from dskd.runtime.bundle.loading import FLOAT, Bundle
 from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import DskdError
+from dskd.train.metrics import binomial
 
 CHANCE = 0.001  # of stopping a calibration in which nothing is wrong
 
@@ -43,8 +43,7 @@ def most_flips(count: int, rate: float) -> int:
     left, most = 1.0, -1
     while left >= CHANCE and most < count:
         most += 1
-        ways = lgamma(count + 1) - lgamma(most + 1) - lgamma(count - most + 1)
-        left -= exp(ways + most * log(rate) + (count - most) * log(1 - rate))
+        left -= binomial(most, count, rate)
     return most
 
 

@@ -158,9 +158,8 @@ def main(arguments: list[str]) -> int:
     try:
         for result in run(source, inspector, sinks, tally):
             if isinstance(result, Dropped):
-                if (
-                    result.reason is not Reason.REPLACED
-                ):  # one camera may give hundreds of these a minute: the counts tell them
+                # A camera may give hundreds of these a minute: the counts tell them.
+                if result.reason is not Reason.REPLACED:
                     print(f"dropped: {one_line(why(result))}", file=sys.stderr)
             elif options.json:
                 inspections.append(result[1].as_dict())

@@ -32,6 +32,14 @@ def test_the_file_is_right_and_never_overwrites_another(
     assert file.read_text() == before
 
 
+def test_a_password_is_not_written_into_the_file(bundle: Bundle, tmp_path: Path) -> None:
+    file = tmp_path / "line.yaml"
+    with pytest.raises(CallError, match=r"not written.*write \$\{NAME\}") as refused:
+        main([str(file), "--bundle", str(bundle.path), "--source", "rtsp://ada:hunter2@10.0.0.5/x"])
+    assert "hunter2" not in str(refused.value)
+    assert not file.exists()
+
+
 @pytest.mark.parametrize("name", ["it's a part", 'quote" and # hash', "größe: 5", "- dash"])
 def test_any_name_and_path_is_written_so_that_it_is_read_back(name: str, bundle: Bundle, tmp_path: Path) -> None:
     folder = shutil.copytree(bundle.path, tmp_path / name)

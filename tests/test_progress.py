@@ -9,7 +9,7 @@ import pytest
 from dskd.runtime.errors import CallError
 from dskd.train import progress as module
 from dskd.train.__main__ import as_settings, parser
-from dskd.train.progress import duration, forget_spent, progress, told_spent
+from dskd.train.progress import clear_times, duration, progress, times_text
 
 
 def test_a_log_gets_a_line_now_and_then_and_quick_work_none(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -25,14 +25,14 @@ def test_a_log_gets_a_line_now_and_then_and_quick_work_none(capsys: pytest.Captu
 
 
 def test_what_each_piece_took_is_told_in_order() -> None:
-    forget_spent()
+    clear_times()
     for _ in progress(range(2), desc="nothing", unit="image"):
         pass
-    assert told_spent() == ""
-    module._spent.update({"preparing": 3.2, "training": 16 * 60.0})
-    assert told_spent() == "preparing 3 s, training 16 min"
-    forget_spent()
-    assert told_spent() == ""
+    assert times_text() == ""
+    module._times.update({"preparing": 3.2, "training": 16 * 60.0})
+    assert times_text() == "preparing 3 s, training 16 min"
+    clear_times()
+    assert times_text() == ""
 
 
 def test_durations_are_for_people() -> None:

@@ -289,5 +289,5 @@ def test_a_folder_whose_name_looks_like_options_is_a_folder(tmp_path: Path) -> N
     assert source.read(1.0).id == "0.png"  # type: ignore[union-attr]
     assert not source.endless
     write_image(tmp_path / "some" / "0.png", np.full((8, 8, 3), 90, np.uint8))
-    with pytest.raises(CallError, match=r"fps must be a number from 0\.01 to 1000"):
+    with pytest.raises(CallError, match=r"some\?fps=0: fps must be a number from 0\.01 to 1000"):
         open_source(f"folder://{tmp_path}/some?fps=0")

@@ -121,10 +121,10 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
         )
     from dskd.train.config import load_config  # torch, which --help does not wait for
     from dskd.train.products import find_products
-    from dskd.train.progress import forget_spent
+    from dskd.train.progress import clear_times
     from dskd.train.run import point_latest, run
 
-    forget_spent()
+    clear_times()
     config = load_config(options.config, [*options.set, *as_settings(options)])
     images = find_products(roots, options.category)
     folder = options.out or Path("runs") / images.name
@@ -137,11 +137,11 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
 def summary(record: dict[str, object], folder: Path) -> str:
     """The run for a terminal."""
     thresholds = Thresholds.model_validate(record["thresholds"])
-    from dskd.train.progress import told_spent
+    from dskd.train.progress import times_text
 
     lines = [f"trained on {record['training_images']} good images in {record['minutes']} minutes"]
-    if spent := told_spent():
-        lines.append(f"time: {spent}")
+    if times := times_text():
+        lines.append(f"time: {times}")
     choices = record["choices"]
     assert isinstance(choices, dict)
     lines.append(f"map {choices['map']}")  # the input was told before training

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import exp, lgamma, log, log1p
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -156,3 +158,9 @@ def fill_and_halo(
         if ring.any():
             around.append(float(over[ring].mean()))
     return float(np.mean(inside)), float(np.mean(around)) if around else float("nan")
+
+
+def binomial(count: int, total: int, rate: float) -> float:
+    """Probability of exactly ``count`` of ``total``, each with a probability of ``rate``, which is over 0 and under 1."""
+    ways = lgamma(total + 1) - lgamma(count + 1) - lgamma(total - count + 1)
+    return exp(ways + count * log(rate) + (total - count) * log1p(-rate))

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 SECONDS = 10.0  # between lines where there is no terminal
-_spent: dict[str, float] = {}
+_times: dict[str, float] = {}
 
 
 class _Timed(tqdm):  # type: ignore[type-arg] # tqdm has no stubs for its parameters
@@ -20,7 +20,7 @@ class _Timed(tqdm):  # type: ignore[type-arg] # tqdm has no stubs for its parame
         if not getattr(self, "noted", False):
             self.noted = True
             name = self.desc.removesuffix(": ")
-            _spent[name] = _spent.get(name, 0.0) + float(self.format_dict["elapsed"])
+            _times[name] = _times.get(name, 0.0) + float(self.format_dict["elapsed"])
         super().close()
 
 
@@ -44,14 +44,14 @@ def progress(work: Iterable[Any] | None = None, *, desc: str, unit: str, **optio
     )  # fmt: skip
 
 
-def forget_spent() -> None:
+def clear_times() -> None:
     """At the beginning of a command's work."""
-    _spent.clear()
+    _times.clear()
 
 
-def told_spent() -> str:
+def times_text() -> str:
     """What each piece took, in order: ``preparing 3 s, training 16 min``. Empty where nothing took a second."""
-    return ", ".join(f"{name} {duration(took)}" for name, took in _spent.items() if took >= 1)
+    return ", ".join(f"{name} {duration(took)}" for name, took in _times.items() if took >= 1)
 
 
 def duration(seconds: float) -> str:

@@ -6,9 +6,13 @@ import argparse
 from importlib.util import find_spec
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from dskd.runtime.atomic import write_new
 from dskd.runtime.bundle.loading import default_bundle, load_bundle
+from dskd.runtime.configuration.strict_yaml import first_fault, parse_yaml
 from dskd.runtime.errors import CallError, Parser, exit_with_code, one_line
+from dskd.runtime.station.config import StationConfig
 
 EXAMPLES = """examples:
   dskd init                                 line.yaml for runs/latest/bundle and the cameras that are found
@@ -41,6 +45,10 @@ def main(arguments: list[str]) -> int:
     bundle = load_bundle(path)
     sources = options.source or cameras(VIDEO) or [f"folder://{path.resolve()}/golden?loop=1&fps=1"]
     text = station_file(bundle.manifest.name, path.resolve(), sources)
+    try:  # a password that was given with --source must not be written
+        StationConfig.model_validate(parse_yaml(text), context={"folder": options.file.absolute().parent})
+    except ValidationError as error:
+        raise CallError(f"{options.file}: not written: {first_fault(error)}") from None
     try:
         write_new(options.file, text.encode(), 0o644)
     except FileExistsError:
@@ -58,16 +66,15 @@ def main(arguments: list[str]) -> int:
 
 def cameras(folder: Path) -> list[str]:
     """URIs of the USB cameras here: the first device of each, which gives the pictures."""
-    found: dict[str, str] = {}
+    found = []
     for device in sorted(folder.glob("video*"), key=lambda d: (len(d.name), d.name)):
         try:
-            name = (device / "name").read_text().strip()
             index = (device / "index").read_text().strip()
         except OSError:
             continue
         if index == "0":
-            found[device.name] = name
-    return [f"v4l2:///dev/{name}" for name in found]
+            found.append(f"v4l2:///dev/{device.name}")
+    return found
 
 
 def has_page() -> bool:

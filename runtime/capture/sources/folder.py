@@ -77,8 +77,9 @@ def _opened(uri: str, options: object, context: SourceContext) -> FolderSource:
     found = _OPTIONS.search(uri)
     if found is None or path.is_dir():  # a folder may be called so
         return FolderSource(shown, path, context.reader)
-    _, chosen = read_options(f"folder://options{found[0]}", FolderOptions)
-    return FolderSource(shown, uri_path(uri[: found.start()]), context.reader, chosen)
+    address = uri[: found.start()]
+    _, chosen = read_options(address.replace("?", "%3F") + found[0], FolderOptions)
+    return FolderSource(shown, uri_path(address), context.reader, chosen)
 
 
 KIND = SourceKind("folder:///PATH?loop=1&fps=2", _opened)
