@@ -74,6 +74,7 @@ class Archive(Sink):
         self._clock = clock or WallClock()
         self._index = ArchiveIndex(folder)
         self._counted = False
+        self.not_kept = 0  # that it should hold; a station counts them
         self._share = _share_of_passes(config.keep)
         self._chance = random.Random()  # noqa: S311 a sample by counting would meet the same cavity of a mould each time
 
@@ -93,8 +94,38 @@ class Archive(Sink):
                 self._keep(*result)
 
     def summary(self) -> str:
-        """How many are kept."""
-        return f"{self._index.held} inspections kept"
+        """How many are kept, and how many could not be."""
+        missing = f"; {self.not_kept} were not (not_kept.jsonl)" if self.not_kept else ""
+        return f"{self._index.held} inspections kept{missing}"
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self._index.folder
+
+    @property
+    def made_room(self) -> bool:
+        """Whether an inspection was deleted since the start."""
+        return self._index.removed > 0
+
+    def surely_wants(self, record: Record) -> bool:
+        """Whether the rule keeps its picture, without chance."""
+        return record.verdict is not None and (record.verdict is not Verdict.PASS or self._share == 1.0)
+
+    def oldest(self) -> str | None:
+        """The oldest inspection that is kept, as DAY/HOUR/NAME."""
+        return self._index.oldest()
+
+    def place(self, record: Record) -> str:
+        """Where its files lie, or would, as DAY/HOUR/NAME."""
+        stem = self._stem_of(record)
+        return "" if stem is None else stem.relative_to(self.folder).as_posix()
+
+    def clear(self, record: Record) -> None:
+        """Removes the files of one that was not written to its end. Raises OSError."""
+        stem = self._stem_of(record)
+        if stem is not None:
+            self._index.clear(stem)
 
     def original(self, record: Record) -> Path | None:
         """The picture that was inspected, None where it was not kept or is gone."""
@@ -157,11 +188,14 @@ class Archive(Sink):
         return stem.with_name(f"{stem.name}.png"), _png(picture)
 
     def _found(self, record: Record, suffix: str) -> Path | None:
+        stem = self._stem_of(record)
+        path = None if stem is None else stem.with_name(f"{stem.name}{suffix}")
+        return path if path is not None and path.is_file() else None
+
+    def _stem_of(self, record: Record) -> Path | None:
         if record.captured is None or record.verdict is None or record.frame is None:
             return None
-        stem = _stem(self._index.folder, record.source, record.frame, record.captured, record.verdict)
-        path = stem.with_name(f"{stem.name}{suffix}")
-        return path if path.is_file() else None
+        return _stem(self._index.folder, record.source, record.frame, record.captured, record.verdict)
 
 
 def _share_of_passes(keep: str) -> float:

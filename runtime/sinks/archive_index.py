@@ -18,6 +18,7 @@ from dskd.runtime.errors import DskdError
 from dskd.runtime.wall_clock import EARLIEST
 
 MISTIMED = "mistimed.json"
+SUFFIXES = (".png", ".jpg", ".heat.png", ".overlay.jpg", ".json")
 _DAY, _HOUR = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d\d")
 _STEM = re.compile(r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg|\.heat\.png|\.overlay\.jpg)")
 
@@ -27,7 +28,7 @@ class ArchiveIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.held = 0
+        self.held = self.removed = 0
         self._mistimed: dict[str, float] = {}  # by hour: when it truly was, in seconds since the epoch
         self._hour: Path | None = None
         self._stems: deque[str] = deque()  # of ``_hour``, oldest first
@@ -78,16 +79,26 @@ class ArchiveIndex:
         assert self._hour is not None
         return self._moment(self._hour)
 
+    def oldest(self) -> str | None:
+        """The oldest inspection as DAY/HOUR/NAME, None where there is none. Any thread may ask."""
+        for hour in self._hours():
+            if stems := _stems(hour):
+                return f"{hour.parent.name}/{hour.name}/{stems[0]}"
+        return None
+
+    def clear(self, stem: Path) -> None:
+        """Deletes the files of one inspection. Raises OSError where it cannot."""
+        for suffix in SUFFIXES:
+            stem.with_name(f"{stem.name}{suffix}").unlink(missing_ok=True)
+
     def remove_oldest(self) -> bool:
         """Deletes the oldest inspection's files; false where there is none. Raises OSError where it cannot."""
         if not self._fill():
             return False
         assert self._hour is not None
-        stem = self._stems[0]
-        for suffix in (".png", ".jpg", ".heat.png", ".overlay.jpg", ".json"):
-            (self._hour / f"{stem}{suffix}").unlink(missing_ok=True)
+        self.clear(self._hour / self._stems[0])
         self._stems.popleft()
-        self.held = max(self.held - 1, 0)
+        self.held, self.removed = max(self.held - 1, 0), self.removed + 1
         return True
 
     def _fill(self) -> bool:

@@ -265,6 +265,8 @@ class Station:
         while not self._stopped.wait(HOUSEKEEPING):
             self._delete_old()
             self._keep_clock()
+            if self.sinks is not None:
+                self.sinks.settle()
             self.drift.refresh()
 
     def _check_store(self) -> None:

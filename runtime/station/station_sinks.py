@@ -7,6 +7,7 @@ import logging
 from dskd.runtime.result import Result
 from dskd.runtime.sinks import SINKS, SinkConfig, SinkContext
 from dskd.runtime.sinks.archive import Archive
+from dskd.runtime.sinks.archive_account import ArchiveAccount
 from dskd.runtime.sinks.delivery import Delivery, SinkStatus
 from dskd.runtime.sinks.queued import Queued
 from dskd.runtime.station.config import StationConfig
@@ -25,6 +26,7 @@ class StationSinks:
         self.archive: Archive | None = None
         self.deliveries: list[Delivery] = []
         self._beside: list[Queued] = []
+        self._accounts: list[tuple[Queued, ArchiveAccount]] = []
         for gone in store.cursors().keys() - config.sinks.keys():
             log.warning("sink %s is no longer in the station file: what it has not delivered is let go", gone)
             store.forget_sink(gone)
@@ -42,10 +44,14 @@ class StationSinks:
             return
         opened = kind.open_sink(config, context)
         self._beside.append(Queued(context.name, config.kind, opened))
-        self.archive = opened if isinstance(opened, Archive) else self.archive
+        if isinstance(opened, Archive):
+            self.archive = opened
+            self._accounts.append((self._beside[-1], ArchiveAccount(context.name, opened, store)))
 
     def start(self) -> None:
         """Starts all threads; receivers that are absent are waited for."""
+        for _, account in self._accounts:
+            account.whole()
         for beside in self._beside:
             beside.start()
         for delivery in self.deliveries:
@@ -56,6 +62,11 @@ class StationSinks:
         for sink in self._beside:
             sink.offer(result)
 
+    def settle(self) -> None:
+        """Once a minute: archives look whether they hold what they should."""
+        for beside, account in self._accounts:
+            account.settle(beside.status().behind)
+
     def statuses(self) -> list[SinkStatus]:
         """How each sink is."""
         beside = [sink.status() for sink in self._beside]
@@ -65,6 +76,9 @@ class StationSinks:
         """Ends all threads; what was not delivered stays in the store."""
         late = [delivery.name for delivery in self.deliveries if not delivery.stop()]
         late += [sink.name for sink in self._beside if not sink.stop(FILES_STOP)]
+        for beside, account in self._accounts:
+            if beside.name not in late:
+                account.whole()
         for name in late:
             log.warning("sink %s did not stop in time", name)
 
