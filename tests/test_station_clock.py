@@ -12,6 +12,7 @@ from station_files import wait_for, write_station
 from dskd.runtime.errors import DskdError
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped
+from dskd.runtime.station import housekeeping
 from dskd.runtime.station import station as module
 from dskd.runtime.station.control import PartStatus
 from dskd.runtime.station.load import load_station
@@ -28,7 +29,7 @@ def clock_of(station: Station) -> PartStatus:
 def test_records_outlive_a_clock_that_jumped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
     ahead = [0.0]
     monkeypatch.setattr(module, "WallClock", partial(WallClock, wall=lambda: time.time() + ahead[0]))
-    monkeypatch.setattr(module, "HOUSEKEEPING", 0.05)
+    monkeypatch.setattr(housekeeping, "EVERY", 0.05)
     file = write_station(
         tmp_path, store={"max_age_days": 30}, cameras={"top": {"source": "watch://in", "recipe": "good"}}
     )

@@ -18,7 +18,7 @@ from line_records import answer, dropped, inspection
 from station_files import wait_for, write_station
 
 from dskd.runtime.result import Verdict
-from dskd.runtime.station import station as station_module
+from dskd.runtime.station import housekeeping
 from dskd.runtime.station.control import PartStatus
 from dskd.runtime.station.load import load_station
 from dskd.runtime.station.station import Station
@@ -329,7 +329,7 @@ def test_a_station_starts_with_a_damaged_store_and_says_so(tmp_path: Path) -> No
 def test_a_station_finds_damage_while_it_runs_and_outlives_its_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(station_module, "FIRST_CHECK", 0.1)
+    monkeypatch.setattr(housekeeping, "FIRST_CHECK", 0.1)
     file = write_station(tmp_path)
     (tmp_path / "data").mkdir()
     path = tmp_path / "data/store.db"

@@ -25,6 +25,7 @@ from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.control import Live, PartStatus, StationStatus, health_fields
 from dskd.runtime.station.drift_watches import DriftWatches
 from dskd.runtime.station.free_running import FreeRunning
+from dskd.runtime.station.housekeeping import Housekeeping
 from dskd.runtime.station.outputs.guarded import open_guarded
 from dskd.runtime.station.outputs.kinds import OUTPUTS, Output, OutputConfig, OutputContext
 from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
@@ -36,11 +37,8 @@ from dskd.runtime.store import Store
 from dskd.runtime.wall_clock import CLOCK, WallClock
 
 STORE = "store.db"
-LEAST_FREE_BYTES = 200 << 20  # below it the station warns: the store needs some to go on
 DRAIN = 2.0  # seconds a stop waits for parts under way, and for each output
 STORE_DRAIN = 10.0  # seconds it waits for a store that hangs
-HOUSEKEEPING = 60.0  # seconds
-FIRST_CHECK, CHECK_EVERY = 60.0, 86400.0  # seconds after the start, and between looks through the whole store
 log = logging.getLogger(__name__)
 
 
@@ -76,15 +74,11 @@ class Station:
         self.outputs: list[Output] = []
         self.sinks: StationSinks | None = None
         self.drift = DriftWatches(self.store)
-        self._told_doubt = ""
+        self.housekeeping = Housekeeping(self.store, config.store, config.data, self.clock)
         self._readers: list[DecodingProcess] = []
         self._metrics: Metrics | None = None
         self._listener: MetricsListener | None = None
         self._triggers: list[EdgeTrigger] = []
-        self._keepers = [
-            threading.Thread(target=self._keep_house, name="housekeeping", daemon=True),
-            threading.Thread(target=self._check_store, name="store-check", daemon=True),
-        ]
 
     def start(self) -> None:
         """Opens everything. On failure nothing stays open."""
@@ -94,7 +88,7 @@ class Station:
                 self._add_camera(name)
             self._answer_lost()
             self.sinks = StationSinks(self.config, self.store, self, self.clock)
-            self._keep_clock()
+            self.housekeeping.keep_clock()
             for name, output in self.config.outputs.items():
                 self.outputs.append(self._open_output(name, output))
             for camera in self.cameras.values():
@@ -108,8 +102,7 @@ class Station:
                 camera.capture.start()
             for trigger in self._triggers:
                 trigger.start()
-            for keeper in self._keepers:
-                keeper.start()
+            self.housekeeping.start(self.sinks.settle, self.drift.refresh)
         except BaseException:
             self.stop()
             raise
@@ -139,10 +132,7 @@ class Station:
             self.sinks.stop()
         if self._listener is not None:
             self._listener.stop()
-        for keeper in self._keepers:
-            if keeper.ident is not None:
-                keeper.join()
-        self._keep_clock()
+        self.housekeeping.stop()
         self.store.close()
         self._owner.close()
         self._tell_end(left)
@@ -162,8 +152,8 @@ class Station:
         lines = [*(output.status() for output in self.outputs), *(trigger.status() for trigger in self._triggers)]
         parts = (
             self._store_status(),
-            self._disk_status(),
-            self._clock_status(),
+            self.housekeeping.disk_status(),
+            self.housekeeping.clock_status(),
             *lines,
             *sinks,
             *self.drift.statuses(),
@@ -198,10 +188,7 @@ class Station:
 
     def accept_clock(self, who: str) -> None:
         """A person says that the clock is right although it jumped: what is old by it may be deleted again."""
-        doubt = self.clock.doubt()
-        self.clock.accept()
-        self.store.audit(who, "clock", f"accepted: {doubt or 'was believed already'}")
-        self._keep_clock()
+        self.housekeeping.accept_clock(who)
 
     # ------------------------------------------------------------------------------------------------------ liveness
 
@@ -260,56 +247,6 @@ class Station:
         kind, context = OUTPUTS[config.kind], OutputContext(name, self.cameras, set_job)
         return kind.open(config, context) if config.kind in OUTPUTS.built_in else open_guarded(kind, config, context)
 
-    def _keep_house(self) -> None:
-        """Deletes old records now and then; the store must not fill the disk in a year."""
-        while not self._stopped.wait(HOUSEKEEPING):
-            self._delete_old()
-            self._keep_clock()
-            if self.sinks is not None:
-                self.sinks.settle()
-            self.drift.refresh()
-
-    def _check_store(self) -> None:
-        """Looks for damage while the line runs; what is found is repaired by the next write."""
-        pause = FIRST_CHECK
-        while not self._stopped.wait(pause):
-            pause = CHECK_EVERY
-            try:
-                self.store.check(self._stopped)
-            except DskdError as error:
-                log.warning("%s", one_line(str(error)))
-
-    def _delete_old(self) -> None:
-        limits, now = self.config.store, self.clock.safe_now()
-        before = None if limits.max_age_days is None or now is None else now - 86400 * limits.max_age_days
-        try:
-            self.store.prune(limits.max_count, before, self.clock.spans())
-        except DskdError as error:
-            log.warning("old records stay: %s", one_line(str(error)))
-        else:
-            if before is not None:
-                self.clock.forget(before)
-
-    def _keep_clock(self) -> None:
-        doubt = self.clock.doubt()
-        if doubt != self._told_doubt:
-            log.log(logging.WARNING if doubt else logging.INFO, "clock: %s", doubt or "believed again")
-            self._told_doubt = doubt
-        try:
-            self.store.remember(CLOCK, self.clock.as_kept())
-        except DskdError as error:
-            log.warning("clock: cannot be kept: %s", one_line(str(error)))
-
-    def _clock_status(self) -> PartStatus:
-        doubt = self.clock.doubt()
-        if not doubt:
-            return PartStatus("clock", "clock", "ok", "goes evenly", self.started)
-        asked = (
-            "nothing is deleted by age until then; set it (sudo timedatectl set-ntp true), or where it is right now, "
-            "say so on this page or start once with --accept-clock"
-        )
-        return PartStatus("clock", "clock", "warning", f"{doubt}; {asked}", self.clock.since)
-
     def _tell_end(self, left: int) -> None:
         for state in (camera.status() for camera in self.cameras.values()):
             counts = state.captured, state.inspected, state.dropped
@@ -367,12 +304,3 @@ class Station:
             detail = f"{self.store.repaired}; check the disk, and restart the station to clear this"
             return PartStatus("store", "store", "warning", detail, now.since)
         return PartStatus("store", "store", "ok", waiting, now.since)
-
-    def _disk_status(self) -> PartStatus:
-        try:
-            usage = shutil.disk_usage(self.config.data)
-        except OSError as error:
-            return PartStatus("disk", "disk", "fault", f"{self.config.data}: {error.strerror}", self.started)
-        text = f"{usage.free / 1e9:.1f} GB of {usage.total / 1e9:.1f} GB free"
-        health: Health = "ok" if usage.free > LEAST_FREE_BYTES else "fault"
-        return PartStatus("disk", "disk", health, text, self.started)
