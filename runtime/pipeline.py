@@ -10,7 +10,6 @@ from contextlib import ExitStack, closing
 from inspect import GEN_RUNNING, getgeneratorstate
 from typing import TYPE_CHECKING
 
-from dskd.runtime.capture.camera_thread import newest_frames
 from dskd.runtime.capture.sources import Source, frames
 from dskd.runtime.errors import DeviceLost, DskdError
 from dskd.runtime.inspection.inspector import Inspector
@@ -56,7 +55,7 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
     a camera one and the frames that it overtook.
     """
     unsteady = comes_when_it_comes(source)
-    captured_frames = newest_frames(source) if unsteady else read_ahead(frames(source))
+    captured_frames = _of_camera(source) if unsteady else read_ahead(frames(source))
 
     with ExitStack() as stack:
         for sink in sinks:
@@ -71,6 +70,12 @@ def run(source: Source, inspector: Inspector, sinks: Sequence[Sink], tally: Tall
             else:
                 tally.verdicts[result[1].verdict] += 1
             yield result
+
+
+def _of_camera(source: Source) -> Generator[Frame | Dropped, None, None]:
+    from dskd.runtime.capture.newest_frames import newest_frames  # files need no capture thread
+
+    return newest_frames(source)
 
 
 def comes_when_it_comes(source: Source) -> bool:

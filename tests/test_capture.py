@@ -14,8 +14,9 @@ import pytest
 from capture_threads import balanced, drain, next_frame, running, wait_until, wait_until_still
 
 from dskd.benchmarks.lab.station.rtsp_camera import RtspCamera, number_of
-from dskd.runtime.capture.camera_thread import MOST_PENDING, Capture, CaptureSettings, newest_frames
+from dskd.runtime.capture.camera_thread import MOST_PENDING, Capture, CaptureSettings
 from dskd.runtime.capture.frame_health import FrameHealth
+from dskd.runtime.capture.newest_frames import newest_frames
 from dskd.runtime.capture.sources import Source, open_source
 from dskd.runtime.capture.sources.base import SourceLost
 from dskd.runtime.capture.sources.gstreamer import has_elements

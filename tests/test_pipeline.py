@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from broker import wait_for
 
-from dskd.runtime.capture.camera_thread import newest_frames
+from dskd.runtime.capture.newest_frames import newest_frames
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import DskdError
 from dskd.runtime.pipeline import (

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -293,24 +293,3 @@ class Capture:
         if self._status.enter(state, detail):
             with self._changed:
                 self._reconnects += (before, state) == ("lost", "running")
-
-
-def newest_frames(source: Source) -> Generator[Frame | Dropped, None, None]:
-    """Opens a camera, gives its newest frame again and again, and closes it. Raises what it was lost by.
-
-    For a program with one camera and a person beside it; a station opens a lost camera anew.
-    """
-    capture = Capture(source.uri, lambda: source, CaptureSettings(reopens=False), health=FrameHealth())
-    capture.start()
-    try:
-        while True:
-            ended, failure = capture.status().state == "ended", capture.failure
-            captured = capture.take(_POLL)
-            if captured is not None:
-                yield captured
-            elif failure is not None:
-                raise failure
-            elif ended:
-                return
-    finally:
-        capture.stop()

@@ -6,7 +6,7 @@ The plan alone is TensorRT's, so that trtexec can read it; the facts say where i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -15,7 +15,9 @@ from dskd.runtime.bundle.loading import Bundle, file_sha256
 from dskd.runtime.bundle.manifest import NotNegative, Positive, Precision, Sha256
 from dskd.runtime.configuration.strict_yaml import Strict, first_fault
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.cuda.device import Device
+
+if TYPE_CHECKING:
+    from dskd.runtime.inspection.cuda.device import Device
 
 GRAPHS: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 LARGEST_FACTS = 1 << 16  # bytes: facts have some hundred

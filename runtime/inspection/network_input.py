@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dskd.runtime.bundle.manifest import InputSpec
-from dskd.runtime.inspection.fixture.find import find_part
-from dskd.runtime.inspection.fixture.pose import Pose
 from dskd.runtime.inspection.preprocess import preprocess
 from dskd.runtime.result import Image
+
+if TYPE_CHECKING:
+    from dskd.runtime.inspection.fixture.pose import Pose
 
 
 def upright(frame: Image, spec: InputSpec) -> tuple[Image, Pose | None]:
@@ -16,6 +19,8 @@ def upright(frame: Image, spec: InputSpec) -> tuple[Image, Pose | None]:
     """
     if spec.fixture is None:
         return frame, None
+    from dskd.runtime.inspection.fixture.find import find_part  # few bundles have a fixture
+
     pose = find_part(frame, spec.fixture)
     return pose.cut_out(frame), pose
 
