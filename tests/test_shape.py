@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from dskd.runtime.bundle.manifest import InputSpec, Tiling
+from dskd.runtime.inspection.tiling import Grid
 from dskd.train.config import load_config
 from dskd.train.data import find_images
-from dskd.train.shape import LARGER, SIDE, choose_shape, settle_input
+from dskd.train.shape import LARGER, OVERLAP, SIDE, choose_shape, coarse, settle_input
 
 
 def written(folder: Path, sizes: list[tuple[int, int]]) -> Path:
@@ -80,3 +83,21 @@ def test_a_configuration_that_was_written_down_says_whether_the_shape_is_open(tm
     assert load_config(tmp_path / "asked.yaml", []).input.shape == "pictures"
     (tmp_path / "older.yaml").write_text("input: {height: 64, width: 64, crop: null}")
     assert load_config(tmp_path / "older.yaml", []).input.shape == "given"
+
+
+def test_tiles_are_proposed_for_pictures_much_larger_than_the_input() -> None:
+    said = coarse([(3000, 4096)] * 5, 224 * 288)
+    assert "covers 14 x 14" in said
+    side, tiles = (int(found) for found in re.findall(r"side=(\d+) .* in (\d+) tiles", said)[0])
+    spec = InputSpec(height=256, width=256, tiling=Tiling(side=side))
+    assert spec.tiling is not None
+    assert spec.tiling.overlap == OVERLAP
+    assert len(Grid.of((3000, 4096), spec)) == tiles <= 16
+
+
+def test_no_tiles_are_proposed_where_little_is_lost() -> None:
+    assert coarse([(700, 700)], 256 * 256) == coarse([(1260, 500)], 416 * 160) == coarse([], 256 * 256) == ""
+
+
+def test_tiles_of_a_long_picture_are_no_larger_than_it() -> None:
+    assert "side=256 makes that 1 x 1, in 180 tiles" in coarse([(20000, 400)], 96 * 672)
