@@ -55,9 +55,11 @@ def test_a_page_is_made_of_results_and_of_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "performance.md"
     assert report.main([str(file), "--out", str(page)]) == 0
     text = page.read_text()
-    assert "| backend1 | frame to verdict | ms |" in text
+    assert "| backend1 | 2 |" in text
+    assert "frame to verdict (ms)" in text
+    assert "`cpu.json`" in text
     assert r"a\|b" in text
-    assert "| GPU |" not in text  # none was there
+    assert "GPU" not in report.machine(results_of(), set())  # none was there
     assert "50%" in text.replace(" ", "")
     assert (page.parent / "figures" / "performance-cpu.svg").is_file()
     assert len({line.count("|") for line in text.splitlines() if line.startswith("| backend")}) <= 2
@@ -71,10 +73,10 @@ def test_a_page_tells_clocks_what_really_ran_and_what_befell_it(tmp_path: Path) 
     found.environment.update({"gpu_clock_mhz": 612.0, "memory_clock_mhz": 2133.0, "hottest_celsius": 51.5})
     found.backends["backend1"] = "openvino-int8+bf16"
     found.remarks.append("backend1: throttled, 2 times oc1")
-    text = report.page([found], [None])
-    for line in ("| GPU clock (MHz) | 612.0 |", "| memory clock (MHz) | 2133.0 |", "| hottest sensor (°C) | 51.5 |"):
-        assert line in text
-    assert "| backend1 | openvino-int8+bf16 |" in text
+    text = report.page([found], [None], [Path("cpu.json")])
+    for fact in ("612.0 MHz of the GPU", "2133.0 MHz of its memory", "51.5 °C at most"):
+        assert fact in text
+    assert "backend1 is openvino-int8+bf16" in text
     assert "Note: backend1: throttled" in text
     assert "Left out" not in text
     shown = table(found)
@@ -83,14 +85,31 @@ def test_a_page_tells_clocks_what_really_ran_and_what_befell_it(tmp_path: Path) 
     assert "left out" not in shown
 
 
+def test_a_page_says_a_machine_and_what_was_left_out_once() -> None:
+    text = report.page([results_of(), results_of()], [None, None], [Path("one.json"), Path("two.json")])
+    assert text.count("The machine and versions of above") == 1
+    assert text.count("Left out: ") == len(results_of().notes)
+    assert "`one.json`" in text
+    assert "`two.json`" in text
+
+
+def test_contenders_stand_in_the_order_of_their_numbers() -> None:
+    found = results_of()
+    for name in ("cameras 16", "cameras 8"):
+        found.rows.append(row("throughput", name, "rate", "1/s", [4.0]))
+        found.rows.append(row("throughput", name, "wait", "ms", [5.0] * 30))
+    text = report.figures_table(found, "throughput")
+    assert text.index("cameras 8") < text.index("cameras 16")
+
+
 def test_results_of_before_are_reported_as_they_are(tmp_path: Path) -> None:
     """The file has neither backends nor remarks, and one row for all frames' decisions."""
     old = results_of().model_dump(exclude={"backends", "remarks"})
     old["rows"][0]["what"] = "decision"
     (tmp_path / "old.json").write_text(json.dumps(old))
-    text = report.page([read_results(tmp_path / "old.json")], [None])
-    assert "| backend0 | decision | ms |" in text
-    assert "ran as" not in text
+    text = report.page([read_results(tmp_path / "old.json")], [None], [Path("old.json")])
+    assert "decision (ms)" in text
+    assert "Ran as" not in text
     assert "..., passed" not in text  # said only where there are such rows
 
 
