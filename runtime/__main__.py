@@ -17,8 +17,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from dskd.runtime.bundle.loading import default_bundle, load_bundle
 from dskd.runtime.bundle.manifest import PRECISIONS, Thresholds
-from dskd.runtime.capture.image_container import MOST_MEGAPIXELS, limit_megapixels
 from dskd.runtime.capture.image_files import BadImage, read_mask
+from dskd.runtime.capture.pixel_limit import MOST_MEGAPIXELS, limit_megapixels
 from dskd.runtime.capture.sources import forms as source_forms
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.errors import CallError, Parser, exit_with_code, one_line

@@ -290,12 +290,12 @@ def start_mqtt(store: Store, run_delivery: Callable[[Delivery], Delivery]) -> Ca
     """Starts deliveries from the store to a broker's port."""
 
     def begin(
-        port: int, desk: CommandQueue | None = None, backoff: Backoff | None = None, **options: object
+        port: int, queue: CommandQueue | None = None, backoff: Backoff | None = None, **options: object
     ) -> Delivery:
         config = MqttConfig.model_validate(
             {"kind": "mqtt", "broker": f"mqtt://127.0.0.1:{port}", "topic": "dskd", "keepalive_s": 2, **options}
         )
-        target = MqttTarget(config, store.identity, desk)
+        target = MqttTarget(config, store.identity, queue)
         return run_delivery(Delivery("mes", store, target, backoff or Backoff(0.05, 0.2)))
 
     return begin

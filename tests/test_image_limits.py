@@ -14,17 +14,15 @@ from PIL import Image as Pillow
 from tiny_bundle import tiny_bundle
 
 import dskd.runtime.__main__
-from dskd.runtime.capture import decoding, image_container
+from dskd.runtime.capture import decoding, pixel_limit
 from dskd.runtime.capture import image_files as images
 from dskd.runtime.capture.image_container import (
-    MEGAPIXELS,
-    VARIABLE,
     Container,
     ContainerFault,
     examine,
-    limit_megapixels,
 )
 from dskd.runtime.capture.image_files import BadImage, MemoryShort, read_image
+from dskd.runtime.capture.pixel_limit import MEGAPIXELS, VARIABLE, limit_megapixels
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.capture.sources.image import read_frame
 from dskd.runtime.errors import CallError, DskdError
@@ -35,7 +33,7 @@ HUGE = 60_000
 
 @pytest.fixture(autouse=True)
 def default_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_container._Limit, "pixels", None)
+    monkeypatch.setattr(pixel_limit._Limit, "pixels", None)
     monkeypatch.delenv(VARIABLE, raising=False)
 
 
@@ -182,7 +180,7 @@ def test_the_limit_takes_the_pictures_of_large_sensors_and_is_set_in_three_ways(
     assert taken(10_000, 10_000)
     limit_megapixels(12)
     assert not taken(5000, 4000)
-    monkeypatch.setattr(image_container._Limit, "pixels", None)
+    monkeypatch.setattr(pixel_limit._Limit, "pixels", None)
     monkeypatch.setenv(VARIABLE, "100")
     assert taken(10_000, 10_000)
 

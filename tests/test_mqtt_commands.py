@@ -48,21 +48,21 @@ class Commanded:
 @pytest.fixture
 def commanded() -> Iterator[tuple[Commanded, CommandQueue]]:
     station = Commanded()
-    desk = CommandQueue(station)
-    yield station, desk
+    commands = CommandQueue(station)
+    yield station, commands
     station.go.set()
-    assert desk.stop()
+    assert commands.stop()
 
 
 def test_commands_are_carried_out_and_answered(
     broker: Broker, store: Store, start_mqtt: Start, commanded: tuple[Commanded, CommandQueue]
 ) -> None:
-    station, desk = commanded
+    station, commands = commanded
     listener = Listener(broker.port, "dskd/reply")
     listener.client.publish(
         "dskd/command", b'{"command": "trigger", "camera": "top", "part": "old"}', 1, retain=True
     ).wait_for_publish(20)
-    delivery = start_mqtt(broker.port, desk, commands=True)
+    delivery = start_mqtt(broker.port, commands, commands=True)
     wait_for(lambda: delivery.status().health == "ok")
     for command in (
         b'{"command": "trigger", "camera": "top", "part": "A17", "id": "7"}',
@@ -91,9 +91,9 @@ def test_commands_are_carried_out_and_answered(
 def test_without_commands_configured_nothing_is_taken(
     broker: Broker, store: Store, start_mqtt: Start, commanded: tuple[Commanded, CommandQueue]
 ) -> None:
-    station, desk = commanded
+    station, commands = commanded
     listener = Listener(broker.port, "dskd/reply")
-    delivery = start_mqtt(broker.port, desk)
+    delivery = start_mqtt(broker.port, commands)
     wait_for(lambda: delivery.status().health == "ok")
     listener.client.publish("dskd/command", b'{"command": "trigger", "camera": "top"}', qos=1)
     store.add([inspection(1)])
@@ -104,11 +104,11 @@ def test_without_commands_configured_nothing_is_taken(
 
 
 def test_a_flood_of_commands_is_answered_not_queued_without_end(commanded: tuple[Commanded, CommandQueue]) -> None:
-    station, desk = commanded
+    station, commands = commanded
     station.go.clear()
     replies: list[dict[str, object]] = []
     for _ in range(200):
-        desk.take(b'{"command": "trigger", "camera": "top"}', lambda reply: replies.append(json.loads(reply)))
+        commands.take(b'{"command": "trigger", "camera": "top"}', lambda reply: replies.append(json.loads(reply)))
     assert len(replies) >= 180
     assert all("more slowly" in str(reply["error"]) for reply in replies)
     station.go.set()
@@ -124,7 +124,7 @@ def test_a_flood_of_commands_is_answered_not_queued_without_end(commanded: tuple
 ))  # fmt: skip
 def test_whatever_comes_as_a_command_is_answered(data: bytes) -> None:
     station = Commanded()
-    desk = CommandQueue(station)
-    answer = desk._carry_out(data)
+    commands = CommandQueue(station)
+    answer = commands._carry_out(data)
     assert answer["ok"] is (len(station.calls) == 1)
-    assert desk.stop()
+    assert commands.stop()

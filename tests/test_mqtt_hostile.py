@@ -54,16 +54,16 @@ def start(store: Store) -> Iterator[Start]:
             "commands": True,
             **options,
         }
-        config, desk = MqttConfig.model_validate(fields), CommandQueue(Station())
-        delivery = Delivery("mes", store, MqttTarget(config, store.identity, desk), Backoff(first=0.01, most=0.02))
-        running.append((delivery, desk))
+        config, commands = MqttConfig.model_validate(fields), CommandQueue(Station())
+        delivery = Delivery("mes", store, MqttTarget(config, store.identity, commands), Backoff(first=0.01, most=0.02))
+        running.append((delivery, commands))
         delivery.start()
         return delivery
 
     yield begin
-    for delivery, desk in running:
+    for delivery, commands in running:
         assert delivery.stop()
-        assert desk.stop()
+        assert commands.stop()
 
 
 # ----------------------------------------------------------------------------------------------------------------- TLS

@@ -75,7 +75,7 @@ def test_a_broken_picture_in_a_watched_folder_is_a_warning_until_the_next_one(
 ) -> None:
     """The station works, and a watchdog that asks for its health must not restart it."""
     monkeypatch.setattr("dskd.runtime.capture.sources.watched_folder._PATIENCE", 0.0)
-    monkeypatch.setattr("dskd.runtime.capture.image_container._Limit.pixels", None)
+    monkeypatch.setattr("dskd.runtime.capture.pixel_limit._Limit.pixels", None)
     sound = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.png").write_bytes(sound[:-40])

@@ -20,8 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dskd.runtime.capture.image_container import BYTES_PER_PIXEL, VARIABLE, largest_pixels
 from dskd.runtime.capture.image_files import BadImage, MemoryShort, read_image
+from dskd.runtime.capture.pixel_limit import BYTES_PER_PIXEL, VARIABLE, largest_pixels
 from dskd.runtime.errors import one_line
 from dskd.runtime.result import Image
 

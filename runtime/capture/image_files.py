@@ -13,14 +13,13 @@ from numpy.typing import NDArray
 from dskd.runtime import atomic
 from dskd.runtime.capture.decoding import decode, decode_alpha
 from dskd.runtime.capture.image_container import (
-    BYTES_PER_PIXEL,
     Container,
     ContainerFault,
     examine,
     has_unread_channel,
-    largest_pixels,
     orientation,
 )
+from dskd.runtime.capture.pixel_limit import BYTES_PER_PIXEL, largest_pixels
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.result import Image
 

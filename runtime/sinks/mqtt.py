@@ -75,13 +75,13 @@ def split_broker(text: str) -> tuple[bool, str, int]:
 
 
 class MqttTarget:
-    """A broker. ``desk`` takes the commands that come from it, where the configuration allows them."""
+    """A broker. ``commands`` takes the commands that come from it, where the configuration allows them."""
 
     kind = "mqtt"
 
-    def __init__(self, config: MqttConfig, identity: str, desk: CommandQueue | None = None) -> None:
+    def __init__(self, config: MqttConfig, identity: str, commands: CommandQueue | None = None) -> None:
         self._paho = paho_module()
-        self._config, self._desk = config, desk if config.commands else None
+        self._config, self._commands = config, commands if config.commands else None
         self._tls, self._host, self._port = split_broker(config.broker)
         self._name = config.client_id or f"dskd-{identity}"
         self._client: Any = None
@@ -117,7 +117,7 @@ class MqttTarget:
             raise connection_failure(self._config.broker, self._config.ca_file, error) from error
         client.loop_start()
         self._await_connection()
-        if self._desk is not None:
+        if self._commands is not None:
             options = paho.SubscribeOptions(qos=2, retainHandling=2)  # a command kept from last week is no command
             client.subscribe(f"{self._config.topic}/command", options=options)
         self._await(self._publish("status", b"online", retain=True), self._config.acknowledge_s)
@@ -147,8 +147,8 @@ class MqttTarget:
 
     def interrupt(self) -> None:
         """Ends all waits, and takes no more commands."""
-        if self._desk is not None:
-            self._desk.stop()
+        if self._commands is not None:
+            self._commands.stop()
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -236,11 +236,11 @@ class MqttTarget:
             self._changed.notify_all()
 
     def _on_message(self, client: Any, _userdata: Any, message: Any) -> None:
-        if self._desk is not None and not message.retain:
-            self._desk.take(message.payload, lambda reply: self._reply(client, reply))
+        if self._commands is not None and not message.retain:
+            self._commands.take(message.payload, lambda reply: self._reply(client, reply))
 
     def _reply(self, client: Any, reply: bytes) -> None:
-        """From paho's thread or the desk's. A broker that acknowledges nothing must not fill the memory."""
+        """From paho's thread or the command queue's. A broker that acknowledges nothing must not fill the memory."""
         if len(self._replies) >= MOST_REPLIES:
             return
         message = int(client.publish(f"{self._config.topic}/reply", reply, qos=1).mid)
@@ -267,8 +267,8 @@ def _fields(uri: str) -> Fields:
 def _opened(config: MqttConfig, context: SinkContext) -> MqttTarget:
     if config.commands and context.station is None:
         raise CallError(f"sink {context.name}: commands are for a station; dskd runtime takes none")
-    desk = CommandQueue(context.station) if config.commands and context.station else None
-    return MqttTarget(config, context.identity, desk)
+    commands = CommandQueue(context.station) if config.commands and context.station else None
+    return MqttTarget(config, context.identity, commands)
 
 
 KIND = SinkKind(MqttConfig, "mqtt://HOST/TOPIC?user=${NAME}&password=${NAME}", _fields, target=_opened)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, Tag, ValidationInfo, model_validator
 
 from dskd.runtime.bundle.manifest import Positive, Precision
-from dskd.runtime.capture.image_container import MOST_MEGAPIXELS
+from dskd.runtime.capture.pixel_limit import MOST_MEGAPIXELS
 from dskd.runtime.configuration.chosen import Chosen, Named
 from dskd.runtime.configuration.fields import (
     MAY_HOLD_SECRET,

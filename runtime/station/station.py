@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from dskd.runtime.atomic import sole_writer
 from dskd.runtime.capture.decoding_process import DecodingProcess
-from dskd.runtime.capture.image_container import limit_megapixels
+from dskd.runtime.capture.pixel_limit import limit_megapixels
 from dskd.runtime.capture.sources import Trigger, open_source
 from dskd.runtime.configuration.fields import reveal, split_address
 from dskd.runtime.errors import CallError, DskdError, one_line

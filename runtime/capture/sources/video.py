@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dskd.runtime.capture.image_container import largest_pixels
+from dskd.runtime.capture.pixel_limit import largest_pixels
 from dskd.runtime.capture.sources.base import Source, SourceEnded
 from dskd.runtime.errors import DskdError
 from dskd.runtime.reason import Reason
