@@ -24,7 +24,7 @@ from line_records import answer, dropped, inspection
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Verdict
 from dskd.runtime.sinks.by_uri import open_sinks
-from dskd.runtime.store import Label, Store, StoreBroken, StoreLocked, StoreReader
+from dskd.runtime.store import Label, Search, Store, StoreBroken, StoreLocked, StoreReader
 
 
 def test_records_of_all_kinds_rise_under_one_id_and_come_back_whole(store: Store) -> None:
@@ -125,6 +125,39 @@ def test_labels_are_kept_replaced_audited_and_give_confirmed_good_scores(store: 
         ("bob", "record 4: confirmed defect"), ("bob", "record 3: confirmed good"),
     ]  # fmt: skip
     assert [entry.id for entry in store.audit_log(5, before=3)] == [2, 1]
+
+
+def test_a_label_names_a_kind_of_defect_and_is_taken_away(store: Store) -> None:
+    store.add([inspection(k, Verdict.REJECT, part=f"p{k}") for k in range(4)])
+    store.label(1, Label.DEFECT, "ann", "scratch", "left side")
+    store.label(2, Label.DEFECT, "ann", "dent")
+    store.label(3, Label.DEFECT, "ann", "dent")
+    assert store.kinds_of_defect() == ["dent", "scratch"]
+    found = store.record(1)
+    assert found is not None
+    assert (found.label, found.defect, found.note) == ("confirmed defect", "scratch", "left side")
+    store.label(1, None, "bob")
+    assert [row.id for row in store.scores("top", 9, "known defects")] == [3, 2]
+    assert store.audit_log(1)[0].detail == "record 1: no label"
+
+
+def test_inspections_are_found_by_part_time_score_and_label(store: Store) -> None:
+    everything = tuple(Verdict)
+    store.add([inspection(k, everything[k % 3], part=f"p{k}", score=k / 4) for k in range(8)])
+    store.label(3, Label.GOOD, "ann")
+
+    def ids(**asked: object) -> list[int]:
+        return [row.id for row in store.search(Search(everything, **asked), 99)]  # type: ignore[arg-type]
+
+    assert ids() == [8, 7, 6, 5, 4, 3, 2, 1]
+    assert ids(part="p7") == [8]
+    assert ids(part="f00000") == ids()
+    assert ids(since=1_790_000_002.0, until=1_790_000_004.0) == [4, 3]
+    assert ids(least=1.5, most=1.75) == [8, 7]
+    assert ids(label="good") == ids(label="any") == [3]
+    assert ids(label="defect") == []
+    assert 3 not in ids(label="none")
+    assert ids(part="%") == []
 
 
 def test_old_records_go_only_when_told_and_once_every_sink_has_them(store: Store) -> None:

@@ -116,6 +116,10 @@ class StationControl(Protocol):
         """Says that the wall clock is right although it jumped; what is old by it may be deleted again."""
         ...
 
+    def reference(self, camera: str) -> tuple[list[float], str] | None:
+        """Scores of good parts that passes are compared with, and which parts they are; None where none are known yet."""
+        ...
+
     def rejudge(self, image: Image, camera: str) -> Inspection:
         """Inspects a stored picture with the camera's present recipe; nothing is stored."""
         ...

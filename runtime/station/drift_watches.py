@@ -81,6 +81,12 @@ class DriftWatches:
         first = first_passes(self._store, camera, bundle, backend, REFERENCE)
         return None if first is None else DriftWatch(first, f"first {REFERENCE} passes")
 
+    def reference(self, camera: str) -> tuple[list[float], str] | None:
+        """The scores that passes are compared with, and whose they are."""
+        with self._lock:
+            watch = self._watches.get(camera)
+        return None if watch is None else (watch.reference.tolist(), watch.origin)
+
     def statuses(self) -> list[PartStatus]:
         """One line for each camera whose scores were compared."""
         with self._lock:

@@ -15,6 +15,7 @@ from dskd.runtime.station.batching import InspectionThread
 from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.recipe import OperatorOverrides, Serving, make_recipe
+from dskd.runtime.station.threshold_change import ThresholdChange
 from dskd.runtime.store import Store
 
 STOP_PATIENCE = 5.0  # seconds that a stop waits for a recipe change that is under way
@@ -64,9 +65,11 @@ class RecipesInUse:
             for each in alike:
                 each.serve(replace(each.serving, recipe=each.recipe.with_thresholds(review, reject)))
             old = before.settings
-            detail = f"{recipe.name}: review {old.review:g} to {review:g}, reject {old.reject:g} to {reject:g}"
-            names = ", ".join(each.name for each in alike)
-            self._audit(who, "thresholds", f"{detail}; bundle {recipe.bundle.id}, camera {names}")
+            change = ThresholdChange(
+                recipe.name, (old.review, old.reject), (review, reject), recipe.bundle.id,
+                ", ".join(each.name for each in alike),
+            )  # fmt: skip
+            self._audit(who, "thresholds", str(change))
 
     def set_recipe(self, camera: StationCamera, recipe: str, who: str) -> None:
         """Loads and proves a recipe while the present one serves, then switches between two frames.

@@ -180,6 +180,10 @@ class Station:
         """Loads and proves a recipe while the present one serves, then switches between two frames."""
         self.recipes.set_recipe(self._camera(camera), recipe, who)
 
+    def reference(self, camera: str) -> tuple[list[float], str] | None:
+        """What the drift watch compares with."""
+        return self.drift.reference(camera)
+
     def rejudge(self, image: Image, camera: str) -> Inspection:
         """Inspects a picture with the camera's recipe; nothing is stored, and no output hears of it."""
         serving = self._camera(camera).serving

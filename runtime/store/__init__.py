@@ -1,7 +1,7 @@
 """The store: every inspection, dropped frame and answer in one SQLite file, before anybody else hears of it."""
 
 from dskd.runtime.store.file import StoreBroken, StoreDamaged, StoreError, StoreFull, StoreLocked
-from dskd.runtime.store.reader import Audited, Count, Label, Scored, StoreReader
+from dskd.runtime.store.reader import Audited, Count, Label, Scored, Search, StoreReader
 from dskd.runtime.store.records import Kind, Record
 from dskd.runtime.store.writer import Store
 
@@ -12,6 +12,7 @@ __all__ = [
     "Label",
     "Record",
     "Scored",
+    "Search",
     "Store",
     "StoreBroken",
     "StoreDamaged",

@@ -32,6 +32,12 @@ class Label(str, Enum):
 
 GOOD_LABELS = (Label.GOOD, Label.FALSE_ALARM)
 DEFECT_LABELS = (Label.DEFECT, Label.MISSED)
+_LABELS = {
+    "good": f"label IN ({', '.join(repr(label.value) for label in GOOD_LABELS)})",
+    "defect": f"label IN ({', '.join(repr(label.value) for label in DEFECT_LABELS)})",
+    "any": "label IS NOT NULL",
+    "none": "label IS NULL",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,42 @@ class Scored:
     bundle: str
     backend: str
     label: str | None
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which inspections are looked for; what is None does not matter.
+
+    ``part``: a piece of the part's name, or of the frame's. ``since`` and ``until``: seconds since the epoch, the second
+    one not included. ``least`` and ``most``: of the score, in multiples of the threshold that was in use. ``label``:
+    "good", "defect", "any" or "none".
+    """
+
+    verdicts: tuple[Verdict, ...] = (Verdict.REVIEW, Verdict.REJECT)
+    source: str | None = None
+    part: str | None = None
+    since: float | None = None
+    until: float | None = None
+    least: float | None = None
+    most: float | None = None
+    label: Literal["good", "defect", "any", "none"] | None = None
+
+    def conditions(self) -> tuple[str, list[Value]]:
+        """As SQL but for the verdict, with its values."""
+        asked: list[tuple[str, Value]] = [
+            ("source = ?", self.source),
+            ("(instr(part, ?) > 0 OR instr(frame, ?) > 0)", self.part),
+            ("captured >= ?", self.since),
+            ("captured < ?", self.until),
+            ("score >= ? * threshold", self.least),
+            ("score <= ? * threshold", self.most),
+        ]
+        given = [(text, value) for text, value in asked if value is not None]
+        clauses = ["kind = 'inspection'", *(text for text, _ in given)]
+        values: list[Value] = [value for text, value in given for _ in range(text.count("?"))]
+        if self.label is not None:
+            clauses.append(_LABELS[self.label])
+        return " AND ".join(clauses), values
 
 
 @dataclass(frozen=True)
@@ -107,17 +149,25 @@ class StoreReader:
         before: int | None = None,
     ) -> list[Record]:
         """The newest inspections with one of ``verdicts``, newest first, with labels; ``before`` an id, to page on."""
-        where = "kind = 'inspection' AND verdict = ?"  # one verdict at a time comes from its index without sorting
-        limits: list[Value] = []
-        if source is not None:
-            where, limits = f"{where} AND source = ?", [*limits, source]
+        return self.search(Search(tuple(verdicts), source), limit, before)
+
+    def search(self, search: Search, limit: int, before: int | None = None) -> list[Record]:
+        """The newest inspections that are looked for, newest first, with labels; ``before`` an id, to page on."""
+        where, values = search.conditions()
         if before is not None:
-            where, limits = f"{where} AND id < ?", [*limits, before]
-        question = f"SELECT {_LABELLED} WHERE {where} ORDER BY id DESC LIMIT ?"
+            where, values = f"{where} AND id < ?", [*values, before]
+        # one verdict at a time comes from its index without sorting; labels are few and need none
+        table = _BY_LABEL if search.label in ("good", "defect", "any") else _LABELLED
+        question = f"SELECT {table} WHERE verdict = ? AND {where} ORDER BY id DESC LIMIT ?"
         found: list[Record] = []
-        for verdict in verdicts:
-            found += self._records(question, (verdict.value, *limits, limit))
+        for verdict in search.verdicts:
+            found += self._records(question, (verdict.value, *values, limit))
         return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
+
+    def kinds_of_defect(self, limit: int = 50) -> list[str]:
+        """The kinds of defect that people named, the most frequent first."""
+        question = "SELECT defect FROM labels WHERE defect > '' GROUP BY defect ORDER BY count(*) DESC, defect LIMIT ?"
+        return self._ask(question, (limit,), lambda row: str(row[0]))
 
     def of_part(self, part: str, limit: int = 100) -> list[Record]:
         """All that is known of a part, newest first."""
@@ -158,8 +208,8 @@ class StoreReader:
         which = {
             "all": "",
             "passes": "AND verdict = 'PASS'",
-            "confirmed good": f"AND label IN ({', '.join(repr(label.value) for label in GOOD_LABELS)})",
-            "known defects": f"AND label IN ({', '.join(repr(label.value) for label in DEFECT_LABELS)})",
+            "confirmed good": f"AND {_LABELS['good']}",
+            "known defects": f"AND {_LABELS['defect']}",
         }[of]
         question = (
             "SELECT id, captured, score, threshold, verdict, bundle, backend, label "  # noqa: S608 (our own text)
@@ -254,7 +304,8 @@ class StoreReader:
 
 _NOTE = "SELECT value FROM notes WHERE name = ?"
 _WITH_LABELS = "records LEFT JOIN labels ON record = id"
-_LABELLED = f"records.*, label FROM {_WITH_LABELS}"
+_BY_LABEL = "records.*, label, defect, note FROM labels CROSS JOIN records ON id = record"
+_LABELLED = f"records.*, label, defect, note FROM {_WITH_LABELS}"
 
 
 def _first_number(row: sqlite3.Row) -> int:

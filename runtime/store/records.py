@@ -35,7 +35,8 @@ class Record:
 
     ``key`` names the record among all stores in the world; receivers tell repeated deliveries by it. ``source`` is the
     camera. ``captured``, ``triggered`` and ``answered`` are seconds since the epoch. ``inspection`` is the id of the
-    record that an answer rests on. ``label`` is what a person said about it. A field that its kind lacks is None.
+    record that an answer rests on. ``label`` is what a person said about it, ``defect`` the kind of defect they named,
+    ``note`` what else they wrote. A field that its kind lacks is None.
     """
 
     id: int
@@ -57,6 +58,8 @@ class Record:
     answered: float | None
     inspection: int | None
     label: str | None = None
+    defect: str | None = None
+    note: str | None = None
 
     def as_dict(self) -> dict[str, object]:
         """The fields that other programs read. An inspection has those of ``Inspection.as_dict`` and id, key, kind."""

@@ -25,7 +25,7 @@ from dskd.runtime.store.schema import APPLICATION_ID, GIVEN, UNCHECKED
 TABLES = {  # but the records: columns by which rows are told apart, all columns
     "quarters": (("start", "source", "outcome"), ("start", "source", "outcome", "number")),
     "cursors": (("sink",), ("sink", "position")),
-    "labels": (("record",), ("record", "label", "who", "at")),
+    "labels": (("record",), ("record", "label", "who", "at", "defect", "note")),
     "audit": (("id",), ("id", "at", "who", "action", "detail")),
     "announced": (("camera", "part", "triggered"), ("camera", "part", "triggered")),
     "notes": (("name",), ("name", "value")),
@@ -184,9 +184,11 @@ def _sound_cursors(old: sqlite3.Connection) -> bool:
 def _rows_from_both_ends(
     old: sqlite3.Connection, table: str, by: Sequence[str], columns: Sequence[str]
 ) -> Iterator[dict[str, object]]:
-    """Rows up to the first damage, and from the other end down to the last."""
+    """Rows up to the first damage, and from the other end down to the last. A column of later versions is empty text."""
+    present = _columns(old, table)
+    chosen = ", ".join(name if name in present or not present else f"'' AS {name}" for name in columns)
     for order in ("", " DESC"):
-        question = f"SELECT {', '.join(columns)} FROM {table} ORDER BY {', '.join(f'{c}{order}' for c in by)}"  # noqa: S608
+        question = f"SELECT {chosen} FROM {table} ORDER BY {', '.join(f'{c}{order}' for c in by)}"  # noqa: S608
         with suppress(sqlite3.Error, MemoryError):
             for row in old.execute(question):
                 with suppress(ValueError):
@@ -198,7 +200,7 @@ def _rows_from_both_ends(
 
 def _records(old: sqlite3.Connection, first: int, newest: int) -> Iterator[list[list[Any]]]:
     """Chunks of rows over the id ``first`` that are what was written, in order. What cannot be read is stepped over, in steps that double."""
-    columns, present, unchecked = ("id", *COLUMNS, "checksum"), _columns(old), _unchecked(old)
+    columns, present, unchecked = ("id", *COLUMNS, "checksum"), _columns(old, "records"), _unchecked(old)
     chosen = ", ".join(name if name in present else f"NULL AS {name}" for name in columns)
     question = f"SELECT {chosen} FROM records WHERE id > ? ORDER BY id LIMIT ?"  # noqa: S608
     last, limit, step = first, CHUNK, 1
@@ -225,9 +227,9 @@ def _records(old: sqlite3.Connection, first: int, newest: int) -> Iterator[list[
         last, limit, step = max(numbers), CHUNK, 1
 
 
-def _columns(old: sqlite3.Connection) -> set[str]:
+def _columns(old: sqlite3.Connection, table: str) -> set[str]:
     try:
-        return {str(row["name"]) for row in old.execute("PRAGMA table_info(records)")}
+        return {str(row["name"]) for row in old.execute(f"PRAGMA table_info({table})")}
     except (sqlite3.Error, MemoryError):
         return set()
 

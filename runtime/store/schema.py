@@ -62,7 +62,13 @@ def _checksums(database: sqlite3.Connection) -> None:
     database.execute("INSERT INTO notes VALUES (?, ?)", (UNCHECKED, str(number(database, GIVEN))))
 
 
-STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_announced, _checksums)
+def _remarks(database: sqlite3.Connection) -> None:
+    """5: the kind of defect and a note beside a label."""
+    for column in ("defect", "note"):
+        database.execute(f"ALTER TABLE labels ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+
+
+STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_announced, _checksums, _remarks)
 
 
 def newest_version() -> int:

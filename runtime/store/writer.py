@@ -149,14 +149,22 @@ class Store(StoreReader):
             database.execute("DELETE FROM cursors WHERE sink = ?", (sink,))
             self._sinks.discard(sink)
 
-    def label(self, record: int, label: Label, who: str) -> None:
-        """Keeps what ``who`` said about an inspection, in the audit log too. A later label takes an earlier one's place."""
+    def label(self, record: int, label: Label | None, who: str, defect: str = "", note: str = "") -> None:
+        """Keeps what ``who`` said about an inspection, in the audit log too. A later label takes an earlier one's place.
+
+        ``defect`` names the kind of defect. None takes the label away.
+        """
         now = time.time()
+        told = ", ".join(filter(None, ["no label" if label is None else label.value, defect, note]))
         with self._transaction(WRITE_PATIENCE) as database:
-            database.execute(
-                "INSERT OR REPLACE INTO labels VALUES (?, ?, ?, ?)", (record, label.value, plain_text(who), now)
-            )
-            _audit(database, now, who, "label", f"record {record}: {label.value}")
+            database.execute("DELETE FROM labels WHERE record = ?", (record,))
+            if label is not None:
+                said = plain_text(who), now, plain_text(defect), plain_text(note)
+                database.execute(
+                    "INSERT INTO labels (record, label, who, at, defect, note) VALUES (?, ?, ?, ?, ?, ?)",
+                    (record, label.value, *said),
+                )
+            _audit(database, now, who, "label", f"record {record}: {told}")
 
     def audit(self, who: str, action: str, detail: str) -> None:
         """Appends to the audit log."""

@@ -23,10 +23,12 @@ from dskd.runtime.web.calls import Busy
 from dskd.runtime.web.changes import Changes
 from dskd.runtime.web.document import openapi
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
+from dskd.runtime.web.export import Export
 from dskd.runtime.web.guard import Guard
 from dskd.runtime.web.history import History
 from dskd.runtime.web.session import Session
 from dskd.runtime.web.status_routes import StatusRoutes
+from dskd.runtime.web.trend import Trend
 from dskd.runtime.web.visitor import Entrance, visitor_of
 
 LONGEST_TOKEN = 256
@@ -39,6 +41,8 @@ def endpoints(state: AppState) -> list[Endpoint]:
         *static_files.endpoints(),
         *StatusRoutes(state).endpoints(),
         *History(state).endpoints(),
+        *Trend(state).endpoints(),
+        *Export(state).endpoints(),
         *Changes(state).endpoints(),
         *Session(state).endpoints(),
     ]

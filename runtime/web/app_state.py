@@ -34,6 +34,7 @@ class AppState:
     live: LivePictures = field(default_factory=LivePictures)
     views: Calls = field(default_factory=lambda: Calls("view", threads=4, waiting=64))
     changes: Calls = field(default_factory=lambda: Calls("change", threads=2, waiting=8))
+    exports: Calls = field(default_factory=lambda: Calls("export", threads=1, waiting=4))
 
     async def view(self, work: Callable[[], T]) -> T:
         """Runs something that only looks."""
@@ -54,6 +55,7 @@ class AppState:
         """Waits for calls that run."""
         self.views.close()
         self.changes.close()
+        self.exports.close()
 
 
 def _told(work: Callable[[], T], status: int) -> T:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from starlette.responses import Response
 
 from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.runtime.errors import one_line
 from dskd.runtime.result import Verdict
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.store import Label, Record
@@ -16,6 +17,7 @@ from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
 from dskd.runtime.web.threshold_check import Limits, basis, doubts
 
+Kind = Annotated[str, Field(max_length=40, pattern=r"^(\w([\w -]*\w)?)?$")]
 Score = Annotated[float, Field(allow_inf_nan=False, ge=-1e9, le=1e9)]
 PartName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.:-]+$")]
 
@@ -44,9 +46,20 @@ class Trigger(Strict):
 
 
 class Look(Strict):
-    """What a person found on the part: nothing wrong, or a defect."""
+    """What a person found on the part: nothing wrong, or a defect, and which kind; null takes the label away."""
 
-    found: Literal["good", "defect"]
+    found: Literal["good", "defect"] | None
+    defect: Kind = Field(
+        "", description="kind of defect: letters, digits, blanks, - and _; a folder's name in an export"
+    )
+    note: Annotated[str, Field(max_length=400)] = ""
+
+    @field_validator("defect")
+    @classmethod
+    def _no_class_of_good_parts(cls, name: str) -> str:
+        if name.lower() in ("good", "ok"):
+            raise ValueError(f"{name} is what good parts are called; name the kind of defect")
+        return name
 
 
 class Empty(Strict):
@@ -121,13 +134,14 @@ class Changes:
 
     async def label(self, call: Call) -> Response:
         """Kept with the record; thresholds and drift are judged by it."""
-        number, found = call.record_id(), call.body.found
+        number, look = call.record_id(), call.body
+        defect = look.defect if look.found == "defect" else ""
 
-        def work() -> str:
+        def work() -> str | None:
             record = self._inspection(number)
-            label = _label(found, record.verdict)
-            self._state.store.label(number, label, call.who)
-            return label.value
+            label = None if look.found is None else _label(look.found, record.verdict)
+            self._state.store.label(number, label, call.who, defect, one_line(look.note))
+            return None if label is None else label.value
 
         return as_json({"label": await self._state.change(work)})
 

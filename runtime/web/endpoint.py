@@ -74,6 +74,10 @@ class Call:
             raise Refused(400, f"{name}: a number is needed")
         return value
 
+    def given(self, name: str) -> float | None:
+        """A finite number from the query, None where it is not there."""
+        return self.number(name, 0.0) if self.query.get(name) else None
+
 
 Handler = Callable[[Call], Awaitable[Response]]
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 
 from starlette.responses import Response
 
-from dskd.runtime.result import Verdict
-from dskd.runtime.store import Record, Scored
+from dskd.runtime.station.threshold_change import ThresholdChange
+from dskd.runtime.store import Audited, Record, Scored
 from dskd.runtime.web.answers import Blob, as_json
 from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.archive import Archive
 from dskd.runtime.web.endpoint import MOST_ID, Call, Endpoint, Handler, Refused
+from dskd.runtime.web.searching import FIELDS, search_of
 from dskd.runtime.web.threshold_check import basis
 
 MOST_ROWS = 200
 MOST_SCORES = 5000
 LONG_AGO = 10 * 366 * 86400.0
+_ABOUT = re.compile(r"record (\d{1,18}):")
 PAGING = {"before": "an id, to page on", "limit": f"1 to {MOST_ROWS}"}
 
 
@@ -31,7 +34,7 @@ class History:
     def endpoints(self) -> list[Endpoint]:
         """The routes."""
         one = "/api/inspections/{id}"
-        which = {"camera": "one camera's only", "verdict": "PASS, REVIEW, REJECT, by commas", **PAGING}
+        which = {**FIELDS, **PAGING}
         return [
             Endpoint("GET", "/api/inspections", "stored inspections, newest first", self.inspections, query=which),
             Endpoint("GET", one, "one stored inspection", self.inspection),
@@ -47,18 +50,15 @@ class History:
                 "newest first, with labels; 'defects' are all known ones, 'others' counts last parts left out",
                 self.scores, query={"last": f"1 to {MOST_SCORES}"},
             ),
+            Endpoint("GET", "/api/defects", "kinds of defect that people named, the most frequent first", self.kinds),
             Endpoint("GET", "/api/audit", "who changed what, newest first", self.audit, query=PAGING),
         ]  # fmt: skip
 
     async def inspections(self, call: Call) -> Response:
         """A page of inspections."""
         limit, before = call.whole("limit", 24, 1, MOST_ROWS), call.whole("before", None, 0, MOST_ID)
-        try:
-            verdicts = [Verdict(word) for word in (call.query.get("verdict") or "REVIEW,REJECT").split(",")[:8]]
-        except ValueError as error:
-            raise Refused(400, "verdict: PASS, REVIEW or REJECT is needed, or several by commas") from error
-        camera = call.query.get("camera") or None
-        rows = await self._state.view(lambda: self._store.latest(limit or 24, verdicts, camera, before))
+        search = search_of(call, "REVIEW,REJECT")
+        rows = await self._state.view(lambda: self._store.search(search, limit or 24, before))
         return as_json({"inspections": [_row(row) for row in rows]})
 
     async def inspection(self, call: Call) -> Response:
@@ -105,7 +105,11 @@ class History:
         """A page of the audit log."""
         limit, before = call.whole("limit", 50, 1, MOST_ROWS), call.whole("before", None, 0, MOST_ID)
         rows = await self._state.view(lambda: self._store.audit_log(limit or 50, before))
-        return as_json({"entries": [asdict(row) for row in rows]})
+        return as_json({"entries": [_entry(row) for row in rows]})
+
+    async def kinds(self, _: Call) -> Response:
+        """For the field in which somebody names one."""
+        return as_json({"kinds": await self._state.view(self._store.kinds_of_defect)})
 
     def _record(self, number: int) -> Record:
         record = self._store.record(number)
@@ -119,4 +123,16 @@ def _scored(rows: list[Scored]) -> list[dict[str, object]]:
 
 
 def _row(record: Record) -> dict[str, object]:
-    return {**record.as_dict(), "label": record.label}
+    said = {} if record.label is None else {"defect": record.defect, "note": record.note}
+    return {**record.as_dict(), "label": record.label, **said}
+
+
+def _entry(row: Audited) -> dict[str, object]:
+    """An entry; "record" is what a label is about, "change" what a change of thresholds was from and to."""
+    fields: dict[str, object] = asdict(row)
+    if found := _ABOUT.match(row.detail):
+        fields["record"] = int(found.group(1))
+    if row.action == "thresholds" and (change := ThresholdChange.parse(row.detail)):
+        old, new = ({"review": pair[0], "reject": pair[1]} for pair in (change.old, change.new))
+        fields["change"] = {"cameras": change.cameras.split(", "), "bundle": change.bundle, "from": old, "to": new}
+    return fields

@@ -17,7 +17,10 @@ from dskd.runtime.result import Frame
 from dskd.runtime.web.archive import Archive
 from dskd.runtime.web.server import WebOptions, WebServer
 
+from .browsing import browser, line, page
 from .picture_station import PictureStation
+
+__all__ = ["browser", "line", "page"]  # fixtures
 
 
 @dataclass

@@ -22,6 +22,7 @@ from dskd.runtime.result import Answer, Dropped, Frame, Image, Inspection, Verdi
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 from dskd.runtime.sinks.queued import Queued
 from dskd.runtime.station.control import CameraStatus, Live, PartStatus, StationStatus
+from dskd.runtime.station.threshold_change import ThresholdChange
 from dskd.runtime.status import Health
 from dskd.runtime.store import Store
 
@@ -136,8 +137,8 @@ class PictureStation:
             raise DskdError(f"camera {camera} runs bundle {self.bundle} now")
         old = self.inspectors[camera].settings
         new = Settings(review, reject, old.min_area, old.roi)
-        change = f"camera {camera}: review {old.review:.4g} -> {review:.4g}, reject {old.reject:.4g} -> {reject:.4g}"
-        self.store.audit(who, "thresholds", change)
+        change = ThresholdChange(self.recipes[camera], (old.review, old.reject), (review, reject), self.bundle, camera)
+        self.store.audit(who, "thresholds", str(change))
         with self._lock:
             self.inspectors[camera].settings = new
 
@@ -149,6 +150,9 @@ class PictureStation:
 
     def accept_clock(self, who: str) -> None:
         self.store.audit(who, "clock", "accepted")
+
+    def reference(self, camera: str) -> tuple[list[float], str] | None:
+        return [0.1 * self.inspectors[camera].settings.review * k for k in range(1, 10)], "held-out good images"
 
     def rejudge(self, image: Image, camera: str) -> Inspection:
         frame = Frame(camera, "again", time.time(), np.ascontiguousarray(image))

@@ -1,3 +1,5 @@
+import { t } from "./strings.js";
+
 // Talking to the station. Every call ends within a known time; an error is one sentence.
 
 export class Problem extends Error {
@@ -27,7 +29,7 @@ async function call(path, options, milliseconds) {
     return fields;
   } catch (error) {
     if (error instanceof Problem) throw error;
-    throw new Problem(0, "no connection to the station");
+    throw new Problem(0, t("no connection to the station"));
   } finally {
     clearTimeout(timer);
   }

@@ -7,10 +7,12 @@ import { startLive } from "./live.js";
 import { startLog } from "./log.js";
 import { startParts } from "./parts.js";
 import { startSettings } from "./settings.js";
+import { language, t, translate } from "./strings.js";
+import { startTrend } from "./trend.js";
 
 const PERIOD = 250; // milliseconds between two looks at the station
 const LOST = 3000; // without an answer for so long, nothing here may look live
-const VIEWS = ["live", "parts", "settings", "health", "log"];
+const VIEWS = ["live", "parts", "trend", "settings", "health", "log"];
 
 // What all views share. `age()` is the time since the station gave `state`, by the clock that jumped further: the one
 // stands still while a laptop sleeps, the other when somebody sets it back.
@@ -80,7 +82,7 @@ function render() {
 
 function frame() {
   const { state, lost } = page;
-  text(byId("station"), state?.name ?? "Inspection station");
+  text(byId("station"), state?.name ?? t("Inspection station"));
   document.title = title();
   document.body.classList.toggle("lost", lost);
   const kind = lost ? "none" : state.health;
@@ -90,33 +92,33 @@ function frame() {
     pill.className = `pill pill-${kind}`;
     pill.firstChild.replaceChildren(shape(kind));
   }
-  text(pill.lastChild, lost ? (state ? "No connection" : "Connecting") : WORD[kind]);
+  text(pill.lastChild, lost ? (state ? t("No connection") : t("Connecting")) : WORD[kind]);
   const banner = byId("banner");
   const told = trouble();
   banner.hidden = !told;
   text(banner, told ?? "");
-  text(byId("sign"), state?.person ? `Sign out ${state.person}` : "Sign in");
+  text(byId("sign"), state?.person ? t("Sign out {person}", state) : t("Sign in"));
   const heartbeat = document.querySelector(".deadman").getAnimations()[0];
   if (heartbeat) heartbeat.currentTime = 0;
 }
 
 function title() {
   const camera = page.chosen();
-  if (!page.state) return "Inspection station";
-  const word = page.lost ? "No connection" : (camera?.last && camera.health !== "fault" ? camera.last.verdict : "–");
+  if (!page.state) return t("Inspection station");
+  const word = page.lost ? t("No connection") : (camera?.last && camera.health !== "fault" ? t(camera.last.verdict) : "–");
   return `${word} · ${page.state.name}`;
 }
 
 function trouble() {
   if (page.lost && page.state) {
     const seconds = Math.round(page.age());
-    return `No connection to the station for ${seconds} s. Nothing below is live; trying again.`;
+    return t("No connection to the station for {seconds} s. Nothing below is live; trying again.", { seconds });
   }
   if (!page.state) return null;
   const bad = [...page.state.cameras, ...page.state.parts].filter((part) => part.health === "fault");
   if (!bad.length) return null;
-  const more = bad.length > 1 ? ` (and ${bad.length - 1} more, see Health)` : "";
-  return `${bad[0].kind} ${bad[0].name}: ${bad[0].detail}${more}`;
+  const more = bad.length > 1 ? ` ${t("(and {n} more, see Health)", { n: bad.length - 1 })}` : "";
+  return `${t(bad[0].kind)} ${bad[0].name}: ${bad[0].detail}${more}`;
 }
 
 function open() {
@@ -159,7 +161,7 @@ function signIn() {
         text(byId("sign-in-told"), error.message);
       }
     };
-    dialog.onclose = () => finish(() => refuse(new Problem(401, "nobody signed in")));
+    dialog.onclose = () => finish(() => refuse(new Problem(401, t("nobody signed in"))));
     byId("sign-in-cancel").onclick = () => dialog.close();
     dialog.showModal();
     (byId("sign-in-name").value ? byId("sign-in-token") : byId("sign-in-name")).focus();
@@ -178,7 +180,7 @@ function theme() {
   const names = ["auto", "light", "dark"];
   const show = (name) => {
     document.documentElement.dataset.theme = name;
-    byId("theme").title = `Colours: ${name}`;
+    byId("theme").title = { auto: t("Colours: automatic"), light: t("Colours: light"), dark: t("Colours: dark") }[name];
     text(byId("theme"), { auto: "◐", light: "☀", dark: "☾" }[name]);
   };
   show(names.includes(remembered("theme")) ? remembered("theme") : "auto");
@@ -213,10 +215,12 @@ function signInByLink() {
   byId("sign-in-name").focus();
 }
 
+document.documentElement.lang = language;
+translate(document.body);
 theme();
 page.camera = remembered("camera");
 Object.assign(views, {
-  live: startLive(page), parts: startParts(page), settings: startSettings(page), health: startHealth(page), log: startLog(page),
+  live: startLive(page), parts: startParts(page), trend: startTrend(page), settings: startSettings(page), health: startHealth(page), log: startLog(page),
 });
 byId("sign").onclick = signInOrOut;
 addEventListener("hashchange", () => { signInByLink(); open(); });

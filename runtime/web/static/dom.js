@@ -1,5 +1,7 @@
 // Building the page without markup from strings: whatever a camera or a part is called stays text.
 
+import { t } from "./strings.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 export function h(tag, props = {}, ...children) {
@@ -50,13 +52,14 @@ export function shape(kind) {
     s("path", { class: "shape-sign", d: sign }));
 }
 
-export const WORD = { ok: "OK", warning: "Warning", fault: "Fault" };
+export const WORD = { ok: t("OK"), warning: t("Warning"), fault: t("Fault") };
 
 export function pill(kind, word) {
   return h("span", { class: `pill pill-${kind}` }, shape(kind), h("span", {}, word));
 }
 
 const CLOCK = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+const DATE = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
 const DAY = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 
 export function clock(seconds) {
@@ -69,18 +72,31 @@ export function moment(seconds) {
   return today ? CLOCK.format(then) : `${DAY.format(then)}, ${CLOCK.format(then)}`;
 }
 
+export function dated(seconds) {
+  const then = new Date(seconds * 1000);
+  return `${DATE.format(then)}, ${CLOCK.format(then)}`;
+}
+
 export function ago(seconds) {
-  if (seconds < 1) return "just now";
-  if (seconds < 100) return `${Math.floor(seconds)} s ago`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min ago`;
-  if (seconds < 129600) return `${Math.round(seconds / 3600)} h ago`;
-  return `${Math.round(seconds / 86400)} days ago`;
+  return seconds < 1 ? t("just now") : t("{time} ago", { time: lasting(seconds) });
+}
+
+export function lasting(seconds) {
+  if (seconds < 100) return t("{n} s", { n: Math.floor(seconds) });
+  if (seconds < 5400) return t("{n} min", { n: Math.round(seconds / 60) });
+  if (seconds < 129600) return t("{n} h", { n: Math.round(seconds / 3600) });
+  return t("{n} days", { n: Math.round(seconds / 86400) });
 }
 
 export function score(value) {
   if (value === null || value === undefined) return "–";
   const size = Math.abs(value);
   return value.toFixed(size >= 100 ? 1 : size >= 1 ? 2 : 4);
+}
+
+// A score as a multiple of the threshold over which a part is rejected: 1.31× says more than 12.06.
+export function times(value, threshold) {
+  return value === null || value === undefined || !(threshold > 0) ? score(value) : `${(value / threshold).toFixed(2)}×`;
 }
 
 export const whole = (value) => Math.round(value).toLocaleString("en").replaceAll(",", "\u202f");

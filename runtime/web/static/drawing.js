@@ -1,6 +1,7 @@
 // A picture with its heat map and region boxes as one drawing that can be zoomed; and where on the part a region lies.
 
 import { s } from "./dom.js";
+import { t } from "./strings.js";
 
 export class Drawing {
   constructor(holder, { zoom = false } = {}) {
@@ -8,7 +9,7 @@ export class Drawing {
     this.heat = s("image", { class: "layer-heat", preserveAspectRatio: "none" });
     this.found = s("polygon", { class: "layer-found" });
     this.regions = s("g", { class: "layer-regions" });
-    this.svg = s("svg", { class: "drawing", role: "img", "aria-label": "No picture" }, this.picture, this.heat, this.found, this.regions);
+    this.svg = s("svg", { class: "drawing", role: "img", "aria-label": t("No picture") }, this.picture, this.heat, this.found, this.regions);
     this.size = [4, 3];
     holder.replaceChildren(this.svg);
     this.home();
@@ -19,6 +20,7 @@ export class Drawing {
   async show(fields, label) {
     await Promise.all([decoded(fields.picture), fields.heat ? decoded(fields.heat) : null]);
     const [width, height] = fields.size;
+    this.boxes = fields.regions.map((region) => region.box);
     const moved = width !== this.size[0] || height !== this.size[1];
     this.size = fields.size;
     place(this.picture, fields.picture, [0, 0, width, height]);
@@ -37,7 +39,24 @@ export class Drawing {
 
   home() {
     this.look = [0, 0, ...this.size];
+    this.led = true; // nobody has moved the picture: zooming in leads to the worst region
     this.apply();
+  }
+
+  // So that a region with as much again around it fills the drawing.
+  focus([x, y, across, down]) {
+    const [width, height] = this.size;
+    const share = Math.min(1, Math.max(1 / 24, (2 * across) / width, (2 * down) / height));
+    this.move(x + across / 2 - (share * width) / 2, y + down / 2 - (share * height) / 2, share * width, share * height);
+  }
+
+  closer() {
+    const worst = this.led ? this.boxes?.[0] : null;
+    if (!worst) return this.zoom(1 / 1.5);
+    const [x, y, across, down] = worst;
+    const [width, height] = [this.look[2] / 1.5, this.look[3] / 1.5];
+    if (width < this.size[0] / 24) return;
+    this.move(x + across / 2 - width / 2, y + down / 2 - height / 2, width, height);
   }
 
   apply() {
@@ -61,14 +80,23 @@ export class Drawing {
 
   listen() {
     const fingers = new Map();
+    let pressed = null;
     this.svg.classList.add("zoomable");
     this.svg.addEventListener("wheel", (event) => {
       event.preventDefault();
       const [x, y] = this.at(event);
+      this.led = false;
       this.zoom(Math.exp(Math.sign(event.deltaY) * 0.2), x, y);
     }, { passive: false });
     this.svg.addEventListener("dblclick", (event) => (this.look[2] < this.size[0] * 0.9 ? this.home() : this.zoom(1 / 3, ...this.at(event))));
+    this.svg.addEventListener("click", (event) => {
+      const [x, y] = this.at(event);
+      const hit = this.boxes?.find(([left, top, across, down]) => x >= left && x <= left + across && y >= top && y <= top + down);
+      const still = pressed && Math.hypot(event.clientX - pressed[0], event.clientY - pressed[1]) < 5;
+      if (hit && still && event.detail < 2) this.focus(hit);
+    });
     this.svg.addEventListener("pointerdown", (event) => {
+      pressed = [event.clientX, event.clientY];
       this.svg.setPointerCapture(event.pointerId);
       fingers.set(event.pointerId, [event.clientX, event.clientY]);
     });
@@ -83,6 +111,7 @@ export class Drawing {
         this.zoom(apart(before) / apart(after), ...this.at(event));
       } else {
         const unit = this.unit();
+        this.led = false;
         this.move(this.look[0] - (event.clientX - x) * unit, this.look[1] - (event.clientY - y) * unit, this.look[2], this.look[3]);
       }
     });
@@ -137,24 +166,33 @@ function box(region, threshold, [width, height]) {
 }
 
 // "at the top left": where the worst region lies, in the words of somebody who points at it.
+const PLACES = [
+  [t("at the top\u00a0left"), t("at the top"), t("at the top\u00a0right")],
+  [t("at the left edge"), t("in the middle"), t("at the right edge")],
+  [t("at the bottom\u00a0left"), t("at the bottom"), t("at the bottom\u00a0right")],
+];
+
+export function placeName(row, column) {
+  return PLACES[row][column];
+}
+
 export function whereabouts(region, [width, height]) {
   const [x, y, across, down] = region.box;
-  if (across * down > 0.5 * width * height) return "over most of the part";
+  if (across * down > 0.5 * width * height) return t("over most of the part");
   const column = Math.min(2, Math.floor((3 * (x + across / 2)) / width));
   const row = Math.min(2, Math.floor((3 * (y + down / 2)) / height));
-  if (row === 1 && column === 1) return "in the middle";
-  if (row === 1) return `at the ${["left", "", "right"][column]} edge`;
-  return `at the ${["top", "", "bottom"][row]}${["\u00a0left", "", "\u00a0right"][column]}`;
+  return PLACES[row][column];
 }
 
 export function sentence(found, size) {
   const regions = found.regions ?? [];
-  if (found.verdict === "PASS") return "Nothing unusual found.";
-  if (!regions.length) return "Unusual, without one clear place.";
+  if (found.verdict === "PASS") return t("Nothing unusual found.");
+  if (!regions.length) return t("Unusual, without one clear place.");
   const counted = found.verdict === "REJECT" ? regions.filter((region) => region.peak > found.threshold) : regions;
   const worst = counted[0] ?? regions[0];
-  const what = found.verdict === "REJECT" ? "Defect" : "Something unusual";
   const place = size ? ` ${whereabouts(worst, size)}` : "";
   const others = counted.length - 1;
-  return `${what}${place}${others > 0 ? `, and ${others} more ${others > 1 ? "places" : "place"}` : ""}.`;
+  const more = others < 1 ? "" : others > 1 ? t(", and {n} more places", { n: others }) : t(", and 1 more place");
+  const words = { place, more };
+  return found.verdict === "REJECT" ? t("Defect{place}{more}.", words) : t("Something unusual{place}{more}.", words);
 }

@@ -1,6 +1,7 @@
 // A score between its thresholds, on a bar.
 
 import { h, score, text } from "./dom.js";
+import { t } from "./strings.js";
 
 export function gauge(holder, { score: value, review, reject, kind }) {
   if (!holder.children.length) {
@@ -22,6 +23,6 @@ export function gauge(holder, { score: value, review, reject, kind }) {
   mark.dataset.kind = kind ?? "none";
   scale.children[0].style.left = place(review ?? 0);
   scale.children[1].style.left = place(reject);
-  text(scale.children[0], review === null ? "" : `review ${score(review)}`);
-  text(scale.children[1], `reject ${score(reject)}`);
+  text(scale.children[0], review === null ? "" : `${t("review")} ${score(review)}`);
+  text(scale.children[1], `${t("reject")} ${score(reject)}`);
 }

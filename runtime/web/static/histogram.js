@@ -1,6 +1,7 @@
 // Scores of many parts as bars, with two lines to drag. Heights are square roots, so that single rejects are seen too.
 
 import { s, score } from "./dom.js";
+import { t } from "./strings.js";
 
 const WIDTH = 1000;
 const HEIGHT = 300;
@@ -17,7 +18,7 @@ export class Histogram {
     this.axis = s("g", { class: "axis" });
     this.ghosts = s("g", { class: "ghosts" });
     this.lines = { review: this.line("review"), reject: this.line("reject") };
-    this.svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "histogram-svg", preserveAspectRatio: "xMidYMid meet", role: "group", "aria-label": "Scores of the last parts with thresholds" },
+    this.svg = s("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, class: "histogram-svg", preserveAspectRatio: "xMidYMid meet", role: "group", "aria-label": t("Scores of the last parts with thresholds") },
       this.bars, this.axis, this.ghosts, this.lines.review, this.lines.reject);
     holder.replaceChildren(this.svg);
     new ResizeObserver(() => this.fit()).observe(holder);
@@ -35,10 +36,10 @@ export class Histogram {
   }
 
   line(name) {
-    const group = s("g", { class: `line line-${name}`, role: "slider", tabindex: 0, "aria-label": `${name} threshold` },
+    const group = s("g", { class: `line line-${name}`, role: "slider", tabindex: 0, "aria-label": name === "review" ? t("review threshold") : t("reject threshold") },
       s("rect", { class: "line-grip", x: -18, y: 0, width: 36, height: FLOOR }),
       s("line", { y1: TOP - 12, y2: FLOOR }), s("rect", { class: "line-head", x: -50, y: 2, width: 100, height: 32, rx: 8 }),
-      s("text", { y: 24, "text-anchor": "middle" }, name));
+      s("text", { y: 24, "text-anchor": "middle" }, t(name)));
     group.addEventListener("pointerdown", (event) => {
       group.setPointerCapture(event.pointerId);
       group.focus();
@@ -83,7 +84,7 @@ export class Histogram {
       const middle = ((bin + 0.5) / bins) * this.most;
       const kind = middle > limits.reject ? "reject" : middle > limits.review ? "review" : "pass";
       return s("rect", { class: `bar-${kind}`, x: bin * wide + 0.12 * wide, width: 0.76 * wide, y: FLOOR - tall, height: tall, rx: 2 },
-        s("title", {}, `${count} with a score around ${score(middle)}`));
+        s("title", {}, t("{count} with a score around {score}", { count, score: score(middle) })));
     }));
     this.scale();
     this.ghosts.replaceChildren(...Object.values(present).map((value) => s("line", { x1: this.x(value), x2: this.x(value), y1: TOP - 8, y2: FLOOR })));

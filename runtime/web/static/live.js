@@ -1,16 +1,18 @@
 // The live view: one verdict that cannot be taken for another, the picture it rests on, and what came before.
 
 import { get } from "./api.js";
-import { ago, byId, clock, h, moment, score, shape, text, whole } from "./dom.js";
+import { ago, byId, clock, h, moment, score, shape, text, times, whole } from "./dom.js";
 import { Drawing, sentence } from "./drawing.js";
 import { gauge } from "./gauge.js";
 import { tile } from "./parts.js";
+import { t } from "./strings.js";
 import { connecting, judge, rememberSize, showVerdict } from "./verdict.js";
 
 const STRIP = 14;
 
 export function startLive(page) {
   const drawing = new Drawing(byId("picture"));
+  byId("picture").dataset.empty = t("No picture yet");
   const live = { camera: null, key: null, size: null, busy: false, strip: "", counted: 0, newest: -1 };
   const switches = [byId("show-heat"), byId("show-regions")];
   const layers = () => drawing.layers(switches[0].checked, switches[1].checked);
@@ -32,7 +34,7 @@ export function startLive(page) {
       const path = `api/cameras/${encodeURIComponent(camera.name)}/live?heat=1&width=${width}`;
       const fields = await get(path);
       const found = fields.inspection;
-      const label = `Camera ${camera.name}, ${found.verdict}: ${sentence(found, fields.size)}`;
+      const label = t("Camera {name}, {verdict}: {what}", { name: camera.name, verdict: t(found.verdict), what: sentence(found, fields.size) });
       await drawing.show({ ...fields, regions: found.regions, threshold: found.threshold, found: found.found }, label);
       Object.assign(live, { camera: camera.name, key: fields.key, size: fields.size, found });
       layers();
@@ -61,7 +63,7 @@ export function startLive(page) {
     const since = periodStart(page);
     try {
       const { counts } = await get(`api/counts?since=${since}&camera=${encodeURIComponent(camera.name)}`);
-      showCounters(camera, counts);
+      showCounters(counts);
     } catch { /* the counters stay as they are */ }
   }
 
@@ -71,7 +73,7 @@ export function startLive(page) {
       periods(page);
       showCameras(page);
       const camera = page.chosen();
-      if (!camera) return showVerdict({ look: "none", kind: "none", word: "NO CAMERA", why: "The station file names no camera." });
+      if (!camera) return showVerdict({ look: "none", kind: "none", word: t("NO CAMERA"), why: t("The station file names no camera.") });
       const look = judge(page, camera);
       showVerdict(look);
       showPictureState(page, camera, look, live);
@@ -89,14 +91,16 @@ function showPictureState(page, camera, look, live) {
   const frame = byId("picture");
   const mine = live.camera === camera.name && live.found;
   frame.classList.toggle("empty", !mine);
+  // A picture keeps its colours when parts stop: whoever walks up to a line that stands sees what the last part was.
   frame.classList.toggle("old", Boolean(mine) && look.look !== "live" || Boolean(look.missed));
-  let caption = "No picture yet";
+  frame.classList.toggle("other", page.lost || Boolean(look.missed));
+  let caption = t("No picture yet");
   if (mine) {
     const age = ago(Math.max(0, page.state.now - live.found.captured) + page.age());
-    const part = `${live.found.part ? `part ${live.found.part}` : live.found.frame} · `;
-    caption = `${camera.name} · ${part}${clock(live.found.captured)}`;
-    if (look.missed) caption = `The part before: ${caption}`;
-    else if (look.look !== "live") caption = `Old picture, ${age}: ${caption}`;
+    const part = live.found.part ? t("part {name}", { name: live.found.part }) : live.found.frame;
+    caption = `${camera.name} · ${part} · ${clock(live.found.captured)}`;
+    if (look.missed) caption = t("The part before: {caption}", { caption });
+    else if (look.look !== "live") caption = t("Last picture, {ago}: {caption}", { ago: age, caption });
   }
   text(byId("picture-caption"), caption);
 }
@@ -105,10 +109,10 @@ function showFacts(camera, look) {
   const found = look.found ?? null;
   gauge(byId("gauge"), { score: found?.score ?? null, review: camera.review, reject: camera.reject, kind: found?.verdict });
   const rows = [
-    ["Score", score(found?.score)],
-    ["Part", (found ?? look).part ?? found?.frame ?? "–"],
-    ["Time", (found ?? look).captured ? moment((found ?? look).captured) : "–"],
-    ["Recipe", camera.recipe],
+    [t("Score"), found ? `${times(found.score, found.threshold)} · ${score(found.score)}` : "–"],
+    [t("Part"), (found ?? look).part ?? found?.frame ?? "–"],
+    [t("Time"), (found ?? look).captured ? moment((found ?? look).captured) : "–"],
+    [t("Recipe"), camera.recipe],
   ];
   const list = byId("facts");
   if (!list.children.length) list.append(...rows.map(([name]) => h("div", {}, h("dt", {}, name), h("dd", {}))));
@@ -146,10 +150,10 @@ function showStrip(live, inspections) {
   if (live.strip === ids && byId("strip").children.length) return;
   live.strip = ids;
   if (inspections.length) byId("strip").replaceChildren(...inspections.map(tile));
-  else byId("strip").replaceChildren(h("p", { class: "nothing" }, "None so far. Parts that need a look appear here."));
+  else byId("strip").replaceChildren(h("p", { class: "nothing" }, t("None so far. Parts that need a look appear here.")));
 }
 
-const NAMES = { shift: "This shift", today: "Today", start: "Since start", day: "Last 24 hours" };
+const NAMES = { shift: t("This shift"), today: t("Today"), start: t("Since start"), day: t("Last 24 hours") };
 
 function periods(page) {
   const select = byId("period");
@@ -180,20 +184,17 @@ function periodStart(page) {
   return shiftStart(page.state.shifts, now) / 1000;
 }
 
-function showCounters(camera, counts) {
+function showCounters(counts) {
   const of = (name) => counts[name] ?? 0;
   const inspected = of("PASS") + of("REVIEW") + of("REJECT");
   const share = inspected ? (100 * of("PASS")) / inspected : null;
-  const milliseconds = (value) => (value === undefined ? "–" : `${value < 100 ? value.toFixed(1) : Math.round(value)} ms`);
   const rows = [
-    ["Inspected", whole(inspected), ""],
-    ["Pass", whole(of("PASS")), "PASS"],
-    ["Review", whole(of("REVIEW")), "REVIEW"],
-    ["Reject", whole(of("REJECT")), "REJECT"],
-    ["Not inspected", whole(Math.max(of("dropped"), of("fail-safe"))), of("dropped") ? "fault" : ""],
-    ["Yield", share === null ? "–" : `${share.toFixed(share > 99.5 && share < 100 ? 2 : 1)} %`, ""],
-    ["Latency p50", milliseconds(camera.latency_ms.p50), ""],
-    ["Latency p99", milliseconds(camera.latency_ms.p99), ""],
+    [t("Inspected"), whole(inspected), ""],
+    [t("Pass"), whole(of("PASS")), "PASS"],
+    [t("Review"), whole(of("REVIEW")), "REVIEW"],
+    [t("Reject"), whole(of("REJECT")), "REJECT"],
+    [t("Not inspected"), whole(Math.max(of("dropped"), of("fail-safe"))), of("dropped") ? "fault" : ""],
+    [t("Yield"), share === null ? "–" : `${share.toFixed(share > 99.5 && share < 100 ? 2 : 1)} %`, ""],
   ];
   const list = byId("counters");
   if (!list.children.length) {
@@ -211,7 +212,7 @@ async function trigger(page) {
   text(told, "");
   try {
     const { part } = await page.change(`api/cameras/${encodeURIComponent(page.chosen().name)}/trigger`, {});
-    text(told, `Part ${part} asked for`);
+    text(told, t("Part {part} asked for", { part }));
   } catch (error) {
     text(told, error.message);
   }

@@ -5,11 +5,12 @@ import { byId, h, text } from "./dom.js";
 import { Histogram } from "./histogram.js";
 import { tile } from "./parts.js";
 import { preview, verdictOf } from "./preview.js";
+import { t } from "./strings.js";
 
 const COUNTS = [100, 500, 2000];
 const MOST_TILES = 8;
 const NAMES = ["review", "reject"];
-const IN_USE = "In use from the next part on, and written to the log.";
+const IN_USE = t("In use from the next part on, and written to the log.");
 const DOUBTED = 422; // the station's answer to thresholds that it asks about
 
 // `start`: both thresholds when a handle was taken; `blank`: fields that hold no number; `wrong`: why the station took
@@ -35,7 +36,7 @@ export function startSettings(page) {
     }
     const valid = !Object.keys(fault).length;
     const told = preview(set.basis, now, then);
-    text(parts.told, valid ? told.main : "No preview: these thresholds cannot be used.");
+    text(parts.told, valid ? told.main : t("No preview: these thresholds cannot be used."));
     text(parts.labels, valid ? told.labels : "");
     const warns = valid && told.missed > 0;
     parts.labels.classList.toggle("warns", warns);
@@ -52,10 +53,12 @@ export function startSettings(page) {
   // the score: the one that was stored may be by thresholds of that day.
   function changed(rows, now, then) {
     const others = rows.filter((row) => verdictOf(row, now) !== verdictOf(row, then));
-    const shown = others.slice(0, MOST_TILES).map((row) => ({ ...row, verdict: verdictOf(row, now), part: `${verdictOf(row, now)} → ${verdictOf(row, then)}`, label: null }));
+    const shown = others.slice(0, MOST_TILES).map((row) => ({ ...row, verdict: verdictOf(row, now), part: `${t(verdictOf(row, now))} → ${t(verdictOf(row, then))}`, label: null }));
     const key = shown.map((row) => `${row.id}${row.part}`).join();
     parts.changed.hidden = !others.length;
-    text(parts.changedHead, `${others.length} of these parts would be judged otherwise${others.length > MOST_TILES ? ", the newest:" : ":"}`);
+    text(parts.changedHead, others.length > MOST_TILES
+      ? t("{n} of these parts would be judged otherwise, the newest:", { n: others.length })
+      : t("{n} of these parts would be judged otherwise:", { n: others.length }));
     if (parts.tiles.dataset.key === key) return;
     parts.tiles.dataset.key = key;
     parts.tiles.replaceChildren(...shown.map(tile));
@@ -110,10 +113,10 @@ export function startSettings(page) {
   }
 
   async function recipe() {
-    text(parts.recipeTold, "Loading …");
+    text(parts.recipeTold, t("Loading …"));
     try {
       await page.change(`api/cameras/${encodeURIComponent(set.camera)}/recipe`, { recipe: parts.recipe.value });
-      text(parts.recipeTold, "In use from the next part on, and written to the log.");
+      text(parts.recipeTold, IN_USE);
       set.touched = false;
     } catch (error) {
       text(parts.recipeTold, error.message);
@@ -152,7 +155,7 @@ export function startSettings(page) {
       chooser(parts, page, camera);
       if (!of(set, camera)) {
         const moved = set.camera === camera.name && set.touched;
-        Object.assign(set, fresh(), { basis: nothing, wrong: moved ? "Another bundle runs by now: look at its scores and set the thresholds again." : "" });
+        Object.assign(set, fresh(), { basis: nothing, wrong: moved ? t("Another bundle runs by now: look at its scores and set the thresholds again.") : "" });
         load();
       } else if (!set.touched && (set.review !== camera.review || set.reject !== camera.reject)) present();
       else if (!set.touched && performance.now() - set.loaded > 10000 && !page.lost) load();
@@ -167,9 +170,9 @@ function of(set, camera) {
 
 // What keeps thresholds from use, by the field that says it.
 function faultOf(set) {
-  const blank = NAMES.filter((name) => set.blank[name]).map((name) => [name, "Needs a number"]);
+  const blank = NAMES.filter((name) => set.blank[name]).map((name) => [name, t("Needs a number")]);
   if (blank.length || set.review <= set.reject) return Object.fromEntries(blank);
-  return set.edited === "reject" ? { reject: "Lower than review" } : { review: "Higher than reject" };
+  return set.edited === "reject" ? { reject: t("Lower than review") } : { review: t("Higher than reject") };
 }
 
 function chooser(parts, page, camera) {
@@ -180,7 +183,7 @@ function chooser(parts, page, camera) {
     parts.recipe.replaceChildren(...page.state.recipes.map((name) => h("option", { value: name }, name)));
     parts.recipe.value = camera.recipe;
   }
-  text(parts.recipeNow, `Camera ${camera.name} uses ${camera.recipe}, bundle ${camera.bundle}. All cameras of a recipe run the same bundle.`);
+  text(parts.recipeNow, t("Camera {name} uses {recipe}, bundle {bundle}. All cameras of a recipe run the same bundle.", camera));
   parts.useRecipe.disabled = parts.recipe.value === camera.recipe || page.lost;
 }
 
@@ -191,42 +194,42 @@ function build(view, set, on) {
     reject: h("input", { id: "reject", type: "number", step: "any", inputmode: "decimal", "aria-describedby": "reject-fault" }),
     told: h("p", { class: "preview", id: "preview", role: "status" }),
     labels: h("p", { class: "preview-labels", id: "preview-labels", role: "status" }),
-    apply: h("button", { id: "apply", type: "button", onclick: on.apply }, "Use these thresholds"),
-    reset: h("button", { id: "reset", type: "button", class: "quiet", onclick: on.reset }, "Back to the present ones"),
+    apply: h("button", { id: "apply", type: "button", onclick: on.apply }, t("Apply")),
+    reset: h("button", { id: "reset", type: "button", class: "quiet", onclick: on.reset }, t("Reset")),
     faults: Object.fromEntries(NAMES.map((name) => [name, h("span", { class: "field-fault", id: `${name}-fault`, role: "alert" })])),
     doubts: h("p", { id: "doubts" }),
-    confirm: h("button", { id: "confirm", type: "submit", class: "danger" }, "Use them all the same"),
+    confirm: h("button", { id: "confirm", type: "submit", class: "danger" }, t("Use them all the same")),
     applied: h("span", { class: "told", role: "status", id: "applied" }),
     recipe: h("select", { id: "recipe" }),
     recipeNow: h("p", { class: "hint" }),
-    useRecipe: h("button", { id: "use-recipe", type: "button", onclick: on.recipe }, "Use this recipe"),
+    useRecipe: h("button", { id: "use-recipe", type: "button", onclick: on.recipe }, t("Use this recipe")),
     recipeTold: h("span", { class: "told", role: "status" }),
     changedHead: h("h3", {}),
     tiles: h("div", { class: "tiles small" }),
   };
   const last = h("select", { id: "last", onchange: (event) => ((set.last = Number(event.target.value)), on.reload()) },
-    ...COUNTS.map((count) => h("option", { value: count, selected: count === set.last }, `last ${count} parts`)));
+    ...COUNTS.map((count) => h("option", { value: count, selected: count === set.last }, t("last {count} parts", { count }))));
   const plot = h("div", { class: "histogram" });
   parts.histogram = new Histogram(plot);
   parts.dialog = h("dialog", { id: "doubted", class: "sign-in", "aria-labelledby": "doubted-title" }, h("form", { method: "dialog" },
-    h("h2", { id: "doubted-title" }, "Use these thresholds?"), parts.doubts,
-    h("div", { class: "actions" }, h("button", { id: "doubted-cancel", type: "submit", class: "quiet", autofocus: true }, "Cancel"), parts.confirm)));
+    h("h2", { id: "doubted-title" }, t("Use these thresholds?")), parts.doubts,
+    h("div", { class: "actions" }, h("button", { id: "doubted-cancel", type: "submit", class: "quiet", autofocus: true }, t("Cancel")), parts.confirm)));
   parts.changed = h("section", { class: "changed", hidden: true }, parts.changedHead, parts.tiles);
   view.replaceChildren(
     h("div", { class: "card settings-card" },
-      h("div", { class: "filters" }, h("h2", {}, "Thresholds"), h("label", { class: "field-inline" }, "Camera ", parts.camera),
-        h("label", { class: "field-inline" }, "Preview on the ", last)),
-      h("p", { class: "hint" }, "Drag the lines, or type. Nothing changes before you say so."),
+      h("div", { class: "filters" }, h("h2", {}, t("Thresholds")), h("label", { class: "field-inline" }, t("Camera"), " ", parts.camera),
+        h("label", { class: "field-inline" }, t("Preview on the"), " ", last)),
+      h("p", { class: "hint" }, t("Drag the lines, or type. Nothing changes before you say so.")),
       plot,
       h("div", { class: "preview-box" }, parts.told, parts.labels),
       h("div", { class: "threshold-fields" },
-        h("label", { class: "field key-review" }, h("span", {}, "Review over"), parts.review, parts.faults.review),
-        h("label", { class: "field key-reject" }, h("span", {}, "Reject over"), parts.reject, parts.faults.reject),
+        h("label", { class: "field key-review" }, h("span", {}, t("Review over")), parts.review, parts.faults.review),
+        h("label", { class: "field key-reject" }, h("span", {}, t("Reject over")), parts.reject, parts.faults.reject),
         h("div", { class: "actions" }, parts.apply, parts.reset), parts.applied),
       parts.changed),
     h("div", { class: "card settings-card" },
-      h("h2", {}, "Recipe"), parts.recipeNow,
-      h("div", { class: "actions" }, h("label", { class: "field-inline" }, "Recipe ", parts.recipe), parts.useRecipe, parts.recipeTold)),
+      h("h2", {}, t("Recipe")), parts.recipeNow,
+      h("div", { class: "actions" }, h("label", { class: "field-inline" }, t("Recipe"), " ", parts.recipe), parts.useRecipe, parts.recipeTold)),
     parts.dialog);
   return parts;
 }

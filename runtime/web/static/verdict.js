@@ -2,9 +2,10 @@
 
 import { ago, byId, shape, text } from "./dom.js";
 import { sentence } from "./drawing.js";
+import { t } from "./strings.js";
 
 export function connecting() {
-  return { look: "none", kind: "none", word: "WAIT", eyebrow: "Connecting", why: "Asking the station how it is." };
+  return { look: "none", kind: "none", word: t("WAIT"), eyebrow: t("Connecting"), why: t("Asking the station how it is.") };
 }
 
 // What the large field says. `look`: "live" is filled; "past" is hollow, for a verdict that is true of a part that went
@@ -13,39 +14,39 @@ export function judge(page, camera) {
   const { last, missed } = camera;
   const since = page.age();
   if (page.lost) {
-    return { look: "none", kind: "fault", word: "NO CONNECTION", eyebrow: `for ${Math.round(since)} s`, why: before(last, since, "The station does not answer.") };
+    return { look: "none", kind: "fault", word: t("NO CONNECTION"), eyebrow: t("for {n} s", { n: Math.round(since) }), why: before(last, since, t("The station does not answer.")) };
   }
   if (camera.health === "fault") {
-    return { look: "none", kind: "fault", word: last ? "CAMERA LOST" : "NO CAMERA", why: before(last, since, camera.detail) };
+    return { look: "none", kind: "fault", word: last ? t("CAMERA LOST") : t("NO CAMERA"), why: before(last, since, camera.detail) };
   }
   if (missed && (!last || missed.at >= last.captured)) {
     const age = missed.age_s + since;
     const past = age > page.state.fresh_s;
     const verdict = missed.verdict ?? "REJECT";
     return {
-      look: past ? "past" : "live", kind: verdict, word: verdict, missed: true, age,
-      eyebrow: `Not inspected${past ? ` · ${ago(age)}` : ""}`, why: ended(missed.reason),
+      look: past ? "past" : "live", kind: verdict, word: t(verdict), missed: true, age,
+      eyebrow: `${t("Not inspected")}${past ? ` · ${ago(age)}` : ""}`, why: ended(missed.reason),
       part: missed.part, captured: missed.at,
     };
   }
   if (!last) {
-    return { look: "none", kind: "none", word: "NO PART YET", why: camera.ready ? "Ready for the first part." : camera.detail };
+    return { look: "none", kind: "none", word: t("NO PART YET"), why: camera.ready ? t("Ready for the first part.") : camera.detail };
   }
   const age = last.age_s + since;
   const past = age > page.state.fresh_s;
   return {
-    look: past ? "past" : "live", kind: last.verdict, word: last.verdict, found: last, age,
-    eyebrow: past ? `Last part · ${ago(age)}` : "", why: null,
+    look: past ? "past" : "live", kind: last.verdict, word: t(last.verdict), found: last, age,
+    eyebrow: past ? `${t("Last part")} · ${ago(age)}` : "", why: null,
   };
 }
 
 function before(last, since, sentence) {
-  return last ? `${ended(sentence)} Last part: ${last.verdict}, ${ago(last.age_s + since)}.` : ended(sentence);
+  return last ? `${ended(sentence)} ${t("Last part: {verdict}, {ago}.", { verdict: t(last.verdict), ago: ago(last.age_s + since) })}` : ended(sentence);
 }
 
 // The station's words begin small and end open, as its log lines do.
 function ended(words) {
-  return `${words[0]?.toUpperCase() ?? ""}${words.slice(1)}${words.endsWith(".") ? "" : "."}`;
+  return `${words[0]?.toUpperCase() ?? ""}${words.slice(1)}${/[.。]$/.test(words) ? "" : "."}`;
 }
 
 let shown = "";

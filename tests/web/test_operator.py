@@ -1,0 +1,215 @@
+"""A shift lead and a quality engineer at the page: label by keys, search, trend, export, undo, in their language."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+import httpx
+import pytest
+
+from .browsing import NEEDS_BROWSER, Line, find, open_view, reject_in_use, sign_in, text, value, verdict, wait
+
+ActionChains = pytest.importorskip("selenium.webdriver", reason="selenium is not installed").ActionChains
+pytestmark = NEEDS_BROWSER
+KEYS = {"right": "\ue014", "enter": "\ue007"}
+
+
+def type_key(page: Any, key: str) -> None:
+    """To whatever has the focus, as a keyboard does."""
+    page.switch_to.active_element.send_keys(key)
+
+
+def box(page: Any) -> list[float]:
+    """What the drawing of the opened part shows: x, y, width, height in pixels of the picture."""
+    return [float(number) for number in find(page, "#part .drawing").get_dom_attribute("viewBox").split()]
+
+
+def title(page: Any) -> str:
+    return text(page, "#part-title")
+
+
+def stored(line: Line, path: str) -> Any:
+    return httpx.get(f"{line.url}api/{path}", timeout=20).json()
+
+
+@pytest.fixture(scope="module")
+def rejects(line: Line) -> list[int]:
+    """Ids of four rejects and two passes, oldest first."""
+    for picture in (line.bad, line.good, line.bad, line.bad, line.good, line.bad):
+        line.inspect(picture)
+    wait(lambda: sum(stored(line, "counts")["counts"].values()) == 6)
+    rows = stored(line, "inspections?verdict=REJECT")["inspections"]
+    wait(lambda: all(stored(line, f"inspections/{row['id']}")["heat"] for row in rows))
+    return [row["id"] for row in reversed(rows)]
+
+
+@pytest.fixture
+def opened(page: Any, line: Line, rejects: list[int]) -> Any:
+    """The newest reject, in full."""
+    open_view(page, line, f"parts/{rejects[-1]}")
+    wait(
+        lambda: (
+            page.find_elements("css selector", "#part .region") and page.find_elements("css selector", "#parts .tile")
+        )
+    )
+    return page
+
+
+def test_the_heat_is_there_and_zooming_in_leads_to_the_defect(opened: Any, line: Line, rejects: list[int]) -> None:
+    page = opened
+    assert "off" not in (find(page, "#part .layer-heat").get_attribute("class") or "").split()
+    x, y, width, height = stored(line, f"inspections/{rejects[-1]}")["regions"][0]["box"]
+    middle = x + width / 2, y + height / 2
+    whole = box(page)
+    for _ in range(4):
+        find(page, "#zoom-in").click()
+    left, top, across, down = box(page)
+    assert across < whole[2] / 4
+    assert left <= middle[0] <= left + across
+    assert top <= middle[1] <= top + down
+    type_key(page, "0")
+    assert box(page) == whole
+    type_key(page, "+")
+    assert box(page)[2] < whole[2]
+    type_key(page, "h")
+    assert "off" in find(page, "#part .layer-heat").get_attribute("class").split()
+
+
+def test_a_click_on_a_region_shows_it_large(page: Any, line: Line, rejects: list[int]) -> None:
+    """The part's only region is made small: by hand, as a store allows."""
+    database = sqlite3.connect(next((line.feed.parent / "data").glob("*.db")))
+    kept = database.execute("SELECT regions FROM records WHERE id = ?", (rejects[0],)).fetchone()
+    small = '[{"box": [30, 20, 40, 30], "area": 900, "peak": 99.0}]'
+    with database:
+        database.execute("UPDATE records SET regions = ? WHERE id = ?", (small, rejects[0]))
+    try:
+        open_view(page, line, f"parts/{rejects[0]}")
+        wait(lambda: page.find_elements("css selector", "#part .region"))
+        whole = box(page)
+        ActionChains(page).move_to_element(find(page, "#part .region-line")).click().perform()  # its middle
+        wait(lambda: box(page) != whole)
+        left, top, across, down = box(page)
+        assert across < whole[2] / 2
+        assert (left + across / 2, top + down / 2) == (pytest.approx(50), pytest.approx(35))
+    finally:
+        with database:
+            database.execute("UPDATE records SET regions = ? WHERE id = ?", (*kept, rejects[0]))
+        database.close()
+
+
+def test_parts_are_labelled_by_keys_one_after_another_and_taken_back(
+    opened: Any, line: Line, rejects: list[int]
+) -> None:
+    page = opened
+    first = title(page)
+    find(page, "#defect-kind").send_keys("scratch", KEYS["enter"])  # typed into a field, letters are letters
+    sign_in(page, line.token)
+    wait(lambda: "Real defect, scratch" in text(page, ".label-now"))
+    assert title(page) == first
+    assert find(page, "#label-defect").get_attribute("aria-pressed") == "true"
+    assert text(page, ".kind").startswith("scratch")
+    find(page, "#close-part").click()
+
+    open_view(page, line, f"parts/{rejects[-1]}")
+    wait(lambda: page.find_elements("css selector", ".kind") and page.find_elements("css selector", "#parts .tile"))
+    type_key(page, KEYS["right"])
+    wait(lambda: title(page) != first and page.find_elements("css selector", "#part .kind"))
+    second = title(page)
+    type_key(page, "1")  # the first kind of defect, and on
+    wait(lambda: title(page) not in (first, second))
+    assert stored(line, f"inspections/{rejects[-2]}")["label"] == "confirmed defect"
+    assert stored(line, f"inspections/{rejects[-2]}")["defect"] == "scratch"
+    third = title(page)
+    wait(lambda: page.find_elements("css selector", "#label-good"))
+    type_key(page, "g")
+    wait(lambda: title(page) not in (first, second, third))
+    assert stored(line, f"inspections/{rejects[-3]}")["label"] == "false alarm"
+    wait(lambda: "U takes that back" in text(page, "#part .told"))
+    type_key(page, "u")
+    wait(lambda: title(page) == third and text(page, ".label-now") == "Nobody has looked at it yet")
+    assert stored(line, f"inspections/{rejects[-3]}")["label"] is None
+    log = [entry["detail"] for entry in stored(line, "audit")["entries"][:3]]
+    assert log == [
+        f"record {rejects[-3]}: no label", f"record {rejects[-3]}: false alarm",
+        f"record {rejects[-2]}: confirmed defect, scratch",
+    ]  # fmt: skip
+
+
+def test_parts_are_found_by_name_score_and_label(page: Any, line: Line, rejects: list[int]) -> None:
+    open_view(page, line, "parts")
+
+    def tiles() -> list[str]:
+        script = "return [...document.querySelectorAll('#parts .tile')].map((tile) => tile.hash.split('/')[1])"
+        return [str(name) for name in page.execute_script(script)]
+
+    wait(lambda: len(tiles()) == len(rejects))
+    find(page, "#parts-part").send_keys("part-001", KEYS["enter"])
+    wait(lambda: tiles() == [str(rejects[0])])
+    find(page, "#parts-reset").click()
+    wait(lambda: len(tiles()) == len(rejects))
+    find(page, "#parts-least").send_keys("99", KEYS["enter"])
+    wait(lambda: "No such parts" in text(page, "#parts"))
+    find(page, "#parts-reset").click()
+    wait(lambda: len(tiles()) == len(rejects))
+    find(page, "#parts-label").send_keys("Called a defect")
+    wait(lambda: tiles() == [str(rejects[-1]), str(rejects[-2])])
+    assert "label=defect" in find(page, "#export-zip").get_attribute("href")
+    assert httpx.get(find(page, "#export-csv").get_attribute("href")).text.count("scratch") == 2
+
+
+def test_a_shift_is_seen_at_a_glance(page: Any, line: Line, rejects: list[int]) -> None:
+    open_view(page, line, "trend")
+    wait(lambda: f"{len(rejects)} rejected" in text(page, "#trend-bars-told"))
+    bars = page.find_elements("css selector", "#trend-bars rect[data-kind=REJECT]")
+    assert sum(int(bar.get_attribute("data-count")) for bar in bars) == len(rejects)
+    assert find(page, ".pareto strong").text == str(len(rejects))  # all of them at one place
+    assert find(page, ".pareto .sum").text == "100 %"
+    assert page.find_elements("css selector", "#trend-scores .median-point")
+    find(page, "#trend-span").send_keys("last 7 days")
+    wait(lambda: "A bar holds 6 h" in text(page, "#trend-bars-told"))
+
+
+def test_a_picture_keeps_its_colours_when_parts_stop(page: Any, line: Line, rejects: list[int]) -> None:
+    line.inspect(line.bad)
+    wait(lambda: verdict(page) == ("REJECT", "live"))
+    wait(lambda: verdict(page) == ("REJECT", "past"))
+    assert find(page, "#picture .drawing").value_of_css_property("filter") == "none"
+    assert "Last picture" in text(page, "#picture-caption")
+
+
+def test_thresholds_go_back_to_what_they_were_from_the_log(page: Any, line: Line, rejects: list[int]) -> None:
+    before = reject_in_use(page)
+    open_view(page, line, "settings")
+    wait(lambda: value(page, "#reject"))
+    find(page, "#reject").send_keys("\ue009a\ue000", f"{1.01 * before:.6g}")
+    find(page, "#apply").click()
+    if find(page, "#sign-in").is_displayed():
+        sign_in(page, line.token)
+    wait(lambda: "written to the log" in text(page, "#applied"))
+    wait(lambda: reject_in_use(page) == pytest.approx(1.01 * before, rel=1e-5))
+    open_view(page, line, "log")
+    wait(lambda: page.find_elements("css selector", "button.undo"))
+    assert len(page.find_elements("css selector", "button.undo")) == 1  # what is in use has one way back
+    find(page, "button.undo").click()
+    wait(lambda: "written to the log" in text(page, "#log-told"))
+    wait(lambda: reject_in_use(page) == pytest.approx(before, rel=1e-5))
+    links = [link.get_attribute("href") for link in page.find_elements("css selector", ".log-list a")]
+    assert f"{line.url}#parts/{rejects[-2]}" in links
+
+
+@pytest.mark.parametrize(
+    ("wanted", "language", "word"),
+    [("de-AT,en", "de", "SCHLECHT"), ("fr,zh-TW,de", "zh", "不合格"), ("pt,it", "en", "REJECT")],
+)
+def test_the_browser_chooses_the_language(
+    page: Any, line: Line, rejects: list[int], wanted: str, language: str, word: str
+) -> None:
+    agent = page.execute_script("return navigator.userAgent")
+    page.execute_cdp_cmd("Emulation.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": wanted})
+    try:
+        open_view(page, line, "live")
+        wait(lambda: verdict(page)[0] == word)
+        assert page.execute_script("return document.documentElement.lang") == language
+    finally:
+        page.execute_cdp_cmd("Emulation.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": "en-US"})
