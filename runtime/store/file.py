@@ -22,6 +22,8 @@ LARGEST_LOG = 64 << 20  # bytes that the write-ahead log keeps after a long read
 
 _SIGNS_OF_DAMAGE = ("malformed", "not a database", "decode to UTF-8", "corrupt")
 
+FAILURES = (sqlite3.Error, MemoryError, UnicodeDecodeError)  # the last: what SQLite says of a damaged name is no text
+
 
 class StoreError(DskdError):
     """The store did not take or give what was asked; nothing of it was written."""
@@ -90,7 +92,7 @@ def _closed_on_failure(database: sqlite3.Connection, path: Path) -> Iterator[Non
     """What fails inside closes the connection; SQLite's own complaints become the store's."""
     try:
         yield
-    except (sqlite3.Error, MemoryError) as error:
+    except FAILURES as error:
         database.close()
         raise meaning(error, path, "is no usable SQLite file") from error
     except BaseException:
@@ -98,8 +100,10 @@ def _closed_on_failure(database: sqlite3.Connection, path: Path) -> Iterator[Non
         raise
 
 
-def meaning(error: sqlite3.Error | MemoryError, path: Path, what: str) -> StoreError:
+def meaning(error: Exception, path: Path, what: str) -> StoreError:
     """What a failure of SQLite asks of the caller: to wait, to make room, or to look at the file."""
+    if isinstance(error, UnicodeDecodeError):
+        return StoreDamaged(f"store {path}: {what} (a name in it is no text); check the disk, or move the file away")
     text = one_line(str(error)) or "out of memory"
     if "locked" in text:
         return StoreLocked(f"store {path}: {what}: another program holds it ({text}); end that program's transaction")

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from dskd.runtime.atomic import sync_directory
 from dskd.runtime.errors import one_line
-from dskd.runtime.store.file import StoreBroken, StoreError, connect, meaning
+from dskd.runtime.store.file import FAILURES, StoreBroken, StoreError, connect, meaning
 from dskd.runtime.store.records import COLUMNS, checksum, record_from, values_of
 from dskd.runtime.store.schema import APPLICATION_ID, GIVEN, UNCHECKED
 
@@ -84,7 +84,7 @@ def repair(path: Path, newest: int, patience: float) -> str:
             new.execute("PRAGMA journal_mode=DELETE")  # one file, whole
         os.rename(path, aside)
         finish_interrupted(path)
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise meaning(error, path, "cannot be repaired") from error
     except StoreError:
         raise
@@ -163,7 +163,7 @@ def _copy_all(old: sqlite3.Connection, new: sqlite3.Connection, newest: int) -> 
 def _number(old: sqlite3.Connection, question: str, otherwise: int = 0) -> int:
     try:
         row = old.execute(question).fetchone()
-    except (sqlite3.Error, MemoryError):
+    except FAILURES:
         return otherwise
     return row[0] if row is not None and isinstance(row[0], int) and 0 <= row[0] <= ANY else otherwise
 
@@ -176,7 +176,7 @@ def _set_sequence(new: sqlite3.Connection, end: int) -> None:
 def _sound_cursors(old: sqlite3.Connection) -> bool:
     try:
         old.execute("SELECT sink, position FROM cursors").fetchall()
-    except (sqlite3.Error, MemoryError):
+    except FAILURES:
         return False
     return True
 
@@ -189,7 +189,7 @@ def _rows_from_both_ends(
     chosen = ", ".join(name if name in present or not present else f"'' AS {name}" for name in columns)
     for order in ("", " DESC"):
         question = f"SELECT {chosen} FROM {table} ORDER BY {', '.join(f'{c}{order}' for c in by)}"  # noqa: S608
-        with suppress(sqlite3.Error, MemoryError):
+        with suppress(*FAILURES):
             for row in old.execute(question):
                 with suppress(ValueError):
                     values = values_of(row)
@@ -208,7 +208,7 @@ def _records(old: sqlite3.Connection, first: int, newest: int) -> Iterator[list[
     while True:
         try:
             rows = old.execute(question, (last, limit)).fetchall()
-        except (sqlite3.Error, MemoryError):
+        except FAILURES:
             if limit > 1:
                 limit = 1
                 continue
@@ -230,7 +230,7 @@ def _records(old: sqlite3.Connection, first: int, newest: int) -> Iterator[list[
 def _columns(old: sqlite3.Connection, table: str) -> set[str]:
     try:
         return {str(row["name"]) for row in old.execute(f"PRAGMA table_info({table})")}
-    except (sqlite3.Error, MemoryError):
+    except FAILURES:
         return set()
 
 

@@ -18,7 +18,16 @@ from pathlib import Path
 
 from dskd.runtime.errors import one_line
 from dskd.runtime.result import Announced, Answer, Dropped, Entry, Inspection
-from dskd.runtime.store.file import StoreBroken, StoreDamaged, StoreError, StoreLocked, connect, meaning, quick_check
+from dskd.runtime.store.file import (
+    FAILURES,
+    StoreBroken,
+    StoreDamaged,
+    StoreError,
+    StoreLocked,
+    connect,
+    meaning,
+    quick_check,
+)
 from dskd.runtime.store.reader import Label, StoreReader
 from dskd.runtime.store.records import COLUMNS, checksum, outcomes, plain_text, row_of
 from dskd.runtime.store.repair import CURSORS_LOST, finish_interrupted, is_store, repair, verify
@@ -210,7 +219,7 @@ class Store(StoreReader):
         try:
             with self._connection() as connection:
                 quick_check(connection, stopping)
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise self._noticed(meaning(error, self.path, "is damaged")) from error
         last, begun = 0, time.monotonic()
         while rows := self.after(last, CHECKED):
@@ -241,7 +250,7 @@ class Store(StoreReader):
             quick_check(database, threading.Event(), inf if self._damaged else START_CHECK)
             if self._damaged:
                 verify(database)
-        except (sqlite3.Error, MemoryError) as error:
+        except FAILURES as error:
             database.close()
             raise meaning(error, self.path, "is damaged") from error
         return database
@@ -276,7 +285,7 @@ class Store(StoreReader):
             database.execute("BEGIN IMMEDIATE")
             yield database
             database.execute("COMMIT")
-        except (sqlite3.Error, MemoryError) as error:
+        except FAILURES as error:
             failure = self._noticed(meaning(error, self.path, "cannot store"))
             self._roll_back(broken=isinstance(failure, StoreBroken))
             raise failure from error
