@@ -31,6 +31,7 @@ from dskd.export.graph.parts import convolution_macs
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import FLOAT, Bundle, default_bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
+from dskd.train.turned import WAYS, Turned
 
 FOLDER = "calibration"
 NEW, MOVED = "taken as new, changed or missing since training", "thresholds that moved"  # facts of the report
@@ -143,7 +144,7 @@ def add_int8(bundle: Bundle, folder: Path, pictures: Pictures, options: argparse
         spared = [name for name in too_sensitive(layers, float(reference.scores.std())) if name not in named]
         ridge = None if options.keep_map else ridge_of(bundle)
         limit = Limit(options.tolerance, usable(pictures.held_out, bundle.manifest.input), prepared)
-        recipe = Recipe(prepared, histograms, options.method, pictures.inputs, ridge)
+        recipe = Recipe(prepared, histograms, options.method, pictures.inputs, ridge, turned_in(bundle))
         excluded = {}
         for target in options.target or TARGETS:
             at_first = [*named, *spared] if target == "tensorrt" else named
@@ -176,6 +177,13 @@ def ridge_of(bundle: Bundle) -> float:
     """The setting ``map.ridge`` that the model was trained with."""
     settings = bundle.manifest.provenance.config.get("map")
     return float(settings.get("ridge", 0.5)) if isinstance(settings, dict) else 0.5
+
+
+def turned_in(bundle: Bundle) -> Turned:
+    """The copies of pictures that the model learnt from as well; older bundles know of none."""
+    settings = bundle.manifest.provenance.config.get("data")
+    name = settings.get("turned", "none") if isinstance(settings, dict) else "none"
+    return next((turned for turned in WAYS if turned == name), "none")
 
 
 def named_layers(model: onnx.ModelProto, parts: Sequence[str]) -> list[str]:

@@ -17,12 +17,15 @@ from dskd.export.graph.session import open_session
 from dskd.runtime.result import Image
 from dskd.train.error_statistics import ErrorStatistics, Floats, SeenFeatures
 from dskd.train.progress import progress
+from dskd.train.turned import Copies, Turned
 
 DISTANCES, COMPONENTS = "anomaly_map.distances.", ".project"  # how names of exported constants begin and end
 
 
-def relearn(model: onnx.ModelProto, inputs: Inputs | Sequence[Image], ridge: float, label: str) -> None:
-    """Sets what is usual in ``model``'s distance from good images [H, W, 3]; other maps stay.
+def relearn(
+    model: onnx.ModelProto, inputs: Inputs | Sequence[Image], ridge: float, label: str, turned: Turned = "none"
+) -> None:
+    """Sets what is usual in ``model``'s distance from good images [H, W, 3] and their copies; other maps stay.
 
     The principal components in which features are measured stay those of the float model, and so do the units of maps
     that are joined.
@@ -32,16 +35,17 @@ def relearn(model: onnx.ModelProto, inputs: Inputs | Sequence[Image], ridge: flo
     if project is None:
         return
     part = project.removesuffix(COMPONENTS)
-    found = _components(model, project, inputs, label)
+    looks = Copies(inputs, turned)
+    found = _components(model, project, looks, label)
     if f"{part}.usual" in constants:
         learnt = _usual_errors(found, constants[f"{part}.usual"], ridge)
     else:
-        learnt = _seen(found, len(inputs), constants[f"{part}.seen"])
+        learnt = _seen(found, len(looks), constants[f"{part}.seen"])
     for name, values in learnt.items():
         set_constant(model, f"{part}.{name}", numpy_helper.from_array(values))
 
 
-def _components(model: onnx.ModelProto, project: str, inputs: Inputs | Sequence[Image], label: str) -> Iterator[Floats]:
+def _components(model: onnx.ModelProto, project: str, inputs: Copies, label: str) -> Iterator[Floats]:
     """Of each image, [HW, 1, C]."""
     components = next(node.output[0] for node in model.graph.node if project in node.input)
     session = open_session(model, [components])

@@ -17,14 +17,15 @@ from dskd.calibration.quantise import Target, quantise
 from dskd.calibration.ranges import Histogram, Method
 from dskd.calibration.sensitivity import scores_of
 from dskd.calibration.usual_errors import relearn
+from dskd.train.turned import Turned
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a Q/DQ graph is made from.
 
-    ``prepared`` is the float graph's file, ``inputs`` are good images for local distances, and ``ridge`` is the setting
-    that these were trained with; None leaves them as they are.
+    ``prepared`` is the float graph's file, ``inputs`` are good images for local distances, ``ridge`` and ``turned`` are
+    the settings that these were trained with; without a ridge they stay as they are.
     """
 
     prepared: Path
@@ -32,12 +33,13 @@ class Recipe:
     method: Method
     inputs: Inputs
     ridge: float | None
+    turned: Turned = "none"
 
     def graph(self, target: Target, excluded: Iterable[str]) -> onnx.ModelProto:
         """The graph for ``target`` with the layers ``excluded`` in float."""
         made = quantise(onnx.load(self.prepared), self.histograms, self.method, target, set(excluded))
         if self.ridge is not None:
-            relearn(made, self.inputs, self.ridge, f"usual errors, {target}")
+            relearn(made, self.inputs, self.ridge, f"usual errors, {target}", self.turned)
         return made
 
 

@@ -14,6 +14,7 @@ from dskd.runtime.errors import CallError
 from dskd.runtime.result import Image
 from dskd.train.augment import augment
 from dskd.train.settings import AugmentConfig
+from dskd.train.turned import Turned, drawn
 
 Draw = tuple[int, int]
 
@@ -21,13 +22,13 @@ Draw = tuple[int, int]
 class AugmentedImages(Dataset[tuple[Image, Image]]):
     """Item (epoch, index) -> (clean, seen), both uint8 [H, W, 3]."""
 
-    def __init__(self, images: Image, config: AugmentConfig, seed: int) -> None:
-        self.images, self.config, self.seed = images, config, seed
+    def __init__(self, images: Image, config: AugmentConfig, seed: int, turned: Turned = "none") -> None:
+        self.images, self.config, self.seed, self.turned = images, config, seed, turned
 
     def __getitem__(self, draw: Draw) -> tuple[Image, Image]:
         epoch, index = draw
         rng = np.random.default_rng([self.seed, epoch, index])
-        return augment(np.asarray(self.images[index]), self.config, rng)
+        return augment(drawn(np.asarray(self.images[index]), self.turned, rng), self.config, rng)
 
 
 class Schedule:
@@ -84,7 +85,9 @@ def collate(items: list[tuple[Image, Image]]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.stack(clean)), torch.from_numpy(np.stack(seen))
 
 
-def batches(images: Image, config: AugmentConfig, schedule: Schedule, workers: int) -> DataLoader[tuple[Image, Image]]:
+def batches(
+    images: Image, config: AugmentConfig, schedule: Schedule, workers: int, turned: Turned = "none"
+) -> DataLoader[tuple[Image, Image]]:
     """Loads what ``schedule`` draws, in ``workers`` processes (0: in this one)."""
-    dataset = AugmentedImages(images, config, schedule.seed)
+    dataset = AugmentedImages(images, config, schedule.seed, turned)
     return DataLoader(dataset, batch_sampler=schedule, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]

@@ -20,9 +20,11 @@ from dskd.train.networks.nearest_distance import NearestDistance
 from dskd.train.networks.resnet import BACKBONES
 from dskd.train.networks.usual_features import UsualFeatures
 from dskd.train.progress import progress
+from dskd.train.turned import Copies
 
 ENOUGH = 96  # images, each with hundreds of positions, from which principal components are known well
 HIGH, HIGHER = 0.9, 0.995  # quantiles of good pictures' maps that stand one unit apart
+Pictures = Image | Copies  # network inputs [N, H, W, 3]
 SMALLEST_UNIT = 1e-6  # where good pictures' maps are flat
 
 
@@ -50,7 +52,7 @@ def plain_or_usual(config: TrainConfig) -> Distances:
 @torch.no_grad()
 def fit_map(
     graph: EagerGraph,
-    images: Image,
+    images: Pictures,
     held_out: Image,
     ridge: float,
     device: torch.device,
@@ -73,7 +75,7 @@ def fit_map(
 
 @torch.no_grad()
 def fit_usual(
-    graph: EagerGraph, distances: Sequence[UsualFeatures], images: Image, ridge: float, device: torch.device
+    graph: EagerGraph, distances: Sequence[UsualFeatures], images: Pictures, ridge: float, device: torch.device
 ) -> None:
     """Sets what is usual in ``distances``, which see the same features, from good images."""
     first = distances[0].to(device)
@@ -152,7 +154,7 @@ def unit_of(maps: Floats) -> float:
     return max(float(higher - high), SMALLEST_UNIT)
 
 
-def looks(graph: EagerGraph, images: Image, device: torch.device, label: str) -> Iterator[tuple[Features, Features]]:
+def looks(graph: EagerGraph, images: Pictures, device: torch.device, label: str) -> Iterator[tuple[Features, Features]]:
     """Teacher and student features of images [N, H, W, 3], batch by batch."""
     for start in progress(range(0, len(images), BATCH), desc=label, unit="batch"):
         batch: Tensor = torch.from_numpy(np.array(images[start : start + BATCH])).to(device)

@@ -107,7 +107,7 @@ def train(
         step_module = DistributedDataParallel(method, find_unused_parameters=method.phases > 1)
     curve = Curve(folder / "log.csv", schedule.first_step) if process.first else None
     workers = min(8, (os.cpu_count() or 2) // 2) if device.type == "cuda" else 0
-    loader = batches(images, config.augment, schedule, workers)
+    loader = batches(images, config.augment, schedule, workers, config.data.turned)
     bar = progress(loader, initial=schedule.first_step, total=schedule.steps, desc="training", unit="step")
     begun = time.monotonic()
     for step, (clean, seen) in enumerate(bar, schedule.first_step):

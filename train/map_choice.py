@@ -20,7 +20,7 @@ from dskd.runtime.result import Image
 from dskd.train.config import TrainConfig
 from dskd.train.data import read_upright
 from dskd.train.evaluate import EagerGraph
-from dskd.train.local_statistics import fit_usual, plain_or_usual, unit_of
+from dskd.train.local_statistics import Pictures, fit_usual, plain_or_usual, unit_of
 from dskd.train.networks.joined_distance import FIRST, JoinedDistances, Shares
 from dskd.train.networks.local_distance import LocalDistance
 from dskd.train.networks.maps import AnomalyMap
@@ -80,7 +80,7 @@ class Settled:
 
 
 def settle_map(
-    config: TrainConfig, graph: EagerGraph, images: Image, held_out: Sequence[Path], device: torch.device
+    config: TrainConfig, graph: EagerGraph, images: Pictures, held_out: Sequence[Path], device: torch.device
 ) -> Settled:
     """Decides what ``config`` leaves open. ``graph`` gives the features that ship, ``images`` were trained on."""
     if config.map.distance != "joined":
@@ -157,7 +157,7 @@ class Looking:
     """Pictures through the networks to the plain maps: one for each way to know what is usual, one for each scale."""
 
     def __init__(
-        self, config: TrainConfig, graph: EagerGraph, images: Image, kinds: Sequence[Usual], device: torch.device
+        self, config: TrainConfig, graph: EagerGraph, images: Pictures, kinds: Sequence[Usual], device: torch.device
     ) -> None:
         self.spec, self._graph, self._device = config.input, graph.to(device).eval(), device
         self.distances: dict[Usual, LocalDistance | NearestDistance] = {}
@@ -188,7 +188,9 @@ class Looking:
 
 
 def as_decided(asked: TrainConfig, done: TrainConfig) -> TrainConfig:
-    """``asked`` with what it leaves open as ``done`` has it: about its map, and how many pictures were held out."""
+    """``asked`` with what it leaves open as ``done`` has it: about its map and its pictures."""
     taken = {name: getattr(done.map, name) for name in ("usual", "shares") if getattr(asked.map, name) is None}
-    data = done.data if asked.data.held_out is None else asked.data
-    return asked.model_copy(update={"map": asked.map.model_copy(update=taken), "data": data})
+    open_to = {"held_out": None, "turned": "auto"}
+    found = {name: getattr(done.data, name) for name, free in open_to.items() if getattr(asked.data, name) == free}
+    changed = {"map": asked.map.model_copy(update=taken), "data": asked.data.model_copy(update=found)}
+    return asked.model_copy(update=changed)

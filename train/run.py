@@ -42,6 +42,8 @@ from dskd.train.report import Labelled, write_report
 from dskd.train.selection import PaintedSet, score_painted
 from dskd.train.shape import settle_input
 from dskd.train.trained_run import CONFIG, MAPS, MODEL, RECORD, build_maps, graph_of, load_run
+from dskd.train.turn_choice import settle_turned
+from dskd.train.turned import Copies
 from dskd.train.weights import load_teacher
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,8 @@ def _run(
     teacher, weights_name, weights_sha256 = load_teacher(BACKBONES[config.backbone], teacher_weights)
     method = build(config, teacher)
     splits = split_products(images, config, strict)
+    config, copies = settle_turned(config, teacher, [path for pair in splits for part in pair for path in part])
+    log.info("turned copies %s", copies)
     training = [path for part, _ in splits for path in part]
     digests = [file_sha256(path) for path in training]
     belongs = {
@@ -137,7 +141,7 @@ def _run(
             "training_data_sha256": belongs["images"],
             "held_out": [str(path.resolve()) for path in held_out],
             "held_out_sha256": [file_sha256(path) for path in held_out],
-            "choices": {"fixture": fixture, "input": shape, "map": reason},
+            "choices": {"fixture": fixture, "input": shape, "turned copies": copies, "map": reason},
             "teacher_weights": weights_name,
             "teacher_weights_sha256": weights_sha256,
             "versions": versions(),
@@ -151,13 +155,14 @@ def _learn_maps(
 ) -> tuple[TrainConfig, nn.ModuleDict, str]:
     """The configuration with its map decided, the maps with what they learn from good pictures, and why this map."""
     default, *others = method.readings()
-    settled = settle_map(config, graph_of(method, build_maps(config, method), default), inputs, held_out, device)
+    looks = Copies(inputs, config.data.turned)
+    settled = settle_map(config, graph_of(method, build_maps(config, method), default), looks, held_out, device)
     config, maps = settled.config, build_maps(settled.config, method)
     tiles = [data.read_tiles(path, config.input) for path in held_out[: FOR_UNITS if config.input.tiling else None]]
     seen = np.concatenate(tiles)
-    fit_map(graph_of(method, maps, default), inputs, seen, config.map.ridge, device, settled.learnt)
+    fit_map(graph_of(method, maps, default), looks, seen, config.map.ridge, device, settled.learnt)
     for reading in others:
-        fit_map(graph_of(method, maps, reading), inputs, seen, config.map.ridge, device)
+        fit_map(graph_of(method, maps, reading), looks, seen, config.map.ridge, device)
     return config, maps, settled.reason
 
 

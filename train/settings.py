@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from dskd.runtime.bundle.manifest import InputSpec, NotNegative, Positive, Rate, Side
 from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.train.turned import Turned
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -157,6 +158,11 @@ class DataConfig(Strict):
         None,
         description="share of good images set aside for thresholds; default: 0.15, or as many as rejecting one good part "
         "in a hundred needs (99), up to a third of them",
+    )
+    turned: Turned = Field(
+        "auto",
+        description="copies of the good images that are learnt from too: mirrored left to right, flipped top to bottom, "
+        "half a turn, quarter turns of square inputs; auto: those that good images say are as usual as they are",
     )
 
 

@@ -46,8 +46,8 @@ class UsualFeatures(nn.Module):
         errors, directions = [], []
         for weight, stride, t, s in zip(self.weights, STRIDES, teacher, student, strict=True):
             if weight:
-                own = weight * _direction(t)
-                errors.append(F.avg_pool2d(own - weight * _direction(s), STRIDES[-1] // stride))
+                own = weight * direction(t)
+                errors.append(F.avg_pool2d(own - weight * direction(s), STRIDES[-1] // stride))
                 directions.append(F.avg_pool2d(own, STRIDES[-1] // stride))
         around = [F.avg_pool2d(d, 3, 1, 1, count_include_pad=False) for d in directions] if self.context else []
         return torch.cat((*errors, *directions, *around), 1).flatten(2).permute(2, 0, 1)
@@ -61,6 +61,7 @@ class UsualFeatures(nn.Module):
         self.project.copy_(torch.from_numpy(project))
 
 
-def _direction(features: Tensor) -> Tensor:
+def direction(features: Tensor) -> Tensor:
+    """Features [B, C, H, W] as unit vectors."""
     x = features.float()
     return x / x.square().sum(1, keepdim=True).clamp_min(NORM_FLOOR**2).sqrt()

@@ -1,8 +1,8 @@
 """``python -m benchmarks few_pictures``: what few good pictures give, without training.
 
 Of each set some good pictures are drawn, as many held out as ``dskd train`` holds out, what is usual at each position is
-learnt from the others by the frozen teacher alone, and thresholds from those held out. So a draw costs seconds. The map is
-the one of ``map.distance=local`` without students, which add a little more; below ten pictures ``dskd train`` refuses.
+learnt from the others by the frozen teacher alone, and thresholds from those held out. So a draw costs seconds. Turned copies
+are chosen by the drawn pictures, as training does. The map is the one of ``map.distance=local`` without students, which add a little more; below ten pictures ``dskd train`` refuses.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from dskd.train.networks.maps import AnomalyMap
 from dskd.train.networks.resnet import BACKBONES, Encoder
 from dskd.train.selection import auroc
 from dskd.train.shape import settle_input
+from dskd.train.turn_choice import settle_turned
+from dskd.train.turned import Copies
 from dskd.train.weights import load_teacher
 
 COUNTS = (5, 10, 20, 50, 100)
@@ -44,7 +46,7 @@ Features = tuple[Tensor, ...]  # of three scales [B, C, H, W], fine to coarse
 @dataclass(frozen=True)
 class Draw:
     """What one draw gave. ``rejected`` and ``flagged`` are shares of the good test pictures over REJECT and over REVIEW,
-    ``caught`` is the share of the defective ones over REJECT.
+    ``caught`` is the share of the defective ones over REJECT. ``turned``: the copies that were chosen.
     """
 
     data: str
@@ -55,12 +57,13 @@ class Draw:
     rejected: float
     flagged: float
     caught: float
+    turned: str
 
 
 class Seen:
     """Pictures [N, H, W, 3] as the teacher saw them, in half precision: each goes through it once."""
 
-    def __init__(self, teacher: Encoder, pictures: Image, label: str) -> None:
+    def __init__(self, teacher: Encoder, pictures: Image | Copies, label: str) -> None:
         to_input, parts = ImageInput(), list[tuple[Tensor, ...]]()
         for start in tqdm(range(0, len(pictures), BATCH), desc=label, unit="batch", leave=False, disable=None):
             batch = torch.from_numpy(np.array(pictures[start : start + BATCH]))
@@ -114,7 +117,8 @@ def curve(config: TrainConfig, root: Path, counts: Sequence[int], draws: int, we
     config, _ = settle_input(config, images)
     torch.manual_seed(config.recipe.seed)  # of a teacher with random weights
     teacher = load_teacher(BACKBONES[config.backbone], weights)[0].eval()
-    good = Seen(teacher, load_inputs(images.good, config.input), "good pictures")
+    inputs = load_inputs(images.good, config.input)
+    good = Seen(teacher, inputs, "good pictures")
     labelled = read_labelled(images, config.input)
     test = Seen(teacher, labelled.inputs, "test pictures")
     defective = np.array([defect != "good" for defect in labelled.defects])
@@ -122,29 +126,25 @@ def curve(config: TrainConfig, root: Path, counts: Sequence[int], draws: int, we
     for count in [*(count for count in counts if count < len(good)), len(good)]:
         for draw in range(draws if count < len(good) else 1):
             drawn = np.random.default_rng([draw, count]).permutation(len(good))[:count]
-            found.append(judged(config, images.name, good, test, defective, drawn, draw))
+            own, _ = settle_turned(config, teacher, [images.good[k] for k in drawn])
+            parts = split([Path(str(k)) for k in drawn], config.data.held_out, draw)
+            learnt, held_out = ([int(str(path)) for path in part] for part in parts)
+            learner, chosen = good, learnt
+            if own.data.turned != "none":
+                learner = Seen(teacher, Copies(inputs[learnt], own.data.turned), "turned copies")
+                chosen = list(range(len(learner)))
+            anomaly_map = learn(own, learner, chosen)
+            calm, values = scores(anomaly_map, good, held_out), scores(anomaly_map, test, range(len(test)))
+            found.append(judged(own, images.name, len(drawn), calm, values[~defective], values[defective], draw))
     return found
 
 
-def judged(
-    config: TrainConfig,
-    name: str,
-    good: Seen,
-    test: Seen,
-    defective: NDArray[np.bool_],
-    drawn: NDArray[np.int64],
-    draw: int,
-) -> Draw:
-    """What the drawn pictures give on the test pictures."""
-    learnt, held_out = split([Path(str(k)) for k in drawn], config.data.held_out, draw)
-    anomaly_map = learn(config, good, [int(str(path)) for path in learnt])
-    calm = scores(anomaly_map, good, [int(str(path)) for path in held_out])
+def judged(config: TrainConfig, name: str, pictures: int, calm: Floats, fine: Floats, bad: Floats, draw: int) -> Draw:
+    """What scores of held-out pictures and of good and defective test pictures come to."""
     limits = conformal_thresholds(calm, config.thresholds.review_rate, config.thresholds.reject_rate)
-    values = scores(anomaly_map, test, range(len(test)))
-    fine, bad = values[~defective], values[defective]
     return Draw(
-        name, len(drawn), draw, len(held_out), auroc(fine, bad), float((fine > limits.reject.score).mean()),
-        float((fine > limits.review.score).mean()), float((bad > limits.reject.score).mean()),
+        name, pictures, draw, len(calm), auroc(fine, bad), float((fine > limits.reject.score).mean()),
+        float((fine > limits.review.score).mean()), float((bad > limits.reject.score).mean()), config.data.turned,
     )  # fmt: skip
 
 
@@ -173,8 +173,8 @@ def table(draws: Sequence[Draw]) -> str:
     """Markdown: a line for each set and number of pictures, the mean over draws with its lowest and highest AUROC."""
     lines = [
         "| set | good pictures | of them held out | image AUROC | lowest, highest | good over REJECT | good over REVIEW "
-        "| defective over REJECT |",
-        "|---|---|---|---|---|---|---|---|",
+        "| defective over REJECT | turned copies |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for name, count in dict.fromkeys((draw.data, draw.pictures) for draw in draws):
         own = [draw for draw in draws if (draw.data, draw.pictures) == (name, count)]
@@ -182,6 +182,7 @@ def table(draws: Sequence[Draw]) -> str:
         rates = [float(np.mean([getattr(draw, rate) for draw in own])) for rate in ("rejected", "flagged", "caught")]
         cells = [name, str(count), str(own[0].held_out), f"{np.mean(figures):.3f}"]
         cells += [f"{min(figures):.3f}, {max(figures):.3f}" if len(own) > 1 else "", *(f"{rate:.3f}" for rate in rates)]
+        cells.append(", ".join(dict.fromkeys(draw.turned for draw in own)))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
