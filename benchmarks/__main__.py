@@ -25,6 +25,7 @@ NAMES = {
 # Not installed: what proves the product, by the folder of the laboratory that it stands in.
 LAB = {
     "faults": ("station", "what a station does when a part of it fails"),
+    "chaos": ("chaos", "faults at random, several at once, against a whole line; health and every part accounted for"),
     "kills": ("station", "SIGKILL again and again: every acknowledged trigger is answered or listed"),
     "scaling": ("station", "cameras per Orin module, and what a line, a plant and a fleet fill up first"),
     "soak": ("station", "a station under full load for a long time"),

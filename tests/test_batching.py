@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +233,40 @@ def test_frames_of_a_failing_backend_are_dropped_and_it_is_opened_again(bench: B
     wait_for(lambda: len(feed.results) == FAILURES + 1)
     assert isinstance(feed.results[-1], Inspection)
     assert not bench.thread.backend.fault
+
+
+def test_a_backend_that_passes_its_check_and_fails_each_frame_is_opened_less_and_less_often(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("dskd.runtime.station.supervised_backend.time.monotonic", lambda: now[0])
+    backend = bench.thread.backend
+    backend.open()
+    feed = Feed("top", Settings(9, 9))
+    feed.add(1)
+    frames = [(feed.frames[0], feed.settings)]
+    moments: list[float] = []
+    while len(moments) < 6:
+        if not backend.ready:
+            moments.append(now[0])
+            assert backend.idle == now[0] - 1000.0, "nothing was judged since"
+            while not backend.retry_is_due:
+                now[0] += 0.05
+            backend.reopen_if_due()
+        bench.opened[-1].broken = RuntimeError("CUDA error")
+        backend.finish(backend.begin(frames))
+        assert backend.fault
+        now[0] += 0.01 if len(bench.opened) > 1 else 0.0
+    pauses = [later - earlier for earlier, later in pairwise(moments)]
+    assert pauses[0] < 0.1, "the first time it is opened again at once"
+    assert all(later > earlier for earlier, later in pairwise(pauses))
+    assert pauses[-1] > 2.0
+    bench.opened[-1].broken = None
+    while not backend.retry_is_due:
+        now[0] += 0.05
+    backend.finish(backend.begin(frames))
+    assert not backend.fault
+    assert backend.idle == 0
 
 
 def test_a_lost_device_is_not_tried_again_and_its_frames_have_no_verdict(bench: Bench) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -307,3 +309,25 @@ def test_an_address_in_use_is_one_line(plc: Plc) -> None:
     listen = f"127.0.0.1:{plc.server.address[1]}"
     with pytest.raises(CallError, match="cannot listen"):
         ModbusServer("other", ModbusOutput(kind="modbus", listen=listen, camera="top"), plc.handshake)
+
+
+def test_it_ends_though_a_request_comes_at_that_very_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Python 3.12 asyncio's wait_for returns what came and forgets that its task was cancelled."""
+    asked = threading.Event()
+
+    async def forgetful(server: ModbusServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        asked.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        return True
+
+    monkeypatch.setattr(ModbusServer, "_one_request", forgetful)
+    camera = Camera()
+    config = ModbusOutput(kind="modbus", listen="127.0.0.1:0", camera="top")
+    server = ModbusServer("plc", config, Handshake(camera, camera.change_job, buffer=4))
+    with socket.create_connection(server.address):
+        assert asked.wait(20)
+        closing = threading.Thread(target=server.close, daemon=True)
+        closing.start()
+        closing.join(20)
+        assert not closing.is_alive()

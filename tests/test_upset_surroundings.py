@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from station_files import wait_for, write_station
 
 from dskd.runtime import atomic
 from dskd.runtime.errors import CallError
 from dskd.runtime.result import Frame, Inspection, Verdict
 from dskd.runtime.sinks.archive import Archive, ArchiveConfig
 from dskd.runtime.station import log as log_module
+from dskd.runtime.station.load import load_station
 from dskd.runtime.station.log import MOST, Patient, Repeats
+from dskd.runtime.station.station import Station
 
 
 def offer(archive: Archive, number: int) -> None:
@@ -47,6 +50,29 @@ def test_an_archive_whose_place_is_taken_says_so(tmp_path: Path) -> None:
     (tmp_path / "archive").write_text("a file")
     with pytest.raises(FileExistsError, match="archive"):
         offer(archive, 1)
+
+
+@pytest.mark.parametrize("kind", ["archive", "images"])
+def test_a_station_starts_without_the_place_of_its_pictures_and_takes_it_when_it_is_free(
+    kind: str, tmp_path: Path
+) -> None:
+    """As with a disk that is not mounted: a line does not stand still for pictures."""
+    place = tmp_path / "place"
+    place.write_text("a file")
+    options = {"keep": "all", "min_free_gb": 0} if kind == "archive" else {}
+    file = write_station(tmp_path, sinks={"pictures": {"kind": kind, "folder": str(place), **options}})
+    station = Station(load_station(file))
+    station.start()
+
+    def health() -> str:
+        return next(part.health for part in station.status().parts if part.name == "pictures")
+
+    try:
+        wait_for(lambda: station.status().cameras[0].inspected > 2 and health() == "warning")
+        place.unlink()
+        wait_for(lambda: health() == "ok" and any(place.rglob("*.png")))
+    finally:
+        station.stop()
 
 
 def test_the_lock_outlives_a_move_of_the_folder(tmp_path: Path) -> None:

@@ -63,16 +63,18 @@ class ArchiveConfig(SinkConfig):
 class Archive(Sink):
     """Writes original, heat layer, overlay and JSON of the inspections that it wants.
 
-    ``folder``: made if it is not there. Raises DskdError where it cannot be. ``clock`` says whether there is one to
-    judge age by.
+    ``folder``: made if it is not there. Raises DskdError where it cannot be and is ``required``; else each write tries.
+    ``clock`` says whether there is one to judge age by.
     """
 
     needs_map = True
 
-    def __init__(self, config: ArchiveConfig, folder: Path, clock: WallClock | None = None) -> None:
+    def __init__(
+        self, config: ArchiveConfig, folder: Path, clock: WallClock | None = None, required: bool = True
+    ) -> None:
         self._config = config
         self._clock = clock or WallClock()
-        self._index = ArchiveIndex(folder)
+        self._index = ArchiveIndex(folder, required)
         self._counted = False
         self.not_kept = 0  # that it should hold; a station counts them
         self._share = _share_of_passes(config.keep)
@@ -86,6 +88,8 @@ class Archive(Sink):
 
     def write(self, results: Sequence[Result]) -> None:
         """Makes room and writes the files of each. Raises DskdError or OSError where the disk does not take them."""
+        if self._index.made_again() and self._counted:
+            _log.warning("archive %s: was gone; it is made again, and begins empty", self._index.folder)
         if not self._counted:  # at the first picture: it takes a while where there are many
             self._index.count()
             self._counted = True
@@ -145,8 +149,6 @@ class Archive(Sink):
 
     def _keep(self, frame: Frame, found: Inspection) -> None:
         """Makes room, then writes the files, the JSON last."""
-        if self._index.made_again():
-            _log.warning("archive %s: was gone; it is made again, and begins empty", self._index.folder)
         self._make_room()
         stem = _stem(self._index.folder, found.source, found.frame, found.captured, found.verdict)
         picture = frame.image
@@ -242,7 +244,7 @@ def _opened(config: ArchiveConfig, context: SinkContext) -> Archive:
     folder = config.folder or (context.data and context.data / FOLDER)
     if folder is None:
         raise CallError("sink archive://: names no folder; write archive://FOLDER")
-    return Archive(config, folder, context.clock)
+    return Archive(config, folder, context.clock, required=context.data is None)  # no picture store stops a line
 
 
 KIND = SinkKind(ArchiveConfig, "archive://FOLDER?keep=all", _fields, sink=_opened)

@@ -24,9 +24,12 @@ _STEM = re.compile(r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg
 
 
 class ArchiveIndex:
-    """Counts and deletes; anything in the folder that is not the archive's own is left alone."""
+    """Counts and deletes; anything in the folder that is not the archive's own is left alone.
 
-    def __init__(self, folder: Path) -> None:
+    Raises DskdError where the folder is ``required`` and cannot be made; else that is tried again by ``made_again``.
+    """
+
+    def __init__(self, folder: Path, required: bool = True) -> None:
         self.folder = folder
         self.held = self.removed = 0
         self._mistimed: dict[str, float] = {}  # by hour: when it truly was, in seconds since the epoch
@@ -35,7 +38,8 @@ class ArchiveIndex:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DskdError(f"archive {folder}: cannot be made ({error.strerror}); name another folder") from error
+            if required:
+                raise DskdError(f"archive {folder}: cannot be made ({error.strerror}); name another folder") from error
         self._read_mistimed()
 
     def made_again(self) -> bool:

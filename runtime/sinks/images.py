@@ -15,7 +15,7 @@ from dskd.runtime.configuration.fields import LocalPath
 from dskd.runtime.errors import DskdError
 from dskd.runtime.inspection.overlay import annotate, heat_map
 from dskd.runtime.result import Dropped, Frame, Inspection, Result
-from dskd.runtime.sinks.base import Sink, SinkConfig, SinkKind, path_as
+from dskd.runtime.sinks.base import Sink, SinkConfig, SinkContext, SinkKind, path_as
 
 LONGEST_NAME = 180  # with time and suffix under the 255 bytes of most file systems
 
@@ -32,15 +32,18 @@ class ImagesSink(Sink):
 
     needs_map = True
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, required: bool = True) -> None:
         self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if not required:  # a station inspects all the same, and each write tries
+                return
             raise DskdError(f"sink {folder}: cannot be made ({error.strerror}); name another folder") from error
 
     def write(self, results: Sequence[Result]) -> None:
         """Draws and writes an overlay of each inspection. A frame that was dropped leaves no picture."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         for result in results:
             if not isinstance(result, Dropped):
                 self._write(*result)
@@ -62,4 +65,8 @@ def file_name(frame_id: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).lstrip(".-")[:LONGEST_NAME] or "frame"
 
 
-KIND = SinkKind(ImagesConfig, "images://FOLDER", path_as("folder"), sink=lambda config, _: ImagesSink(config.folder))
+def _opened(config: ImagesConfig, context: SinkContext) -> ImagesSink:
+    return ImagesSink(config.folder, required=context.data is None)
+
+
+KIND = SinkKind(ImagesConfig, "images://FOLDER", path_as("folder"), sink=_opened)

@@ -53,7 +53,10 @@ class SupervisedBackend:
         self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
         self._status: Status[Health] = Status(f"bundle {bundle.id}", "ok", "the backend works", log)
         self._why: NotInspected | None = None  # no backend is open
-        self._closed_at: float | None = None  # when the backend was given up, in time.monotonic's seconds
+        self._reopened = False  # and has not judged a frame since
+        self._failing_since: float | None = (
+            None  # when a backend was given up and none has judged a frame since, monotonic
+        )
 
     @property
     def ready(self) -> bool:
@@ -77,9 +80,9 @@ class SupervisedBackend:
 
     @property
     def idle(self) -> float:
-        """Seconds since the backend was given up; 0 while there is one."""
-        at = self._closed_at
-        return 0.0 if at is None else time.monotonic() - at
+        """Seconds since a backend last judged a frame before it was given up; 0 while one is open."""
+        at = self._failing_since
+        return 0.0 if at is None or self._inspector is not None else time.monotonic() - at
 
     @property
     def fault(self) -> str:
@@ -121,14 +124,15 @@ class SupervisedBackend:
             self._complain(error)
             if self._failures >= FAILURES:  # more than are ever under way together
                 self.close()
-                self._retry_at = time.monotonic()
+                # one that passes its check and then fails its first frame would be opened again without end
+                self._retry_at = time.monotonic() + (self._backoff.delay() if self._reopened else 0.0)
             return [error] * many
         except DeviceLost as error:
             return [self._lose(error)] * many
         except Exception as error:  # a fault of ours must cost these frames, not the station
             log.exception("inspection: unexpected")
             return [NotInspected(Reason.INSPECTION_FAILED, f"{type(error).__name__}: {error}")] * many
-        self._failures = 0
+        self._failures, self._reopened, self._failing_since = 0, False, None
         self._backoff.reset()
         self._status.enter("ok", "the backend works")
         return results
@@ -145,13 +149,13 @@ class SupervisedBackend:
             self._retry_at = time.monotonic() + self._backoff.delay()
             self._complain(NotInspected(Reason.BACKEND_CLOSED, str(error)))
         else:
-            self._failures = FAILURES - 1  # on probation: the next failure closes it again
+            self._failures, self._reopened = FAILURES - 1, True  # on probation: the next failure closes it again
             log.warning("bundle %s: backend opened again", self.bundle.id)
 
     def close(self) -> None:
         """Releases the backend, where one is open."""
         if self._inspector is not None:
-            self._closed_at = time.monotonic()
+            self._failing_since = self._failing_since or time.monotonic()
             try:
                 self._inspector.backend.close()
             except Exception as error:  # it is to go anyway
@@ -160,7 +164,7 @@ class SupervisedBackend:
 
     def _open_inspector(self) -> Inspector:
         backend, _ = first_that(self._prove, self._tried(), again=self.opened.done())
-        self.name, self._closed_at = backend.name, None
+        self.name = backend.name
         graph = self.bundle.manifest.graphs[backend.graph]
         return Inspector(self.bundle, backend, Settings.of(graph.thresholds), self._keep_maps)
 
@@ -187,7 +191,8 @@ class SupervisedBackend:
         """Nothing is tried again, and the backend is kept unclosed: its library may hang with a device that is lost."""
         if self.lost is None:
             self.lost, self._lost_inspector = error, self._inspector
-            self._inspector, self._retry_at, self._closed_at = None, inf, time.monotonic()
+            self._inspector, self._retry_at = None, inf
+            self._failing_since = self._failing_since or time.monotonic()
         return self._complain(NotInspected(Reason.BACKEND_FAILED, str(error)))
 
     def _complain(self, why: NotInspected) -> NotInspected:

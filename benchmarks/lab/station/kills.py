@@ -58,7 +58,7 @@ class Account:
     missing: int  # of no trace
     twice: int
     told: int  # results that the PLC took
-    told_and_not_stored: int
+    told_and_not_stored: list[str]
     archive: dict[str, int]
     longest_start: float
     longest_notice: float  # seconds until the PLC saw the station go
@@ -188,7 +188,7 @@ def _account(folder: Path, number: int, ways: list[Way], longest_start: float, l
         missing=len(parts) - present,
         twice=sum(n > 1 for n in answers.values()),
         told=len(told),
-        told_and_not_stored=len(set(told) - answers.keys()),
+        told_and_not_stored=sorted(set(told) - answers.keys()),
         archive={
             "inspections": pictures,
             "kept": kept,
@@ -226,7 +226,7 @@ def main(arguments: list[str]) -> int:
 
 def lost(account: Account) -> int:
     """Parts, results and pictures that left no trace, and parts that were answered twice."""
-    return account.missing + account.told_and_not_stored + account.twice + abs(account.archive["missing"])
+    return account.missing + len(account.told_and_not_stored) + account.twice + abs(account.archive["missing"])
 
 
 def table(account: Account) -> str:
@@ -240,7 +240,7 @@ def table(account: Account) -> str:
             f"acknowledged {total} ({ways})",
             f"  = answered {answered} ({account.inspected} inspected, {account.fail_safe} fail-safe) "
             f"+ listed as not inspected {account.listed} + missing {account.missing}",
-            f"answered twice {account.twice}; told to the PLC {account.told}, of them not stored {account.told_and_not_stored}",
+            f"answered twice {account.twice}; told to the PLC {account.told}, of them not stored {len(account.told_and_not_stored)}",
             "archive: " + ", ".join(f"{name} {number}" for name, number in account.archive.items()),
         ]
     )

@@ -114,25 +114,32 @@ class ResultTaker:
             raise
 
 
-class Receiver:
-    """Takes POSTs on a port of its own and remembers their keys."""
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
 
-    def __init__(self) -> None:
-        keys: list[str] = []
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that was killed is no news."""
+
+
+class Receiver:
+    """Takes POSTs on a port of its own, or on ``port``, and remembers their keys, after those in ``keys``."""
+
+    def __init__(self, port: int = 0, keys: list[str] | None = None) -> None:
+        heard = [] if keys is None else keys
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                keys.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["key"])
+                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["key"])
                 self.send_response(204)
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the parent's name)
                 pass
 
-        self.keys = keys
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.keys = heard
+        self._server = _Server(("127.0.0.1", port), Handler)
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

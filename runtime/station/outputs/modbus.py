@@ -74,6 +74,7 @@ class ModbusServer:
         self._host, self._port = split_address(config.listen)
         self._tasks: dict[asyncio.Task[None], float] = {}  # when each asked last, 0 before its first request
         self._since, self.refused = time.time(), 0
+        self._closing = False
         self._loop = asyncio.new_event_loop()
         try:
             self._server = self._loop.run_until_complete(
@@ -121,6 +122,7 @@ class ModbusServer:
         try:
             self._loop.run_forever()
         finally:
+            self._closing = True
             self._server.close()
             for task in self._tasks:
                 task.cancel()
@@ -139,6 +141,8 @@ class ModbusServer:
             self._make_room()
             self._tasks[task] = 0.0
             while await self._one_request(reader, writer):
+                if self._closing or task not in self._tasks:
+                    return  # before Python 3.12 wait_for forgets that it was cancelled where a request comes just then
                 self._tasks[task] = time.monotonic()
         except (OSError, asyncio.IncompleteReadError, asyncio.TimeoutError, TimeoutError, asyncio.CancelledError):
             pass  # a client that went away or fell silent in the middle of a request, or the station stops
