@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from dskd.runtime.capture.sources.pipelines import quoted
 from dskd.runtime.configuration.uri import hidden_in, without_password
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.station.__main__ import check
-from dskd.runtime.station.load import load_station
+from dskd.runtime.station.load import load_station, read_station
 from dskd.runtime.station.station import Station
 
 TO_BGR = "videoconvert ! video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1 sync=false"
@@ -188,6 +189,38 @@ def test_nothing_of_user_and_query_is_ever_shown(
         assert "\n" not in text
         for piece in (f"Q{secret[1:4]}", f"{secret[-4:-1]}Z", written[:5], written[-5:]):
             assert piece not in text, (uri, text)
+
+
+@pytest.mark.parametrize("password", ["a/b", "a?b", "a#b", "12/34", "12?34", "12#34", "a@b/c", "#", "12?3#4/5"])
+def test_a_password_that_ends_the_host_too_early_is_refused_with_its_spelling(password: str, tmp_path: Path) -> None:
+    """Without that, ``rtsp://admin:12?34@10.0.0.5/s`` asks port 12 of a machine called admin."""
+    uri = f"rtsp://admin:{password}@10.0.0.5/s"
+    with pytest.raises(CallError, match=r"/ as %2F, \? as %3F, # as %23"):
+        open_source(uri)
+    config, faults = read_station(write_station(tmp_path, cameras={"top": {"source": uri, "recipe": "good"}}))
+    assert config is None
+    (fault,) = faults
+    assert re.search("NAME}:.*@ and set the variables", str(fault))
+    assert f":{password}@" not in str(fault)
+
+
+@pytest.mark.parametrize(
+    "uri", ["rtsp://h/s?mail=a@b", "rtsp://h:554/s?a=1;b=c@d", "rtsp://${U}:${P}@h/s?x=a@b#codec=h265", "gst://x a=b@c"]
+)
+def test_an_at_in_options_of_a_path_is_left_alone(uri: str, tmp_path: Path) -> None:
+    _, faults = read_station(write_station(tmp_path, cameras={"top": {"source": uri, "recipe": "good"}}))
+    assert [fault for fault in faults if "behind the host" in str(fault)] == []
+
+
+@pytest.mark.budget
+@settings(max_examples=cases(500))
+@given(SECRET)
+def test_a_login_is_the_hosts_or_refused(secret: str) -> None:
+    """However a password is written, no other machine is asked."""
+    parts = pipelines.checked_rtsp(f"rtsp://admin:{quote(secret, safe='')}@10.0.0.5/s")
+    assert (parts.hostname, unquote(parts.password or "")) == ("10.0.0.5", secret)
+    with suppress(CallError):
+        assert pipelines.checked_rtsp(f"rtsp://admin:{secret}@10.0.0.5/s").hostname == "10.0.0.5"
 
 
 @pytest.mark.budget

@@ -73,6 +73,19 @@ def _shown_address(scheme: str, rest: str) -> str:
     return f"{address}#{fragment}" if _CODEC.fullmatch(fragment) else address
 
 
+def misplaced_login(uri: str) -> bool:
+    """Whether an ``@`` stands behind the host of a network address: a password with ``/``, ``?``, ``#`` or ``@`` in it as it
+    is ends the host too early, and what is asked then is another machine. One in a path's options is left alone.
+    """
+    rest = uri.partition("://")[2]
+    host = re.match(r"[^/?#]*", rest)
+    behind = rest[host.end() if host else 0 :]
+    path, _, fragment = behind.partition("#")
+    if path.startswith("/"):
+        path = path.partition("?")[0]
+    return "@" in path or "@" in fragment
+
+
 def hidden_in(text: str, uri: str) -> str:
     """What a library said about ``uri``, as it may be shown."""
     for piece in sorted(_secret_parts(uri), key=len, reverse=True):

@@ -24,10 +24,12 @@ from dskd.runtime.configuration.fields import (
     discriminator,
 )
 from dskd.runtime.configuration.strict_yaml import Strict
+from dskd.runtime.configuration.uri import misplaced_login
 from dskd.runtime.inspection.backends import BACKENDS
 from dskd.runtime.sinks import SINKS, SinkConfig
 from dskd.runtime.station.outputs.kinds import OUTPUTS, OutputConfig
 
+_NETWORK = re.compile(r"(rtsps?|https?)://", re.IGNORECASE)
 _FILES = re.compile(r"(folder|file|watch)://(?!/)(.+)", re.IGNORECASE | re.DOTALL)
 
 
@@ -54,6 +56,11 @@ def _camera_address(uri: str, info: ValidationInfo) -> str:
     user = re.match(r"[A-Za-z0-9+.-]+://([^/?#]*)@", uri)
     if user and VARIABLE.sub("", user.group(1)).strip(":"):
         raise ValueError("user and password do not belong in the file; write ${NAME}:${NAME}@ and set the variables")
+    if _NETWORK.match(uri) and misplaced_login(uri):
+        raise ValueError(
+            "an @ stands behind the host, as where a password holds / ? # or @; write ${NAME}:${NAME}@ and set the "
+            "variables to what they are (in a URI of dskd runtime: / as %2F, ? as %3F, # as %23, @ as %40)"
+        )
     folder = Path((info.context or {}).get("folder", Path()))
     files = _FILES.fullmatch(uri)
     if files:

@@ -260,6 +260,8 @@ class Mishaps:
             station.held.clear()
 
     def _restart(self) -> None:
+        """The warning stands until the next start; on a busy machine the one under way may take its time."""
+        wait_until(lambda: listens(self._line.metrics), "the station's start", DOWN)
         self._line.station.signal(signal.SIGTERM)
 
     def _bundle(self, away: bool) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 ALL = frozenset({"*"})  # parts that a fault may touch: any
 SILENCE = 8.0  # seconds without an answer of a station that runs
-SETTLING = 25.0  # seconds after a start in which cameras, sinks and page come up
-STARTING = 60.0  # seconds that a start may take on a machine that is shared
+SETTLING = 40.0  # seconds after a start in which cameras, sinks and page come up
+STARTING = 90.0  # seconds that a start may take on a machine that is shared
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from dskd.runtime.configuration.options import read_options
 from dskd.runtime.configuration.strict_yaml import Strict
-from dskd.runtime.configuration.uri import without_password
+from dskd.runtime.configuration.uri import misplaced_login, without_password
 from dskd.runtime.errors import CallError
 
 # The newest frame only; ``sync=false``: the display time of a frame means nothing to an inspection.
@@ -101,8 +101,8 @@ def rtsp(uri: str, jetson: bool) -> str:
 
     ``jetson``: decode by its hardware. Elsewhere the decoder is found by what the camera sends.
     """
+    parts = checked_rtsp(uri)
     plain, _, fragment = uri.partition("#")
-    parts = checked_rtsp(plain)
     codec = fragment.removeprefix("codec=") or "h264"
     if fragment not in ("", "codec=h264", "codec=h265", "codec=other"):
         raise CallError(f"source {without_password(uri)}: after # only codec=h264, codec=h265 or codec=other may stand")
@@ -124,7 +124,7 @@ def checked_rtsp(uri: str) -> SplitResult:
         named = parts.hostname and (parts.port or 1)
     except ValueError:
         named = None
-    if not named or "@" in parts.path:
+    if not named or misplaced_login(uri):
         raise CallError(
             f"source {without_password(uri)}: is no camera's address; write rtsp://USER:PASSWORD@HOST/PATH "
             "(in a password: @ as %40, / as %2F, ? as %3F, # as %23, a blank as %20)"
