@@ -4,6 +4,8 @@
 #   sudo ./install.sh                      install or upgrade from the wheels beside this script; no network
 #   sudo ./install.sh --wheels DIR         from the wheels in DIR
 #   sudo ./install.sh --online             let pip fetch what the folder lacks
+#   sudo ./install.sh --keys DIR           whose signature on wheels.sha256 is believed (default: *.pub in /etc/dskd/keys)
+#   sudo ./install.sh --unsigned           although nobody who is believed signed it
 #   sudo ./install.sh --no-service         without user, systemd units and log rotation (containers)
 #   sudo ./install.sh --uninstall          remove the software; data and settings stay
 #   sudo ./install.sh --uninstall --purge  remove data and settings too
@@ -19,8 +21,10 @@ readonly UDEV_RULE=/etc/udev/rules.d/99-dskd-gpio.rules
 readonly COMMAND=/usr/local/bin/dskd PYTHON=/usr/bin/python3
 readonly UNIT_FILES=(dskd-station.service dskd-agent.service dskd-switch.path dskd-switch.service)
 readonly EXTRAS=line,fleet,gpu
+readonly LIST=wheels.sha256 LIST_HEAD="# dskd-edge wheels 1"
 readonly DEVICE_GROUPS=(video render gpio i2c dialout)
 
+keys="" unsigned=no
 wheels="" online=no service=yes action=install purge=no changed=0 generation="" scratch="" made_user=no made_gpio=no
 
 say() { printf '%s\n' "$*"; }
@@ -33,6 +37,8 @@ read_arguments() {
         case $1 in
             --wheels) [ $# -ge 2 ] || refuse 2 "--wheels needs a folder"; wheels=$2; shift ;;
             --online) online=yes ;;
+            --keys) [ $# -ge 2 ] || refuse 2 "--keys needs a folder"; keys=$2; shift ;;
+            --unsigned) unsigned=yes ;;
             --no-service) service=no ;;
             --uninstall) action=uninstall ;;
             --purge) purge=yes ;;
@@ -91,6 +97,43 @@ find_wheels() {
     local pips=("$wheels"/pip-*.whl)
     [ -e "${pips[0]}" ] || refuse 3 "$wheels: no pip-*.whl there; make the folder with: dskd jetson wheels --for $generation"
     pip_wheel=${pips[-1]}
+}
+
+# Before anything of the folder is run: every wheel is in the list, as it was, and one who is believed signed the list.
+verify_wheels() {
+    local file key
+    if [ ! -e "$wheels/$LIST" ]; then
+        must_be_signed "$wheels: has no $LIST"
+        return
+    fi
+    [ "$(head -n 1 "$wheels/$LIST")" = "$LIST_HEAD" ] || refuse 1 "$wheels/$LIST: is no list of wheels; make the folder again"
+    for file in "$wheels"/*.whl; do
+        grep -qxE "[0-9a-f]{64}  $(basename "$file" | sed 's/[.+]/[&]/g')" "$wheels/$LIST" ||
+            refuse 1 "$file: is not in $LIST; remove it, or make the folder again"
+    done
+    (cd "$wheels" && sha256sum --check --strict --quiet "$LIST" >/dev/null 2>&1) ||
+        refuse 1 "$wheels: not what $LIST says, see: cd $wheels && sha256sum --check --quiet $LIST; copy the folder again"
+    for key in "${keys:-$CONFIG/keys}"/*.pub; do
+        for file in "$wheels/$LIST".*.sig; do
+            if [ -e "$key" ] && [ -e "$file" ] && signed_by "$key" "$file"; then
+                say "wheels: as listed, signed by $(basename "$key" .pub)"
+                return
+            fi
+        done
+    done
+    must_be_signed "$wheels/$LIST: is signed by nobody in ${keys:-$CONFIG/keys}"
+}
+
+signed_by() { # signed_by KEY SIGNATURE
+    command -v openssl >/dev/null || refuse 3 "openssl is missing; sudo apt install openssl"
+    openssl pkeyutl -verify -pubin -inkey "$1" -rawin -in "$wheels/$LIST" -sigfile "$2" >/dev/null 2>&1
+}
+
+must_be_signed() { # must_be_signed WHAT: a device that knows whom to believe takes nothing else without being told
+    if [ "$unsigned" = no ] && [ -n "$(ls "${keys:-$CONFIG/keys}"/*.pub 2>/dev/null)" ]; then
+        refuse 1 "$1; sign it with: dskd jetson wheels --key, or install all the same with --unsigned"
+    fi
+    warn "$1: nobody vouches for these wheels"
 }
 
 write_constraints() {
@@ -152,17 +195,25 @@ install_wheels() {
         --constraint "$scratch/constraints.txt" "dskd-edge[$EXTRAS] @ file://$wheel" ||
         refuse 1 "the wheels in $wheels do not go together on this machine; make the folder with: dskd jetson wheels --for $generation"
     # what pip chose, but for OpenCV where the system has one
-    chosen=$("$PYTHON" -I - "$scratch/report.json" "${opencv:+keep}" <<'PYTHON'
-import json, sys
+    # with the hashes that were verified; of what --online fetched, those of what was looked at
+    chosen=$("$PYTHON" -I - "$scratch/report.json" "$wheels/$LIST" "${opencv:+keep}" <<'PYTHON'
+import json, os, sys
+from urllib.parse import unquote, urlsplit
+listed = {}
+if os.path.exists(sys.argv[2]):
+    lines = [line.split() for line in open(sys.argv[2]) if not line.startswith("#")]
+    listed = {name: digest for digest, name in lines}
 for package in json.load(open(sys.argv[1]))["install"]:
-    name = package["metadata"]["name"].lower()
-    if not (name.startswith("opencv") and len(sys.argv) > 2 and sys.argv[2]):
-        print(package["download_info"]["url"])
+    name, info = package["metadata"]["name"], package["download_info"]
+    if not (name.lower().startswith("opencv") and sys.argv[3]):
+        file = os.path.basename(unquote(urlsplit(info["url"]).path))
+        digest = listed.get(file) or info["archive_info"]["hashes"]["sha256"]
+        print(f"{name} @ {info['url']} --hash=sha256:{digest}")
 PYTHON
     )
     printf '%s\n' "$chosen" >"$scratch/requirements.txt"
-    pip_in "$1" install --quiet --no-deps --no-index --no-warn-script-location --requirement "$scratch/requirements.txt" ||
-        refuse 1 "pip could not install the wheels"
+    pip_in "$1" install --quiet --no-deps --no-index --require-hashes --no-warn-script-location --requirement "$scratch/requirements.txt" ||
+        refuse 1 "pip could not install the wheels, or they are not what was verified"
 }
 
 # ------------------------------------------------------------------------------------------------------------ service
@@ -308,6 +359,7 @@ main() {
         trap 'rm -rf "$scratch"' EXIT
         know_machine
         find_wheels
+        verify_wheels
         install_software
         if [ "$(readlink "$COMMAND" 2>/dev/null)" != "$PREFIX/venv/bin/dskd" ]; then
             mkdir -p "$(dirname "$COMMAND")"

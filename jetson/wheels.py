@@ -10,8 +10,11 @@ import sys
 import tempfile
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from dskd.jetson.signing import key_id, load_private
 from dskd.jetson.wheel_closure import lacking, requirements_of
+from dskd.runtime.bundle.loading import file_sha256
 from dskd.runtime.errors import CallError, DskdError, Parser
 
 # JetPack 6 is Ubuntu 22.04 with glibc 2.35, JetPack 7 is 24.04 with 2.39
@@ -19,9 +22,12 @@ TARGETS = {"jp6": ("3.10", 35), "jp7": ("3.12", 39)}
 OLDEST_GLIBC = 17
 ROUNDS = 4  # what one round adds may itself require more
 EXTRAS = "line,fleet,gpu"
+LIST = "wheels.sha256"  # what sha256sum --check reads; its first line says what it is, so no other signature fits it
+HEAD = "# dskd-edge wheels 1\n"
 EXAMPLES = """examples:
   dskd jetson wheels --for jp6 --out release      then copy release/ to the device: sudo release/install.sh
-  dskd jetson wheels --for jp7 --out release --wheel dskd_edge-0.1.0-py3-none-any.whl"""
+  dskd jetson wheels --for jp7 --out release --wheel dskd_edge-0.1.0-py3-none-any.whl
+  dskd jetson wheels --for jp6 --out release --key keys/plant-7.pem    signed: devices that have keys take no other"""
 
 
 def platforms(glibc: int, machine: str = "aarch64") -> list[str]:
@@ -63,6 +69,17 @@ def collect(out: Path, python: str, glibc: int, constraints: str, wheel: Path | 
     (out / "install.sh").chmod(0o755)
 
 
+def write_list(folder: Path, *keys: Any) -> None:
+    """``wheels.sha256``: the sha256 of every wheel and of ``install.sh``; and a signature of it by each of ``keys``."""
+    for old in folder.glob(f"{LIST}*"):
+        old.unlink()
+    files = sorted([*folder.glob("*.whl"), folder / "install.sh"])
+    text = HEAD + "".join(f"{file_sha256(file)}  {file.name}\n" for file in files)
+    (folder / LIST).write_text(text)
+    for key in keys:
+        (folder / f"{LIST}.{key_id(key.public_key())}.sig").write_bytes(key.sign(text.encode()))
+
+
 def _pip(*words: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         # setuptools would put what an older checkout left in build/ into the wheel too
@@ -83,11 +100,20 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--for", dest="target", choices=sorted(TARGETS), required=True, help="the device's JetPack")
     options.add_argument("--out", type=Path, required=True, help="folder to fill; wheels in it are replaced")
     options.add_argument("--wheel", type=Path, help="our wheel (default: built from the checkout that you stand in)")
+    options.add_argument(
+        "--key",
+        type=Path,
+        action="append",
+        default=[],
+        help="private key that signs the list of wheels; may be given again",
+    )
     chosen = options.parse_args(arguments)
+    keys = [load_private(file) for file in chosen.key]
     if chosen.wheel is not None and not chosen.wheel.is_file():
         raise CallError(f"--wheel {chosen.wheel}: no such file")
     python, glibc = TARGETS[chosen.target]
     collect(chosen.out, python, glibc, f"constraints-{chosen.target}.txt", chosen.wheel)
+    write_list(chosen.out, *keys)
     files = [*chosen.out.glob("*.whl")]
     size = sum(file.stat().st_size for file in files) / 1e6
     print(f"{chosen.out}: {len(files)} wheels, {size:.0f} MB, for Python {python} on aarch64")
