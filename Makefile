@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check docs clean
 
 demo: .venv/installed   ## train, prune, export, verify and inspect on a small generated set
 	$(BIN)/python -m benchmarks.demo
@@ -29,6 +29,9 @@ check: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+docs: .venv/installed    ## the documentation as a site, in build/docs; a warning is an error
+	$(BIN)/python -m sphinx -q -W --keep-going -n -b html -d build/doctrees docs build/docs
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -103,7 +103,7 @@ def evaluate(model: Model, pictures: list[TestImage]) -> tuple[Evaluation, list[
         try:
             result = model(item.path)
             shown = spec if result.found is None else spec.of_box(result.inspection.covers)
-            mask = load_mask(item, shown) if item.mask or (marked and item.defect == GOOD) else None
+            mask = load_mask(item, shown, result.image) if item.mask or (marked and item.defect == GOOD) else None
         except DskdError as error:
             failed.append(one_line(str(error)))
             continue

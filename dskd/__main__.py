@@ -18,6 +18,8 @@ COMMANDS = {
     "calibration": ("dskd.calibration", "add INT8 graphs to a bundle and report what they cost"),
     "export.trt": ("dskd.export.trt", "build the TensorRT engine on the device"),
     "export.serving": ("dskd.export.serving", "files for NVIDIA Triton and DeepStream"),
+    "pack": ("dskd.jetson.pack", "a bundle as the one file that a device needs"),
+    "unpack": ("dskd.jetson.unpack", "that file becomes a bundle folder again, checked"),
     "runtime": ("dskd.runtime", "inspect images, a video or a camera"),
     "evaluate": ("dskd.benchmarks.evaluate", "score a bundle on labelled pictures, with a report"),
     "init": ("dskd.runtime.station.init", "write a station file for what is found here"),

@@ -8,26 +8,36 @@ import tarfile
 from pathlib import Path, PurePosixPath
 
 from dskd.jetson.disk import Disk
-from dskd.jetson.signing import Refused, Statement
+from dskd.jetson.signing import LARGEST_ENVELOPE, Refused, Statement
 from dskd.runtime.bundle.loading import IGNORED, MANIFEST, Bundle, file_sha256, load_bundle
 from dskd.runtime.errors import DskdError
 
 BLOCK = 1 << 20
+SIGNATURE = "pack.signature"  # a member that is no file of the bundle
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 
 
-def pack(bundle: Bundle, archive: Path) -> tuple[int, int]:
-    """Writes ``bundle`` without its engines; the same bundle gives the same bytes. Returns files and their bytes."""
-    names = [MANIFEST, *sorted(bundle.manifest.files)]
+def pack(bundle: Bundle, archive: Path, signature: bytes | None = None) -> tuple[int, int]:
+    """Writes ``bundle`` without its engines; the same bundle gives the same bytes. Returns files and their bytes.
+
+    ``signature`` stands first, as a member that is no file of the bundle.
+    """
     total = 0
     with tarfile.open(archive, "w", format=tarfile.USTAR_FORMAT) as tar:
+        if signature is not None:
+            _add(tar, SIGNATURE, signature)
+        names = [MANIFEST, *sorted(bundle.manifest.files)]
         for name in names:
             data = (bundle.path / name).read_bytes()
-            member = tarfile.TarInfo(name)
-            member.size, member.mode = len(data), 0o644
-            tar.addfile(member, io.BytesIO(data))
+            _add(tar, name, data)
             total += len(data)
     return len(names), total
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = len(data), 0o644
+    tar.addfile(member, io.BytesIO(data))
 
 
 def unpack(archive: Path, statement: Statement, folder: Path, disk: Disk) -> Bundle:
@@ -35,24 +45,46 @@ def unpack(archive: Path, statement: Statement, folder: Path, disk: Disk) -> Bun
 
     Raises Refused where the archive holds anything else than what was signed, OSError where the disk gives up.
     """
-    made = {folder}
+    if extract(archive, folder, disk, statement.files, statement.unpacked_bytes) is not None:
+        raise Refused("the archive holds a signature of its own; publish it again")
+    return check(folder, statement)
+
+
+def extract(archive: Path, folder: Path, disk: Disk, most_files: int, most_bytes: int) -> bytes | None:
+    """Writes the archive's files below the empty ``folder`` and returns its signature, None where it has none.
+
+    Nothing of what is written is believed yet. Raises Refused where it holds more than that, or anything but plain files
+    below the folder; OSError where the disk gives up.
+    """
+    made, signature = {folder}, None
     files = size = 0
     try:
         with tarfile.open(archive, "r:") as tar:
             for member in tar:
+                if member.name == SIGNATURE and not files and signature is None:
+                    signature = _signature(tar, member)
+                    continue
                 target = folder / _safe_name(member)
                 files, size = files + 1, size + member.size
-                if files > statement.files or size > statement.unpacked_bytes:
-                    raise Refused("the archive holds more than its statement says")
+                if files > most_files or size > most_bytes:
+                    raise Refused("the archive holds more than its statement says or is allowed")
                 for parent in reversed([p for p in target.parents if p.is_relative_to(folder) and p not in made]):
                     _make_folder(parent, disk)
                     made.add(parent)
                 _copy(tar, member, target, disk)
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise Refused(f"the archive cannot be read ({error}); publish it again") from error
+        raise Refused(f"the archive cannot be read ({error}); make it again") from error
     for parent in made:
         disk.sync_folder(parent)
-    return check(folder, statement)
+    return signature
+
+
+def _signature(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    source = tar.extractfile(member) if member.isreg() and member.size <= LARGEST_ENVELOPE else None
+    if source is None:
+        raise Refused("the archive's signature is no small file")
+    with source:
+        return source.read()
 
 
 def check(folder: Path, statement: Statement) -> Bundle:

@@ -40,6 +40,11 @@ class Result:
     _input: InputSpec = field(repr=False)
 
     @property
+    def image(self) -> Image:
+        """The picture that was inspected: uint8, BGR [H, W, 3]."""
+        return self._image
+
+    @property
     def verdict(self) -> Verdict:
         """PASS, REVIEW (a person should look) or REJECT."""
         return self.inspection.verdict

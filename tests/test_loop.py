@@ -13,10 +13,10 @@ from conftest import NARROW
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dskd.runtime.errors import CallError, DskdError
-from dskd.train.checkpoint import load_checkpoint, save_checkpoint
+from dskd.train.checkpoint import CHECKPOINT, MODEL, lighten, load_checkpoint, save_checkpoint
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.group import Process
 from dskd.train.loop import Curve, learning_rate_factor, new_optimiser, read_curve, train
@@ -197,6 +197,24 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     again = trained(settings, tmp_path, Killed(pictures(), 0))  # reading any image would end it
     assert differing(state_of(again), first) == []
     assert len(curve_of(tmp_path)) == 6
+
+
+def test_a_finished_run_keeps_no_checkpoint_and_still_knows_that_it_is_trained(tmp_path: Path) -> None:
+    settings = config("dskd.students=encoder", "recipe.epochs=1")
+    first = state_of(trained(settings, tmp_path))
+    save_file(
+        {**{name: tensor.contiguous() for name, tensor in first.items()}, "maps.of.the.run": torch.zeros(3)},
+        tmp_path / MODEL,
+    )
+    freed = lighten(tmp_path / CHECKPOINT)
+    assert (tmp_path / CHECKPOINT).stat().st_size < 2000 < freed
+    again = trained(settings, tmp_path, Killed(pictures(), 0))  # reading any image would end it
+    assert differing(state_of(again), first) == []
+    with pytest.raises(CallError, match="belongs to another images"):
+        trained(settings, tmp_path, run={**RUN, "images": "other"})
+    (tmp_path / MODEL).unlink()
+    with pytest.raises(DskdError, match=r"model.safetensors: cannot be read"):
+        trained(settings, tmp_path)
 
 
 def test_float16_scales_its_loss_and_goes_on_with_the_same_scale(tmp_path: Path) -> None:

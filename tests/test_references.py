@@ -28,6 +28,7 @@ def test_every_option_of_a_source_has_a_value_a_default_and_a_meaning() -> None:
     found = {heading: rows for heading, text, rows in addresses() if text}
     assert {heading.partition(", ")[2] for heading in found} == {
         "v4l2:///dev/video0?key=value", "csi://0?key=value", "gige://ADDRESS?key=value", "test://pattern?key=value",
+        "folder:///PATH?key=value",
     }  # fmt: skip
     assert [row for rows in found.values() for row in rows if not all(row)] == []
 

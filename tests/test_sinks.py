@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Literal
@@ -19,12 +20,14 @@ from station_files import write_station
 from tiny_bundle import tiny_bundle
 
 from dskd.runtime.__main__ import main
+from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.configuration.fields import Secret, secrets_in
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.result import Verdict
 from dskd.runtime.sinks import SINKS, Sink, SinkConfig, SinkKind, by_uri, delivered
 from dskd.runtime.sinks.base import SinkContext
 from dskd.runtime.sinks.by_uri import open_sinks
+from dskd.runtime.sinks.images import ImagesConfig, ImagesSink
 from dskd.runtime.sinks.jsonl import JsonlConfig
 from dskd.runtime.sinks.jsonl_target import JsonlTarget
 from dskd.runtime.sinks.queued import Queued
@@ -182,6 +185,30 @@ def test_an_archive_and_pictures_are_written_as_results_come(inspect: Callable[.
     assert inspect(f"archive://{tmp_path}/kept?keep=all&heat=false", f"images://{tmp_path}/overlays") == 0
     assert len(list((tmp_path / "kept").rglob("*.json"))) == 2
     assert len(list((tmp_path / "overlays" / "PASS").iterdir())) == 2
+
+
+def test_overlays_are_called_as_their_pictures_and_replaced_by_another_run(
+    inspect: Callable[..., int], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert inspect(f"images://{tmp_path}/overlays") == 0
+        assert inspect(f"images://{tmp_path}/dated?names=time") == 0
+    assert sorted(path.name for path in (tmp_path / "overlays").rglob("*.png")) == ["frame_0.png", "frame_1.png"]
+    assert len(list((tmp_path / "dated").rglob("*.png"))) == 4
+    (tmp_path / "overlays" / "PASS" / "frame_0.png").rename(tmp_path / "overlays" / "PASS" / "other.png")
+    assert inspect(f"images://{tmp_path}/overlays?beside=true") == 0
+    alone, beside = (read_image(tmp_path / "overlays" / "PASS" / f"{name}.png") for name in ("other", "frame_0"))
+    assert beside.shape[0] == alone.shape[0]
+    assert beside.shape[1] > alone.shape[1]
+    assert (beside[:, -alone.shape[1] :] == alone).all()
+
+
+def test_a_part_that_is_judged_otherwise_leaves_no_overlay_of_before(tmp_path: Path) -> None:
+    sink = ImagesSink(ImagesConfig(kind="images", folder=tmp_path))
+    for verdict in (Verdict.PASS, Verdict.REJECT):
+        found = replace(inspection(1, verdict), frame="crack/003.png")
+        sink.write([(replace(frame_of(found), id="crack/003.png"), found)])
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] == ["REJECT/crack-003.png"]
 
 
 # -------------------------------------------------------------------------------------------------------- the station

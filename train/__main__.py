@@ -59,6 +59,9 @@ def parser() -> argparse.ArgumentParser:
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
     )
     options.add_argument("--strict", action="store_true", help="refuse unreadable images instead of skipping them")
+    options.add_argument(
+        "--keep-checkpoint", action="store_true", help="keep the optimiser's state of a finished run too"
+    )
     options.add_argument("--json", action="store_true", help="print the run's record as one JSON object")
     options.add_schema(_settings)
     return options
@@ -119,6 +122,7 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
         raise CallError(
             "name a folder of good images with --data (or DSKD_DATA); dskd train.synthetic DIR makes one to try"
         )
+    from dskd.train.checkpoint import CHECKPOINT, lighten
     from dskd.train.config import load_config  # torch, which --help does not wait for
     from dskd.train.products import find_products
     from dskd.train.progress import clear_times
@@ -131,6 +135,8 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
     record = run(config, images, options.teacher_weights, folder, options.device, options.strict)
     if record:
         point_latest(folder)
+        if not options.keep_checkpoint:
+            lighten(folder / CHECKPOINT)
     return folder, record
 
 

@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 from dskd.runtime import atomic
 from dskd.runtime.errors import CallError, DskdError
 
+CHECKPOINT = "checkpoint.safetensors"
+MODEL = "model.safetensors"  # beside the checkpoint, once a run is finished
 _MODEL, _OPTIMISER = "model.", "optimiser."
 
 
@@ -44,6 +46,11 @@ def load_checkpoint(
             raise CallError(
                 f"{path}: belongs to another {key}; name another --out, or remove the folder to start again"
             )
+    if not tensors:  # of a finished run: nothing is left to be trained
+        finished = read_tensors(path.with_name(MODEL))[0]
+        known = {name: tensor for name, tensor in finished.items() if name in model.state_dict()}
+        load_model(path.with_name(MODEL), model, known)
+        return step, scaler
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith(_OPTIMISER):
@@ -57,6 +64,19 @@ def load_checkpoint(
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, "the optimiser's state") from error
     return step, scaler
+
+
+def lighten(path: Path) -> int:
+    """Takes everything out of a finished run's checkpoint but what it belongs to; returns the bytes that were freed.
+
+    The same command then still knows that the run is trained: its weights are those of ``MODEL`` beside it.
+    """
+    before = path.stat().st_size
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+    with atomic.replacing(path) as temporary:
+        save_file({}, temporary, metadata)
+    return before - path.stat().st_size
 
 
 def _metadata(path: Path, metadata: dict[str, str]) -> tuple[int, dict[str, float], dict[str, object]]:

@@ -22,7 +22,7 @@ from dskd.runtime import atomic
 from dskd.runtime.errors import DskdError
 from dskd.runtime.result import Image
 from dskd.train.batches import Schedule, batches
-from dskd.train.checkpoint import load_checkpoint, save_checkpoint
+from dskd.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from dskd.train.config import TrainConfig
 from dskd.train.group import Process, agree, lost
 from dskd.train.methods.base import Method
@@ -95,7 +95,7 @@ def train(
     schedule = schedule_of(len(images), config, process, products)
     half = autocast_type(recipe, device)
     scaler = torch.amp.GradScaler(device.type, enabled=half is torch.float16)
-    checkpoint = folder / "checkpoint.safetensors"
+    checkpoint = folder / CHECKPOINT
     if checkpoint.exists():
         schedule.first_step, scaling = load_checkpoint(checkpoint, method, optimiser, run)
         if scaler.is_enabled():

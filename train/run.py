@@ -26,7 +26,7 @@ from dskd.runtime.errors import CallError, one_line
 from dskd.runtime.inspection.threshold import conformal_thresholds
 from dskd.runtime.result import Image
 from dskd.train import data, loop
-from dskd.train.checkpoint import load_model
+from dskd.train.checkpoint import MODEL, load_model
 from dskd.train.config import TrainConfig
 from dskd.train.evaluate import Figures, Scored, figures, score, score_frames
 from dskd.train.fixture import settle_fixture
@@ -41,7 +41,7 @@ from dskd.train.rehearsal import rehearse
 from dskd.train.report import Labelled, write_report
 from dskd.train.selection import PaintedSet, score_painted
 from dskd.train.shape import settle_input
-from dskd.train.trained_run import CONFIG, MAPS, MODEL, RECORD, build_maps, graph_of, load_run
+from dskd.train.trained_run import CONFIG, MAPS, RECORD, build_maps, graph_of, load_run
 from dskd.train.turn_choice import settle_turned
 from dskd.train.turned import Copies
 from dskd.train.weights import load_teacher

@@ -11,7 +11,7 @@ from torch import nn
 from dskd.runtime.bundle.loading import file_sha256
 from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError, DskdError
-from dskd.train.checkpoint import load_model, read_tensors
+from dskd.train.checkpoint import MODEL, load_model, read_tensors
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map
@@ -20,7 +20,7 @@ from dskd.train.networks.maps import AnomalyMap
 from dskd.train.networks.resnet import BACKBONES, Encoder
 
 MAPS = "maps."  # names of the maps' tensors begin so in MODEL
-MODEL, RECORD, CONFIG = "model.safetensors", "run.json", "config.yaml"
+RECORD, CONFIG = "run.json", "config.yaml"
 
 
 @dataclass(frozen=True)

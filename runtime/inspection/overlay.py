@@ -51,6 +51,13 @@ def _colours(strength: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.asarray(cv2.applyColorMap((255 * strength).astype(np.uint8), cv2.COLORMAP_TURBO), np.uint8)
 
 
+def side_by_side(image: Image, drawn: Image) -> Image:
+    """The frame [H, W, 3] as it was taken, to the left of the picture that ``annotate`` made of it."""
+    plain = np.zeros((drawn.shape[0], image.shape[1], 3), np.uint8)
+    plain[drawn.shape[0] - image.shape[0] :] = image
+    return np.asarray(np.hstack([plain, drawn]), np.uint8)
+
+
 def line_width(width: int) -> int:
     """Pixels of a line in a picture of that width."""
     return max(1, width // 400)

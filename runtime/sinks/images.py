@@ -12,11 +12,13 @@ from pydantic import Field
 
 from dskd.runtime.capture.image_files import is_image_name, write_image
 from dskd.runtime.configuration.fields import LocalPath
+from dskd.runtime.configuration.uri import uri_path
 from dskd.runtime.errors import DskdError
-from dskd.runtime.inspection.overlay import annotate, heat_map
-from dskd.runtime.result import Dropped, Frame, Inspection, Result
-from dskd.runtime.sinks.base import Sink, SinkConfig, SinkContext, SinkKind, path_as
+from dskd.runtime.inspection.overlay import annotate, heat_map, side_by_side
+from dskd.runtime.result import Dropped, Frame, Inspection, Result, Verdict
+from dskd.runtime.sinks.base import Fields, Sink, SinkConfig, SinkContext, SinkKind, options
 
+_OPTIONS = re.compile(r"\?((?:names|beside)=[^/&=?]*(?:&(?:names|beside)=[^/&=?]*)*)$")
 LONGEST_NAME = 180  # with time and suffix under the 255 bytes of most file systems
 
 
@@ -25,21 +27,25 @@ class ImagesConfig(SinkConfig):
 
     kind: Literal["images"]
     folder: LocalPath = Field(description="folder; PASS, REVIEW and REJECT are folders in it")
+    names: Literal["input", "time"] = Field(
+        "input", description="input: after the picture's file, so that another run replaces it; time: time and frame"
+    )
+    beside: bool = Field(False, description="the picture as it was taken to the left of the overlay")
 
 
 class ImagesSink(Sink):
-    """Writes ``FOLDER/VERDICT/TIME-frame.png``; the time keeps pictures of different runs apart."""
+    """Writes ``FOLDER/VERDICT/NAME.png``: NAME is the input's where it is a file, else ``TIME-frame``."""
 
     needs_map = True
 
-    def __init__(self, folder: Path, required: bool = True) -> None:
-        self._folder = folder
+    def __init__(self, config: ImagesConfig, required: bool = True) -> None:
+        self._config, self._folder = config, Path(config.folder)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if not required:  # a station inspects all the same, and each write tries
                 return
-            raise DskdError(f"sink {folder}: cannot be made ({error.strerror}); name another folder") from error
+            raise DskdError(f"sink {self._folder}: cannot be made ({error.strerror}); name another folder") from error
 
     def write(self, results: Sequence[Result]) -> None:
         """Draws and writes an overlay of each inspection. A frame that was dropped leaves no picture."""
@@ -48,15 +54,22 @@ class ImagesSink(Sink):
             if not isinstance(result, Dropped):
                 self._write(*result)
 
-    def _write(self, frame: Frame, inspection: Inspection) -> None:
+    def _write(self, frame: Frame, found: Inspection) -> None:
         image = frame.image
-        if inspection.anomaly_map is not None:
-            box = inspection.covers or (0, 0, image.shape[1], image.shape[0])
-            image = heat_map(image, inspection.anomaly_map, inspection.threshold, box)
-        found = inspection
+        if found.anomaly_map is not None:
+            box = found.covers or (0, 0, image.shape[1], image.shape[0])
+            image = heat_map(image, found.anomaly_map, found.threshold, box)
         picture = annotate(image, found.verdict, found.score, found.threshold, found.regions, found.found)
-        taken = datetime.fromtimestamp(frame.captured, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
-        write_image(self._folder / inspection.verdict.value / f"{taken}-{file_name(frame.id)}.png", picture)
+        if self._config.beside:
+            picture = side_by_side(frame.image, picture)
+        name = f"{file_name(frame.id)}.png"
+        if self._config.names == "time" or not is_image_name(frame.id):  # a camera's frame numbers begin again
+            taken = datetime.fromtimestamp(frame.captured, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
+            name = f"{taken}-{name}"
+        else:
+            for other in set(Verdict) - {found.verdict}:  # of a run before
+                (self._folder / other.value / name).unlink(missing_ok=True)
+        write_image(self._folder / found.verdict.value / name, picture)
 
 
 def file_name(frame_id: str) -> str:
@@ -66,7 +79,14 @@ def file_name(frame_id: str) -> str:
 
 
 def _opened(config: ImagesConfig, context: SinkContext) -> ImagesSink:
-    return ImagesSink(config.folder, required=context.data is None)
+    return ImagesSink(config, required=context.data is None)
 
 
-KIND = SinkKind(ImagesConfig, "images://FOLDER", path_as("folder"), sink=_opened)
+def _fields(uri: str) -> Fields:
+    found = _OPTIONS.search(uri)  # a folder's name may hold a question mark
+    return (
+        {"folder": uri_path(uri)} if found is None else {"folder": uri_path(uri[: found.start()]), **options(found[1])}
+    )
+
+
+KIND = SinkKind(ImagesConfig, "images://FOLDER?beside=true", _fields, sink=_opened)

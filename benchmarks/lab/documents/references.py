@@ -97,9 +97,11 @@ def page(name: str) -> str:
 def addresses() -> Iterator[tuple[str, str, list[tuple[str, str, str, str]]]]:
     """Heading, text and rows (key, value, default, meaning) of the options behind ``?``, for each source that has some."""
     for kind in SOURCES.all().values():
-        if kind.options.model_fields:
-            (_, _, rows), *_ = sections(kind.options.model_json_schema())
-            yield f"`cameras.NAME.source`, {kind.form}?key=value", _sentence(kind.options.__doc__ or ""), rows
+        options = kind.told or kind.options
+        if options.model_fields:
+            (_, _, rows), *_ = sections(options.model_json_schema())
+            form = kind.form.partition("?")[0]
+            yield f"`cameras.NAME.source`, {form}?key=value", _sentence(options.__doc__ or ""), rows
 
 
 def sections(schema: Schema) -> Iterator[tuple[str, str, list[tuple[str, str, str, str]]]]:

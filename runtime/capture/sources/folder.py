@@ -82,4 +82,4 @@ def _opened(uri: str, options: object, context: SourceContext) -> FolderSource:
     return FolderSource(shown, uri_path(address), context.reader, chosen)
 
 
-KIND = SourceKind("folder:///PATH?loop=1&fps=2", _opened)
+KIND = SourceKind("folder:///PATH?loop=1&fps=2", _opened, told=FolderOptions)

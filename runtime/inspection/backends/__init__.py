@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
-from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.loading import FLOAT, Bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.configuration.registry import Registry
 from dskd.runtime.errors import CallError, DeviceLost, DskdError, MissingPart, NotExact, one_line
@@ -67,7 +67,15 @@ def candidates(bundle: Bundle, name: str, threads: int = 0, precision: Precision
     * ``auto``: tensorrt where the bundle has engines, onnxruntime where it computes on a GPU, openvino where it is
       installed, onnxruntime. A backend that a package brings is tried where it is named.
     """
-    return BACKENDS[name].candidates(bundle, threads, precision)
+    return BACKENDS[name].candidates(bundle, threads, precision or _only_one(bundle))
+
+
+def _only_one(bundle: Bundle) -> Precision | None:
+    """The precision of a bundle that was packed without its float graph; None where a backend may choose."""
+    if FLOAT in bundle.manifest.files or not bundle.manifest.graphs:
+        return None
+    found = {graph.precision for graph in bundle.manifest.graphs.values()}
+    return next((precision for precision in BEST_FIRST if precision in found), None)
 
 
 def open_backend(
