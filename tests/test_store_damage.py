@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -350,3 +351,62 @@ def test_a_station_finds_damage_while_it_runs_and_outlives_its_data_folder(
         assert station.store.newest() > 0
     finally:
         station.stop()
+
+
+@pytest.mark.parametrize("gone", [("-wal",), ("-shm",), ("-wal", "-shm")])
+def test_a_log_that_is_taken_away_from_an_open_store_costs_nothing(tmp_path: Path, gone: tuple[str, ...]) -> None:
+    """SQLite would go on writing into the file that has no name any more: all of it lost at a kill, and nobody could read."""
+    path, away = tmp_path / "store.db", tmp_path / "away"
+    away.mkdir()
+    store = Store(path)
+    store.add([inspection(1)])
+    assert len(store.after(0, 10)) == 1
+    for end in gone:
+        Path(f"{path}{end}").rename(away / f"log{end}")
+    with suppress(StoreError):
+        store.add([inspection(2)])
+    store.add([inspection(3)])
+    before = len(store.after(0, 10))
+    assert before >= 2
+    for end in ("", "-wal"):  # what a kill at this moment leaves
+        if Path(f"{path}{end}").exists():
+            shutil.copy(f"{path}{end}", tmp_path / f"killed.db{end}")
+    killed = Store(tmp_path / "killed.db")
+    assert [record.frame for record in killed.after(0, 10)] == [record.frame for record in store.after(0, 10)]
+    killed.close()
+    store.close()
+
+
+def test_who_reads_while_the_log_is_taken_away_holds_nothing_up(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    store = Store(path)
+    store.add([inspection(k) for k in range(50)])
+    over, asked, answers = threading.Event(), threading.Event(), list[int]()
+
+    def look() -> None:
+        while not over.is_set():
+            with suppress(StoreError):
+                answers.append(len(store.after(0, 1000)))
+                asked.set()
+
+    readers = [threading.Thread(target=look) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for number in range(50, 70):
+            assert asked.wait(20)
+            asked.clear()
+            for end in ("-wal", "-shm"):
+                Path(f"{path}{end}").unlink(missing_ok=True)
+            for _ in range(50):
+                try:
+                    store.add([inspection(number)])
+                    break
+                except StoreError:
+                    continue
+    finally:
+        over.set()
+        for reader in readers:
+            reader.join()
+    assert len(store.after(0, 1000)) == 70
+    store.close()

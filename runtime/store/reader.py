@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from dskd.runtime.result import Announced, Verdict
-from dskd.runtime.store.file import StoreBroken, StoreDamaged, StoreError, connect_to_read, meaning
+from dskd.runtime.store.file import StoreBroken, StoreDamaged, StoreError, StoreLocked, connect_to_read, meaning
 from dskd.runtime.store.records import Record, Value, record_from, values_of
 from dskd.runtime.store.schema import UNCHECKED
 
@@ -123,8 +123,11 @@ class StoreReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._idle: list[sqlite3.Connection] = []
+        self._in_use: set[sqlite3.Connection] = set()
+        self._asking = 0  # questions that hold a connection or open one
         self._idle_lock = threading.Lock()
-        self._closed = False
+        self._returned = threading.Condition(self._idle_lock)
+        self._closed = self._held_back = False
         self.identity, self._unchecked = "", 0
         self._meet()
 
@@ -280,26 +283,63 @@ class StoreReader:
         return failure
 
     @contextmanager
+    def _without_readers(self, patience: float) -> Iterator[None]:
+        """Nobody reads meanwhile, and no connection for it is open. Raises StoreLocked where one is not given back in time."""
+        with self._returned:
+            self._held_back = True
+            self._forget_connections()
+            for connection in self._in_use:
+                connection.interrupt()
+        try:
+            with self._returned:
+                if not self._returned.wait_for(lambda: not self._asking, patience):
+                    raise StoreLocked(f"store {self.path}: is being read for over {patience:g} seconds; try again")
+            yield
+        finally:
+            with self._returned:
+                self._held_back = False
+                self._returned.notify_all()
+
+    @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """A connection of this thread's own for one question; one that failed is not used again."""
-        with self._idle_lock:
-            if self._closed:
-                raise StoreBroken(f"store {self.path}: is closed; open it again")
-            connection = self._idle.pop() if self._idle else None
-        if connection is None:
-            connection = connect_to_read(self.path, READ_PATIENCE)
-            connection.row_factory = sqlite3.Row
+        connection = self._taken()
         try:
             yield connection
         except BaseException:
-            connection.close()
+            self._give_back(connection, keep=False)
             raise
-        with self._idle_lock:
-            keep = not self._closed and len(self._idle) < IDLE_CONNECTIONS
-            if keep:
-                self._idle.append(connection)
-        if not keep:
-            connection.close()
+        self._give_back(connection, keep=True)
+
+    def _taken(self) -> sqlite3.Connection:
+        with self._returned:
+            if not self._returned.wait_for(lambda: not self._held_back, READ_PATIENCE):
+                raise StoreLocked(f"store {self.path}: is opened anew; try again")
+            if self._closed:
+                raise StoreBroken(f"store {self.path}: is closed; open it again")
+            connection = self._idle.pop() if self._idle else None
+            self._asking += 1
+        try:
+            if connection is None:
+                connection = connect_to_read(self.path, READ_PATIENCE)
+                connection.row_factory = sqlite3.Row
+        except BaseException:
+            self._give_back(None)
+            raise
+        with self._returned:
+            self._in_use.add(connection)
+        return connection
+
+    def _give_back(self, connection: sqlite3.Connection | None, keep: bool = False) -> None:
+        with self._returned:
+            if connection is not None:
+                self._in_use.discard(connection)
+                if keep and not self._closed and not self._held_back and len(self._idle) < IDLE_CONNECTIONS:
+                    self._idle.append(connection)
+                else:
+                    connection.close()
+            self._asking -= 1
+            self._returned.notify_all()
 
 
 _NOTE = "SELECT value FROM notes WHERE name = ?"

@@ -36,6 +36,7 @@ from dskd.runtime.store.schema import GIVEN, number
 from dskd.runtime.wall_clock import Span
 
 OPEN_PATIENCE = 10.0  # seconds to wait for another program at the start
+LOG_PATIENCE = 1.0  # seconds that those who read have to give their connections back
 WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camera to verdict
 START_CHECK = 2.0  # seconds of a start that may go into looking for damage; the rest is looked at later
 CHECKED = 100  # records looked at before a pause
@@ -68,6 +69,7 @@ class Store(StoreReader):
         self._news = threading.Condition()
         self._database: sqlite3.Connection | None = None
         self._inode = (0, 0)
+        self._log_inodes = [(0, 0), (0, 0)]  # of the log and of its index
         self._newest = 0
         self._sinks: set[str] = set()  # asked for by this process: they get cursors in a new file too
         self._open(OPEN_PATIENCE)
@@ -241,7 +243,24 @@ class Store(StoreReader):
         self._damaged = False
         lost = self._database.execute("SELECT 1 FROM notes WHERE name = ?", (CURSORS_LOST,)).fetchone()
         self._cursors_lost = lost is not None
-        self._inode = _inode(self.path)
+        self._inode, self._log_inodes = _inode(self.path), self._present_log()
+
+    def _present_log(self) -> list[tuple[int, int]]:
+        return [_inode(Path(f"{self.path}{end}")) for end in ("-wal", "-shm")]
+
+    def _find_log_again(self, patience: float) -> None:
+        """Where the log is not the one at its path any more, what it holds goes into the file, and all is opened anew.
+
+        Else SQLite would go on with a file that has no name: lost at a kill, and not to be read by anybody new.
+        """
+        known = zip(self._log_inodes, self._present_log(), strict=True)
+        if all(before in ((0, 0), now) for before, now in known):
+            return
+        log.warning("store %s: its log was moved or deleted while open; the store is opened anew", self.path)
+        with self._without_readers(patience):
+            assert self._database is not None
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._close_writer()
 
     def _opened(self, patience: float) -> sqlite3.Connection:
         """The file, looked at for as long as a start may take; where damage was met before, all of it."""
@@ -308,6 +327,8 @@ class Store(StoreReader):
             with self._idle_lock:
                 self._forget_connections()
             raise StoreBroken(f"store {self.path}: was moved or deleted while open; a new one is begun")
+        if self._database is not None:
+            self._find_log_again(max(patience, LOG_PATIENCE))
         if self._database is None:
             self._open(patience)
             self._meet_another_file()
