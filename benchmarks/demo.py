@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from dskd.runtime.bundle.loading import MANIFEST
 from dskd.runtime.errors import CallError, DskdError, MissingPart, Parser, exit_with_code
 from dskd.runtime.result import Verdict
 from dskd.train.synthetic import NAME
@@ -20,11 +21,18 @@ SETTINGS = ["input.height=192", "input.width=256", "recipe.epochs=24"]
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    parser = Parser(prog="python -m benchmarks.demo", description=__doc__)
+    parser = Parser(prog="dskd demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder, emptied first (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a training setting")
+    parser.add_argument(
+        "--serve",
+        action="store_true",
+        help="then run a station on its pictures, with a page; an earlier demo is used again",
+    )
     options = parser.parse_args(arguments)
     start, out = time.time(), options.out
+    if options.serve and (out / "runs" / NAME / "bundle" / MANIFEST).is_file():
+        return serve(out)
     if out.exists() and any(out.iterdir()) and not (out / NAME).is_dir():
         raise CallError(f"--out {out}: holds something else than an earlier demo; name another folder")
     shutil.rmtree(out, ignore_errors=True)  # an earlier demo may have had another teacher
@@ -40,7 +48,29 @@ def main(arguments: list[str]) -> int:
     step("runtime", "--bundle", run / "bundle", "--source", parts / "test", *sinks, quiet=True)
     print(f"\n{table(store)}\n\nreport    {run / 'report.html'}\noverlays  {overlays}\nbundle    {run / 'bundle'}")
     print(f"done in {(time.time() - start) / 60:.1f} minutes")
+    if options.serve:
+        return serve(out)
+    again = "" if out == Path("demo") else f" --out {shlex.quote(str(out))}"
+    print(f"next      dskd demo --serve{again}   (the page of a station that inspects these pictures)")
     return 0
+
+
+def serve(out: Path) -> int:
+    """Runs a station on the demo's test pictures until Ctrl-C; it prints where its page is. Returns its exit code."""
+    file = out / "line.yaml"
+    if not file.exists():
+        pictures = (out / NAME / "test").resolve()
+        step(
+            "init", file, "--bundle", out / "runs" / NAME / "bundle", "--source", f"folder://{pictures}?loop=1&fps=0.5"
+        )
+    words = [sys.executable, "-m", "dskd", "station", str(file)]
+    print(f"\n$ dskd station {file}   (Ctrl-C ends it)", flush=True)
+    with subprocess.Popen(words) as station:  # noqa: S603
+        while True:
+            try:
+                return station.wait()
+            except KeyboardInterrupt:  # the terminal tells the station too, which ends in its own time
+                continue
 
 
 def teacher_option() -> list[str]:

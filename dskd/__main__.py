@@ -26,6 +26,7 @@ COMMANDS = {
     "station": ("dskd.runtime.station", "run an inspection station from its file"),
     "recalibrate": ("dskd.runtime.station.recalibrate", "thresholds from what a camera scored on the line"),
     "jetson": ("dskd.jetson", "the device: doctor, power, telemetry, updates"),
+    "completion": ("dskd.completion", "a script that completes commands and options in bash and zsh"),
     "benchmarks": ("dskd.benchmarks", "measure accuracy, latency, memory and more"),
 }
 EXTRAS = {  # the first that fits
