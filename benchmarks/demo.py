@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import shutil
 import sqlite3
@@ -17,6 +18,8 @@ from dskd.runtime.result import Verdict
 from dskd.train.synthetic import NAME
 
 SETTINGS = ["input.height=192", "input.width=256", "recipe.epochs=24"]
+LIGHT = "efficientnet_lite0"  # its weights come with the development packages
+OF_LIGHT = [f"backbone={LIGHT}", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"]  # dskd-lite
 
 
 def main(arguments: list[str]) -> int:
@@ -39,8 +42,9 @@ def main(arguments: list[str]) -> int:
     store = out / "inspections.db"
     run, parts = out / "runs" / NAME, out / NAME
     step("train.synthetic", out)
-    settings = [part for setting in [*SETTINGS, *options.set] for part in ("--set", setting)]
-    step("train", "--data", parts, "--out", run, *settings, *teacher_option())
+    chosen, teacher = teacher_options()
+    settings = [part for setting in [*SETTINGS, *chosen, *options.set] for part in ("--set", setting)]
+    step("train", "--data", parts, "--out", run, *settings, *teacher)
     step("export.onnx", "--run", run)
     step("export.verify", "--bundle", run / "bundle")
     overlays = out / "overlays"
@@ -73,17 +77,20 @@ def serve(out: Path) -> int:
                 continue
 
 
-def teacher_option() -> list[str]:
-    """Real weights where they are to be had, else a random teacher, and says so."""
-    from dskd.train.networks.resnet import BACKBONES  # torch, which --help does not wait for
+def teacher_options() -> tuple[list[str], list[str]]:
+    """Settings and words for the light teacher, which needs no network, else for ResNet18, at worst with random weights."""
+    from dskd.train.networks.backbones import BACKBONES  # torch, which --help does not wait for
     from dskd.train.weights import RANDOM, load_teacher
 
+    with contextlib.suppress(MissingPart):
+        load_teacher(BACKBONES[LIGHT])
+        return OF_LIGHT, []
     try:
         load_teacher(BACKBONES["resnet18"])
     except MissingPart:
         print("no ImageNet weights here and none to download: going on with a random teacher, accuracy will suffer")
-        return ["--teacher-weights", RANDOM]
-    return []
+        return [], ["--teacher-weights", RANDOM]
+    return [], []
 
 
 def step(*command: object, quiet: bool = False) -> None:

@@ -4,7 +4,8 @@ Activations are rounded with one step for all channels of a tensor, so a channel
 largest keeps two of its 128 levels. ReLU, maximum pooling, sums and concatenation let a positive factor per channel
 pass, so a factor can be taken out of the rows of the convolutions that make a channel and put into the columns of those
 that read it (Nagel et al. 2019, cross-layer equalisation), balanced between activation and weight as in SmoothQuant
-(Xiao et al. 2023). Channels that anything else reads, the head above all, stay as they are.
+(Xiao et al. 2023). Channels that anything else reads, the head above all, stay as they are; so do
+those that ReLU6 cuts off, all at one height.
 """
 
 from __future__ import annotations
@@ -62,11 +63,17 @@ def equalise(model: onnx.ModelProto, largest: Mapping[str, Floats]) -> None:
     for node in channels.convolutions:
         weight = numpy_helper.to_array(constants[node.input[1]]).astype(np.float64)
         made, read = factors[channels.of[node.output[0]]], factors[channels.of[node.input[0]]]
-        weight = weight / made[:, None, None, None] * read[None, :, None, None]
+        into = read[:, None] if groups_of(node) > 1 else read[None, :]  # a depthwise kernel reads its own channel alone
+        weight = weight / made[:, None, None, None] * into[:, :, None, None]
         set_constant(model, node.input[1], numpy_helper.from_array(weight.astype(np.float32)))
         if len(node.input) > 2:
             bias = numpy_helper.to_array(constants[node.input[2]]) / made
             set_constant(model, node.input[2], numpy_helper.from_array(bias.astype(np.float32)))
+
+
+def groups_of(node: onnx.NodeProto) -> int:
+    """Groups of a convolution: 1, or one for each channel where it is depthwise."""
+    return next((int(attribute.i) for attribute in node.attribute if attribute.name == "group"), 1)
 
 
 def _convolutions(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -95,7 +102,8 @@ class _Channels:
         activation, weight = np.zeros(len(self._parent)), np.zeros(len(self._parent))
         for node in self.convolutions:
             groups = self.of[node.input[0]]
-            column = np.abs(numpy_helper.to_array(self._constants[node.input[1]])).max((0, 2, 3))
+            size = np.abs(numpy_helper.to_array(self._constants[node.input[1]])).max((2, 3))
+            column = size.max(1 if groups_of(node) > 1 else 0)
             np.maximum.at(activation, groups, largest[node.input[0]])
             np.maximum.at(weight, groups, column)
         alive = (activation > 0) & (weight > 0)
@@ -129,12 +137,14 @@ class _Channels:
             self._fix(known)
 
     def _visit_convolution(self, node: onnx.NodeProto) -> None:
-        out, into = numpy_helper.to_array(self._constants[node.input[1]]).shape[:2]
+        groups = groups_of(node)
+        out, each = numpy_helper.to_array(self._constants[node.input[1]]).shape[:2]
+        into = each * groups
         if node.input[0] not in self._tensors:  # the image
             self._tensors[node.input[0]] = self._new(into)
             self._fix([self._tensors[node.input[0]]])
-        if len(self._tensors[node.input[0]]) != into:
-            raise ValueError(f"{node.name}: a convolution in groups cannot be equalised")
+        if groups > 1 and not out == into == groups:
+            raise ValueError(f"{node.name}: a convolution in groups of several channels cannot be equalised")
         self._tensors[node.output[0]] = self._new(out)
 
     def _new(self, count: int) -> NDArray[np.int64]:

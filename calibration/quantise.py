@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Literal, get_args
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import
@@ -44,6 +44,7 @@ Target = Literal["tensorrt", "cpu"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 FILES: dict[Target, str] = {"tensorrt": "model.int8.onnx", "cpu": "model.int8.cpu.onnx"}
 QUANTISED = ["Conv", "Add"]
+CUT = ("Relu", "Clip")  # activations; Clip is ReLU6
 SCALES_IN_HALF = 19  # opset from which scales may be float16
 
 
@@ -82,7 +83,7 @@ def in_eight_bits(model: onnx.ModelProto) -> list[str]:
 def observed_tensors(model: onnx.ModelProto) -> list[str]:
     """Float tensors whose ranges a quantiser may ask for: what goes into and comes out of those nodes and their ReLUs."""
     constants = constants_of(model)
-    chosen = [n for n in model.graph.node if n.name.startswith(TRUNK) and n.op_type in (*QUANTISED, "Relu")]
+    chosen = [n for n in model.graph.node if n.name.startswith(TRUNK) and n.op_type in (*QUANTISED, *CUT)]
     names = [name for node in chosen for name in (*node.input, *node.output)]
     return [name for name in dict.fromkeys(names) if name and name not in constants]
 
@@ -96,6 +97,7 @@ def quantise(
 ) -> onnx.ModelProto:
     """The Q/DQ graph for ``target``; nodes named in ``exclude`` stay in float."""
     ranges = {name: range_of(histogram, method) for name, histogram in histograms.items()}
+    ranges |= {before: ranges[after] for before, after in _cut_off(model) if {before, after} <= ranges.keys()}
     allowed = set(quantisable(model)).difference(exclude)
     if target == "tensorrt":
         allowed -= reading_picture(model)
@@ -120,6 +122,18 @@ def quantise(
         return to_half(quantised)
     onnx.checker.check_model(quantised, full_check=True)
     return quantised
+
+
+def _cut_off(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """What goes into an activation that alone reads it, and what comes out.
+
+    Rounded with the step of what comes out, what goes in is cut off by the rounding itself: an activation costs neither
+    a second rounding nor time, and no level is spent on values that it drops.
+    """
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    for node in model.graph.node:
+        if node.op_type in CUT and node.name.startswith(TRUNK) and readers[node.input[0]] == 1:
+            yield node.input[0], node.output[0]
 
 
 def _sums_of_what_is_not_rounded(model: onnx.ModelProto, allowed: Collection[str]) -> set[str]:

@@ -15,9 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dskd.train.evaluate import EagerGraph
 from dskd.train.methods.base import InferencePath
+from dskd.train.networks.backbone import Backbone, Encoder
 from dskd.train.networks.image_input import ImageInput
 from dskd.train.networks.maps import AnomalyMap
-from dskd.train.networks.resnet import Encoder
 
 Convolution = (nn.Conv2d, nn.ConvTranspose2d)
 
@@ -25,9 +25,9 @@ Convolution = (nn.Conv2d, nn.ConvTranspose2d)
 class PrunedGraph(nn.Module):
     """The graph that is exported: image in, score and anomaly map out."""
 
-    def __init__(self, path: InferencePath, anomaly_map: AnomalyMap) -> None:
+    def __init__(self, path: InferencePath, anomaly_map: AnomalyMap, backbone: Backbone) -> None:
         super().__init__()
-        self.to_input = ImageInput(rgb=False)
+        self.to_input = ImageInput(backbone, rgb=False)
         self.path = path
         self.anomaly_map = anomaly_map
 
@@ -53,8 +53,8 @@ def prune(graph: EagerGraph) -> PrunedGraph:
     fold_batch_norms(path)
     for entry in path.modules():
         if isinstance(entry, Encoder):
-            entry.conv1.weight = nn.Parameter(entry.conv1.weight.flip(1).contiguous())
-    return PrunedGraph(path, copy.deepcopy(graph.anomaly_map).cpu()).eval().requires_grad_(False)
+            entry.first.weight = nn.Parameter(entry.first.weight.flip(1).contiguous())
+    return PrunedGraph(path, copy.deepcopy(graph.anomaly_map).cpu(), graph.backbone).eval().requires_grad_(False)
 
 
 def fold_batch_norms(module: nn.Module) -> None:

@@ -18,6 +18,7 @@ from dskd.export.graph.add_graphs import finish, provisional
 from dskd.export.graph.bfloat import ROUNDED
 from dskd.export.graph.cost import GraphCost, graph_cost
 from dskd.export.graph.half import to_half
+from dskd.export.graph.pads import fuse_pads
 from dskd.export.prune import Cost, PrunedGraph, cost, prune
 from dskd.export.verify import PARITY_IMAGES
 from dskd.runtime import atomic
@@ -110,12 +111,14 @@ def convert(graph: PrunedGraph, probe: torch.Tensor, opset: int, file: Path) -> 
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", ".*'instance_norm' is set to train")  # it has no other mode
         warnings.filterwarnings("ignore", "Converting a tensor to a Python boolean")
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1")  # of a pad, which onnxsim folds instead
         torch.onnx.export(
             graph, (probe,), str(file), input_names=["image"], output_names=["score", "anomaly_map"],
             opset_version=opset, dynamic_axes=axes, dynamo=False,
         )  # fmt: skip
     traced = onnx.load(file)
     simplified, _ = onnxsim.simplify(traced)  # its own check is off by default; verify compares on real inputs
+    fuse_pads(simplified)  # those that two encoders share; onnxsim takes in the others
     onnx.checker.check_model(simplified, full_check=True)
     onnx.save(simplified, file)
     return len(traced.graph.node)

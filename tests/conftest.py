@@ -45,6 +45,13 @@ SMALL = [
 # What every method, and what prunes or exports differently, must pass: settings beside SMALL.
 FAMILY: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in METHODS.built_in} | {
     "urd, plain": ("method=urd", "urd.injection=plain"),
+    "dskd, lite": (
+        "method=dskd",
+        "backbone=efficientnet_lite0",
+        "embedding.width=0.5",
+        "decoder.width=0.5",
+        "map.components=256",
+    ),
     "dskd, slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"),
 }
 # `make test` trains the method that ships and the one that is built otherwise, without a decoder.

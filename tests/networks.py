@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.methods.base import Method, build
-from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.networks.backbones import BACKBONES
 
 SIZE = 64
 PLAIN = ("method=urd", "urd.injection=plain")
@@ -22,7 +22,7 @@ def config(*settings: str) -> TrainConfig:
 def method_of(*settings: str, seed: int = 0) -> Any:
     """DSKD, or the method that an ablation of it is."""
     torch.manual_seed(seed)
-    return build(config(*settings), Encoder(BACKBONES["resnet18"]).eval().requires_grad_(False))
+    return build(config(*settings), BACKBONES["resnet18"].encoder().eval().requires_grad_(False))
 
 
 def stir_batch_norms(module: nn.Module) -> None:
@@ -50,7 +50,7 @@ def image_pair(count: int = 2, changed: tuple[int, ...] = (1,)) -> tuple[Tensor,
 def fresh(*settings: str, size: int = SIZE, backbone: str = "resnet18") -> Any:
     torch.manual_seed(0)
     config = load_config(None, [f"input.height={size}", f"input.width={size}", f"backbone={backbone}", *settings])
-    return build(config, Encoder(BACKBONES[backbone]).eval().requires_grad_(False))
+    return build(config, BACKBONES[backbone].encoder().eval().requires_grad_(False))
 
 
 def default_path(method: Method) -> Any:

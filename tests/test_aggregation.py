@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from dskd.train.methods.snl import FLOOR, ResidualAggregation
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.injection import InjectedDecoder, Injection, similarity
-from dskd.train.networks.resnet import BACKBONES
 
 
 def aggregation(channels: int = 12, centres: int = 5) -> ResidualAggregation:

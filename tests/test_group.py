@@ -41,14 +41,14 @@ from dskd.train.config import load_config
 from dskd.train.group import join_processes
 from dskd.train.loop import train
 from dskd.train.methods.base import build
-from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.networks.backbones import BACKBONES
 
 torch.set_num_threads(1)
 folder, frozen, settings = Path(sys.argv[1]), sys.argv[2] == "frozen", sys.argv[3:]
 config = load_config(None, settings)
 process = join_processes("cpu")
 torch.manual_seed(process.rank)  # each starts from other weights: only the group makes them one
-method = build(config, Encoder(BACKBONES["resnet18"]).eval().requires_grad_(False))
+method = build(config, BACKBONES["resnet18"].encoder().eval().requires_grad_(False))
 for module in method.modules() if frozen else ():
     if isinstance(module, torch.nn.BatchNorm2d):
         module.eval()

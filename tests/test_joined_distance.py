@@ -14,10 +14,10 @@ from dskd.train.error_statistics import SeenFeatures
 from dskd.train.evaluate import EagerGraph, score
 from dskd.train.local_statistics import HIGHER, build_map, fit_map, plain_or_usual
 from dskd.train.methods.base import build
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.cosine_distance import cosine_distance
 from dskd.train.networks.joined_distance import JoinedDistances
 from dskd.train.networks.nearest_distance import NearestDistance
-from dskd.train.networks.resnet import BACKBONES, Encoder
 
 HEIGHT, WIDTH = 64, 96
 CPU = torch.device("cpu")
@@ -32,8 +32,8 @@ def pictures(count: int, seed: int = 0) -> np.ndarray:
 def small_graph(*settings: str) -> EagerGraph:
     config = load_config(None, [*SMALL, *settings])
     torch.manual_seed(0)
-    method = build(config, Encoder(BACKBONES["resnet18"]).requires_grad_(False)).eval()
-    return EagerGraph(method.inference_path("teacher"), build_map(config)).eval()
+    method = build(config, BACKBONES["resnet18"].encoder().requires_grad_(False)).eval()
+    return EagerGraph(method.inference_path("teacher"), build_map(config), BACKBONES["resnet18"]).eval()
 
 
 def fitted(*settings: str) -> EagerGraph:

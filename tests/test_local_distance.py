@@ -14,8 +14,8 @@ from dskd.train.error_statistics import ErrorStatistics, PrincipalComponents
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map, fit_map
 from dskd.train.methods.base import build
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.local_distance import LocalDistance
-from dskd.train.networks.resnet import BACKBONES, Encoder
 
 CHANNELS, SIDES, STRIDES = (5, 4, 6), (32, 48), (4, 8, 16)
 WEIGHTS, RIDGE = (0.0, 2.0, 1.0), 0.5
@@ -126,8 +126,10 @@ def test_poor_statistics_stay_finite(kind: str) -> None:
 def small_graph(*settings: str) -> tuple[EagerGraph, float]:
     config = load_config(None, ["input.height=64", "input.width=96", *settings])
     torch.manual_seed(0)
-    method = build(config, Encoder(BACKBONES["resnet18"]).requires_grad_(False)).eval()
-    return EagerGraph(method.inference_path("teacher"), build_map(config)).eval(), config.map.ridge
+    method = build(config, BACKBONES["resnet18"].encoder().requires_grad_(False)).eval()
+    return EagerGraph(
+        method.inference_path("teacher"), build_map(config), BACKBONES["resnet18"]
+    ).eval(), config.map.ridge
 
 
 def test_a_map_is_fitted_where_it_is_local_and_exact_in_the_pruned_graph() -> None:

@@ -21,7 +21,7 @@ from dskd.train.config import TrainConfig, load_config
 from dskd.train.group import Process
 from dskd.train.loop import Curve, learning_rate_factor, new_optimiser, read_curve, train
 from dskd.train.methods.base import Method, build
-from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.networks.backbones import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = Process(torch.device("cpu"))
@@ -42,7 +42,7 @@ def pictures(count: int = COUNT, height: int = 32, width: int = 64) -> Images:
 
 def fresh(settings: TrainConfig) -> Method:
     torch.manual_seed(settings.recipe.seed)
-    return build(settings, Encoder(BACKBONES[settings.backbone]).eval().requires_grad_(False))
+    return build(settings, BACKBONES[settings.backbone].encoder().eval().requires_grad_(False))
 
 
 def trained(settings: TrainConfig, folder: Path, images: object = None, run: dict[str, str] = RUN) -> Method:

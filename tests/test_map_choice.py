@@ -15,8 +15,8 @@ from dskd.train.evaluate import EagerGraph, score_frames
 from dskd.train.local_statistics import build_map, fit_map
 from dskd.train.map_choice import Candidate, Judged, Looking, as_decided, candidates, judge, settle_map
 from dskd.train.methods.base import build
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.joined_distance import FIRST
-from dskd.train.networks.resnet import BACKBONES, Encoder
 from dskd.train.selection import auroc, painted
 from dskd.train.synthetic import write_set
 
@@ -33,8 +33,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def untrained(config: TrainConfig) -> EagerGraph:
     torch.manual_seed(0)
-    method = build(config, Encoder(BACKBONES["resnet18"]).requires_grad_(False)).eval()
-    return EagerGraph(method.inference_path("teacher"), build_map(config)).eval()
+    method = build(config, BACKBONES["resnet18"].encoder().requires_grad_(False)).eval()
+    return EagerGraph(method.inference_path("teacher"), build_map(config), BACKBONES["resnet18"]).eval()
 
 
 def settled(settings: list[str], good: list[Path], held_out: int) -> tuple[TrainConfig, str]:

@@ -16,6 +16,7 @@ from dskd.export.prune import cost, prune
 from dskd.export.run_to_bundle import convert
 from dskd.train.evaluate import EagerGraph
 from dskd.train.methods import METHODS
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.maps import AnomalyMap
 
 TABLE = [  # million parameters, GMAC at 256 x 256
@@ -26,6 +27,9 @@ TABLE = [  # million parameters, GMAC at 256 x 256
     ("resnet18", ("method=urd",), 21.16, 5.55),
     ("resnet18", PLAIN, 20.42, 5.25),
     ("resnet18", ("method=snl",), 18.17 + 0.16, 4.32),  # and 64 centres of 512, two matrices of 512 x 128
+    ("efficientnet_lite0", ("method=dskd",), 4.96, 0.99),
+    ("efficientnet_lite1", ("method=dskd",), 5.73, 1.14),
+    ("efficientnet_lite2", ("method=dskd",), 6.72, 1.33),
     ("wide_resnet50_2", ("method=stfpm",), 49.73, 24.00),
     ("wide_resnet50_2", ("method=rd",), 108.67, 30.45),
     ("wide_resnet50_2", ("method=dskd",), 108.67, 30.45),
@@ -73,7 +77,9 @@ def norm_channels(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("backbone", "settings", "parameters", "macs"), [row for row in TABLE if row[0] == "resnet18"], ids=str
+    ("backbone", "settings", "parameters", "macs"),
+    [row for row in TABLE if row[0] in ("resnet18", "efficientnet_lite0")],
+    ids=str,
 )
 def test_the_file_costs_what_the_table_says(
     backbone: str, settings: tuple[str, ...], parameters: float, macs: float, tmp_path: Path
@@ -96,7 +102,7 @@ def test_the_wide_file_costs_what_the_table_says(
 
 def check_file(path: Any, parameters: float, macs: float, file: Path) -> None:
     folded = norm_channels(path)  # a BatchNorm's weight goes into its convolution, its bias stays as the bias
-    graph = EagerGraph(path, AnomalyMap(SIZE, SIZE)).eval()
+    graph = EagerGraph(path, AnomalyMap(SIZE, SIZE), BACKBONES["resnet18"]).eval()
     convert(prune(graph), torch.zeros((1, SIZE, SIZE, 3), dtype=torch.uint8), 20, file)
     found = graph_cost(onnx.load(file))
     file.unlink()

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from dskd.export.prune import Cost, cost
+from dskd.train.networks.backbone import Backbone
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.decoder import Decoder
 from dskd.train.networks.embedding import DeepFeatureEmbedding
-from dskd.train.networks.resnet import BACKBONES, Backbone, Encoder
 
 EXPANSION = {"resnet18": 1, "wide_resnet50_2": 4}
 
@@ -35,7 +36,7 @@ def on_meta(backbone: str, part: str) -> tuple[nn.Module, nn.Module]:
     model, e = BACKBONES[backbone], EXPANSION[backbone]
     with torch.device("meta"):
         if part == "encoder":
-            encoder = Encoder(model)
+            encoder = model.encoder()
             return encoder, encoder
         if part == "embedding":
             embedding = DeepFeatureEmbedding(model)
@@ -90,7 +91,7 @@ def test_cost_of_a_transposed_convolution_is_per_input_position() -> None:
 
 def test_shapes_of_resnet18_at_256() -> None:
     backbone = BACKBONES["resnet18"]
-    encoder, embedding, decoder = Encoder(backbone), DeepFeatureEmbedding(backbone), Decoder(backbone)
+    encoder, embedding, decoder = backbone.encoder(), DeepFeatureEmbedding(backbone), Decoder(backbone)
     with torch.no_grad():
         encoded = encoder.eval()(torch.rand(1, 3, 256, 256))
         code = embedding.eval()(encoded)
@@ -104,7 +105,7 @@ def test_shapes_of_resnet18_at_256() -> None:
 def test_shapes_of_wide_resnet50_at_256() -> None:
     with torch.device("meta"):
         backbone = BACKBONES["wide_resnet50_2"]
-        encoded = Encoder(backbone)(torch.empty(2, 3, 256, 256))
+        encoded = backbone.encoder()(torch.empty(2, 3, 256, 256))
         code = DeepFeatureEmbedding(backbone)(encoded)
         decoded = Decoder(backbone)(code)
     assert [tuple(f.shape[1:]) for f in encoded] == sizes(4)
@@ -153,7 +154,7 @@ def test_stride_of_a_bottleneck_sits_on_its_3x3_convolution() -> None:
     assert encoder.layer1[0].conv2.stride == (1, 1)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("backbone", EXPANSION)
 @pytest.mark.parametrize("part", ["encoder", "embedding", "decoder"])
 def test_convolutions_have_no_bias_and_norms_are_as_trained(backbone: str, part: str) -> None:
     module, _ = on_meta(backbone, part)

@@ -19,6 +19,7 @@ from dskd.export.run_to_bundle import convert
 from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.result import Verdict
 from dskd.train.evaluate import EagerGraph
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.maps import AnomalyMap
 from dskd.train.trained_run import TrainedRun
 
@@ -50,7 +51,9 @@ def test_pruned_cost_is_read_from_the_file(full_width: Member) -> None:
 
 @pytest.mark.thorough
 def test_a_map_of_three_scales_keeps_the_whole_decoder(full_width: Member, tmp_path: Path) -> None:
-    graph = EagerGraph(full_width.run.method.inference_path("teacher"), AnomalyMap(64, 96)).eval()
+    graph = EagerGraph(
+        full_width.run.method.inference_path("teacher"), AnomalyMap(64, 96), BACKBONES["resnet18"]
+    ).eval()
     convert(prune(graph), torch.zeros((1, 64, 96, 3), dtype=torch.uint8), 20, tmp_path / "model.onnx")
     cost = graph_cost(onnx.load(tmp_path / "model.onnx"))
     assert cost.parameters == 18_158_272  # 18.17 M with the BatchNorms that are folded away

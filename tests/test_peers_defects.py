@@ -36,7 +36,7 @@ from dskd.runtime.result import Frame, Verdict
 from dskd.train.config import load_config
 from dskd.train.evaluate import score
 from dskd.train.methods.base import build
-from dskd.train.networks.resnet import BACKBONES
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.trained_run import TrainedRun
 from dskd.train.weights import load_teacher
 

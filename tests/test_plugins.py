@@ -130,12 +130,12 @@ LEARN = """
 import torch
 from dskd.train.config import load_config
 from dskd.train.methods.base import build
-from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.networks.backbones import BACKBONES
 
 config = load_config(None, ["method=coarse", "coarse.fine=0.5", "embedding.width=0.125", "decoder.width=0.125"])
 assert config.recipe.epochs == 40
 assert config.coarse.fine == 0.5
-method = build(config, Encoder(BACKBONES["resnet18"]).requires_grad_(False)).train()
+method = build(config, BACKBONES["resnet18"].encoder().requires_grad_(False)).train()
 print(list(method.readings()), list(method(*torch.randn(2, 2, 3, 64, 64).unbind())))
 """
 

@@ -19,7 +19,7 @@ from dskd.runtime.pipeline import run as run_pipeline
 from dskd.runtime.result import Verdict
 from dskd.train.config import load_config
 from dskd.train.data import InspectionSet, find_images
-from dskd.train.networks.resnet import BACKBONES
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.run import run
 from dskd.train.trained_run import TrainedRun, load_run
 from dskd.train.weights import load_teacher

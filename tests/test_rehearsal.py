@@ -14,7 +14,7 @@ from dskd.train.config import load_config
 from dskd.train.data import find_images
 from dskd.train.methods.base import Features, build
 from dskd.train.methods.rd import DecoderPath, ReverseDistillation
-from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.rehearsal import rehearse
 from dskd.train.run import run
 
@@ -59,7 +59,7 @@ def test_a_method_that_cannot_be_finished_is_refused_before_its_first_step(
 def test_a_rehearsal_changes_nothing_of_what_is_trained() -> None:
     config = load_config(None, TINY)
     torch.manual_seed(0)
-    method = build(config, Encoder(BACKBONES["resnet18"]).requires_grad_(False)).train()
+    method = build(config, BACKBONES["resnet18"].encoder().requires_grad_(False)).train()
     before, random = {n: t.clone() for n, t in method.state_dict().items()}, torch.random.get_rng_state()
     inputs = torch.randint(0, 256, (3, 64, 96, 3), dtype=torch.uint8).numpy()
     torch.random.set_rng_state(random)

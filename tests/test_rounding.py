@@ -34,7 +34,7 @@ def test_inputs_and_weights_are_rounded_but_those_of_the_first() -> None:
         weight = to_steps(last.weight, last.weight.abs().amax((0, 2, 3), keepdim=True))
         expected = nn.functional.conv_transpose2d(to_steps(x, x.abs().max()), weight, last.bias, stride=2)
         plain = network(image)
-        with rounding(network, first="0"):
+        with rounding(network, first=network[0]):
             found = network(image)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     assert float((found - plain).abs().max()) > 1e-4
@@ -43,7 +43,7 @@ def test_inputs_and_weights_are_rounded_but_those_of_the_first() -> None:
 def test_gradients_pass_and_everything_is_as_before_afterwards() -> None:
     network, image = path(), torch.randn(2, 3, 9, 9)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    with rounding(network, first="0"):
+    with rounding(network, first=network[0]):
         network(image).square().sum().backward()
         gradients = [parameter.grad for parameter in network.parameters()]
         assert all(gradient is not None and float(gradient.abs().sum()) > 0 for gradient in gradients)
@@ -56,7 +56,7 @@ def test_gradients_pass_and_everything_is_as_before_afterwards() -> None:
 
 def test_zeros_stay_zeros() -> None:
     network = path()
-    with rounding(network, first="0"), torch.no_grad():
+    with rounding(network, first=network[0]), torch.no_grad():
         network[2].bias.zero_()
         assert not network[2](torch.zeros(1, 4, 5, 5)).any()
 

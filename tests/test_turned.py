@@ -19,7 +19,8 @@ from dskd.runtime.result import Image
 from dskd.train.batches import AugmentedImages
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.map_choice import as_decided
-from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.networks.backbone import Encoder
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.settings import AugmentConfig
 from dskd.train.trained_run import TrainedRun
 from dskd.train.turn_choice import FEWEST, Seen, choose, judge, settle_turned
@@ -33,7 +34,7 @@ OTHERS: list[Turned] = ["quarter_mirrored", "half_mirrored", "half", "mirrored",
 @pytest.fixture(scope="module")
 def teacher() -> Encoder:
     torch.manual_seed(0)
-    return Encoder(BACKBONES["resnet18"]).eval().requires_grad_(False)
+    return BACKBONES["resnet18"].encoder().eval().requires_grad_(False)
 
 
 def parts(turned: Turned, count: int = 64, height: int = 64, width: int = 64) -> Image:

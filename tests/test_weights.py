@@ -16,7 +16,8 @@ from torch import Tensor
 from dskd.benchmarks.lab.station.drill import free_port
 from dskd.runtime.errors import CallError, DskdError, MissingPart
 from dskd.train import weights
-from dskd.train.networks.resnet import BACKBONES, Encoder
+from dskd.train.networks.backbone import Encoder
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.weights import load_teacher
 
 BACKBONE = BACKBONES["resnet18"]
@@ -37,7 +38,7 @@ def state_of(seed: int) -> State:
     torch.manual_seed(seed)
     return {
         name: tensor if name.endswith("num_batches_tracked") else torch.rand_like(tensor)
-        for name, tensor in Encoder(BACKBONE).state_dict().items()
+        for name, tensor in BACKBONE.encoder().state_dict().items()
     }
 
 
@@ -72,7 +73,7 @@ def test_the_option_goes_before_the_environment_before_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     option, environment = saved(tmp_path / "option.pth", state_of(1)), saved(tmp_path / "environment.pth", state_of(2))
-    cached = saved(tmp_path / "torch" / "hub" / "checkpoints" / BACKBONE.weights_file, state_of(3))
+    cached = saved(tmp_path / "torch" / "hub" / "checkpoints" / BACKBONE.weights.file, state_of(3))
     assert load_teacher(BACKBONE)[1] == cached.name
     assert same(load_teacher(BACKBONE)[0], state_of(3))
     monkeypatch.setenv("DSKD_TEACHER_WEIGHTS", str(environment))
@@ -98,7 +99,7 @@ def test_nothing_found_and_no_network_is_a_missing_part_that_names_the_ways_out(
     with pytest.raises(MissingPart, match=r"--teacher-weights or DSKD_TEACHER_WEIGHTS.*random") as caught:
         load_teacher(BACKBONE)
     assert caught.value.exit_code == 3
-    assert BACKBONE.weights_file in str(caught.value)
+    assert BACKBONE.weights.file in str(caught.value)
     assert time.monotonic() - start < 5
 
 

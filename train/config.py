@@ -12,18 +12,18 @@ from pydantic import BaseModel, Field, ValidationError, create_model, model_vali
 from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 from dskd.runtime.errors import CallError, one_line
 from dskd.train.methods import METHODS
-from dskd.train.settings import RunConfig
+from dskd.train.settings import RECIPES, RunConfig
 
 OWN = {name: method.Settings for name, method in METHODS.all().items() if method.Settings.model_fields}
 
 
 class _Completed(RunConfig):
-    """Takes what is not given from the recipe of the method."""
+    """Takes what is not given from the recipes of the method and of the backbone."""
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, fields: Any) -> Any:
-        """The method's recipe below the given settings; settings of another method are refused."""
+        """The recipes of method and backbone below the given settings; settings of another method are refused."""
         name = fields.get("method", "dskd") if isinstance(fields, dict) else None
         if not isinstance(name, str) or name not in METHODS:
             return fields
@@ -33,10 +33,11 @@ class _Completed(RunConfig):
                 f"{foreign} holds settings of another method than {name}; set method={foreign} or drop them"
             )
         filled = {**fields, **({name: fields.get(name) or {}} if name in OWN else {})}
-        for section, recipe in METHODS[name].recipe.items():
-            given = fields.get(section, {})
-            if isinstance(given, dict):
-                filled[section] = {**recipe, **given}
+        for recipes in (METHODS[name].recipe, RECIPES.get(str(fields.get("backbone")), {})):
+            for section, recipe in recipes.items():
+                given = filled.get(section, {})
+                if isinstance(given, dict):
+                    filled[section] = {**recipe, **given}
         return filled
 
 

@@ -17,6 +17,7 @@ from dskd.runtime.result import Image
 from dskd.train import metrics
 from dskd.train.data import cut_tiles
 from dskd.train.methods.base import InferencePath
+from dskd.train.networks.backbone import Backbone
 from dskd.train.networks.image_input import ImageInput
 from dskd.train.networks.maps import AnomalyMap
 from dskd.train.progress import progress
@@ -55,11 +56,12 @@ class Figures:
 
 
 class EagerGraph(nn.Module):
-    """An inference path with input and map, in torch: the reference for everything exported."""
+    """An inference path with its backbone's input and a map, in torch: the reference for everything exported."""
 
-    def __init__(self, path: InferencePath, anomaly_map: AnomalyMap) -> None:
+    def __init__(self, path: InferencePath, anomaly_map: AnomalyMap, backbone: Backbone) -> None:
         super().__init__()
-        self.to_input, self.path, self.anomaly_map = ImageInput(), path, anomaly_map
+        self.backbone = backbone
+        self.to_input, self.path, self.anomaly_map = ImageInput(backbone), path, anomaly_map
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 BGR [B, H, W, 3] -> (score [B], anomaly map [B, H, W])."""

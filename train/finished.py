@@ -9,7 +9,7 @@ from dskd.train.config import TrainConfig
 from dskd.train.data import InspectionSet, data_sha256
 from dskd.train.fixture import as_found, settle_fixture
 from dskd.train.map_choice import as_decided
-from dskd.train.networks.resnet import BACKBONES
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.products import split_products
 from dskd.train.shape import settle_input
 from dskd.train.trained_run import TrainedRun, load_run

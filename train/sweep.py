@@ -93,7 +93,7 @@ def chosen(options: argparse.Namespace) -> list[Product]:
     """The products that the options name, everything that can be wrong with the call looked at."""
     from dskd.train.config import load_config  # torch, which --help does not wait for
     from dskd.train.data import categories_of
-    from dskd.train.networks.resnet import BACKBONES
+    from dskd.train.networks.backbones import BACKBONES
     from dskd.train.products import ALL, find_products
     from dskd.train.sweep_product import Product
     from dskd.train.weights import RANDOM, load_teacher

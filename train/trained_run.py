@@ -16,8 +16,8 @@ from dskd.train.config import TrainConfig, load_config
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map
 from dskd.train.methods.base import Method, build
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.maps import AnomalyMap
-from dskd.train.networks.resnet import BACKBONES, Encoder
 
 MAPS = "maps."  # names of the maps' tensors begin so in MODEL
 RECORD, CONFIG = "run.json", "config.yaml"
@@ -57,7 +57,7 @@ def load_run(folder: Path) -> TrainedRun:
         raise DskdError(f"{folder / MODEL}: cannot be read ({error.strerror}); train again") from error
     if not matches:
         raise DskdError(f"{folder / MODEL}: does not match {RECORD}; train again")
-    method = build(config, Encoder(BACKBONES[config.backbone]).requires_grad_(False))
+    method = build(config, BACKBONES[config.backbone].encoder().requires_grad_(False))
     maps = build_maps(config, method)
     tensors, _ = read_tensors(folder / MODEL)
     load_model(folder / MODEL, method, {n: t for n, t in tensors.items() if not n.startswith(MAPS)})
@@ -74,4 +74,4 @@ def graph_of(method: Method, maps: nn.ModuleDict, reading: str) -> EagerGraph:
     """The inference path that reads so, with its map."""
     anomaly_map = maps[reading]
     assert isinstance(anomaly_map, AnomalyMap)
-    return EagerGraph(method.inference_path(reading), anomaly_map)
+    return EagerGraph(method.inference_path(reading), anomaly_map, BACKBONES[method.config.backbone])

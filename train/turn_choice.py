@@ -23,8 +23,8 @@ from dskd.train.config import TrainConfig
 from dskd.train.data import read_input
 from dskd.train.error_statistics import SHARED
 from dskd.train.metrics import binomial
+from dskd.train.networks.backbone import Encoder
 from dskd.train.networks.image_input import ImageInput
-from dskd.train.networks.resnet import Encoder
 from dskd.train.networks.usual_features import direction
 from dskd.train.progress import progress
 from dskd.train.settings import RunConfig
@@ -121,7 +121,7 @@ def judge(teacher: Encoder, pictures: Image) -> dict[Way, Seen]:
 
 def _features(teacher: Encoder, pictures: Image) -> Tensor:
     """Directions of the two coarser scales, [N, cells, C] in half precision."""
-    to_input, parts = ImageInput(), []
+    to_input, parts = ImageInput(teacher.backbone), []
     for start in range(0, len(pictures), BATCH):
         batch = torch.from_numpy(np.ascontiguousarray(pictures[start : start + BATCH]))
         _, middle, coarse = (direction(scale) for scale in teacher(to_input(batch)))

@@ -35,7 +35,7 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
         name: f"{name}_half"
         for node in half.graph.node
         if node.name in trunk and node.op_type != "Constant"
-        for name in node.input
+        for name in _computed_with(node)
         if name and name not in made and _is_float(half, name)
     }
     nodes: list[onnx.NodeProto] = []
@@ -55,13 +55,18 @@ def to_half(model: onnx.ModelProto) -> onnx.ModelProto:
     return half
 
 
+def _computed_with(node: onnx.NodeProto) -> list[str]:
+    """Inputs that share the type in which a node computes; the sizes of a Resize are float32 whatever it enlarges."""
+    return list(node.input[:1] if node.op_type == "Resize" else node.input)
+
+
 def _halve_constants(model: onnx.ModelProto, trunk: set[str]) -> None:
     """float32 constants that only the trunk reads become float16; one that the head shares gets a twin."""
     constants = constants_of(model)
     for node in model.graph.node:
         if node.name not in trunk:
             continue
-        for k, name in enumerate(node.input):
+        for k, name in enumerate(_computed_with(node)):
             tensor = constants.get(name)
             if tensor is None or tensor.data_type != TensorProto.FLOAT:
                 continue

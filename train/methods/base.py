@@ -15,8 +15,9 @@ from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.errors import CallError
 from dskd.train import losses
 from dskd.train.methods import METHODS
+from dskd.train.networks.backbone import Backbone, Encoder
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.embedding import Features as Features
-from dskd.train.networks.resnet import BACKBONES, Backbone, Encoder
 from dskd.train.settings import RunConfig
 
 _READING: TypeAdapter[str] = TypeAdapter(Reading)

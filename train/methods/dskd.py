@@ -24,8 +24,8 @@ from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train.methods.base import Features, InferencePath, Method, each_scale, own_settings
 from dskd.train.methods.rd import DecoderPath, ReverseDistillation
 from dskd.train.methods.stfpm import FeaturePyramidMatching
+from dskd.train.networks.backbone import Backbone, Encoder
 from dskd.train.networks.decoder import Decoder
-from dskd.train.networks.resnet import Backbone, Encoder
 from dskd.train.settings import RunConfig
 
 
@@ -68,7 +68,7 @@ class DualStudent(ReverseDistillation):
 
     def __init__(self, config: RunConfig, backbone: Backbone, teacher: Encoder) -> None:
         own = own_settings(config, DskdConfig)
-        encoder_student = Encoder(backbone)  # first: a seed keeps its weights
+        encoder_student = backbone.encoder()  # first: a seed keeps its weights
         super().__init__(config, backbone, teacher, own.fusion)
         if own.encoder_start == "teacher":
             encoder_student.load_state_dict(teacher.state_dict())

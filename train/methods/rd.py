@@ -11,9 +11,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from dskd.train.methods.base import Features, InferencePath, Method
+from dskd.train.networks.backbone import Backbone, Encoder
 from dskd.train.networks.decoder import Decoder
 from dskd.train.networks.embedding import DeepFeatureEmbedding
-from dskd.train.networks.resnet import Backbone, Encoder
 from dskd.train.settings import RunConfig
 
 # Section 3 of the paper and its code: every image as it is, one rate for 200 epochs, the last epoch, the plain map.

@@ -20,7 +20,7 @@ from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train import losses
 from dskd.train.methods.base import Features, own_settings
 from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation
-from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.networks.backbone import Backbone, Encoder
 from dskd.train.settings import RunConfig
 from dskd.train.sinkhorn import sinkhorn_divergence
 

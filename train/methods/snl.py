@@ -19,7 +19,7 @@ from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train import losses
 from dskd.train.methods.base import own_settings
 from dskd.train.methods.rd import RD_RECIPE, ReverseDistillation
-from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.networks.backbone import Backbone, Encoder
 from dskd.train.settings import RunConfig
 
 SPREAD = 0.02  # standard deviation of the centres before training

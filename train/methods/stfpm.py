@@ -12,7 +12,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from dskd.train.methods.base import Features, InferencePath, Method
-from dskd.train.networks.resnet import Backbone, Encoder
+from dskd.train.networks.backbone import Backbone, Encoder
 from dskd.train.settings import RunConfig
 
 
@@ -44,7 +44,7 @@ class FeaturePyramidMatching(Method):
 
     def __init__(self, config: RunConfig, backbone: Backbone, teacher: Encoder, rate: float = 1.0) -> None:
         super().__init__(config, backbone, teacher)
-        self.encoder_student = Encoder(backbone)
+        self.encoder_student = backbone.encoder()
         self.rate = rate
 
     def forward(self, clean: Tensor, seen: Tensor) -> dict[str, Tensor]:

@@ -20,9 +20,9 @@ from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.train import losses
 from dskd.train.methods.base import Features, InferencePath, own_settings
 from dskd.train.methods.rd import RD_RECIPE, DecoderPath, ReverseDistillation
+from dskd.train.networks.backbone import Backbone, Encoder
 from dskd.train.networks.decoder import Decoder
 from dskd.train.networks.injection import InjectedDecoder
-from dskd.train.networks.resnet import Backbone, Encoder
 from dskd.train.settings import RunConfig
 
 TEACHER, STUDENT = 0, 1  # phases

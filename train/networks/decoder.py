@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dskd.train.networks.embedding import PLANES
-from dskd.train.networks.resnet import Backbone, initialise, stage
+from dskd.train.networks.backbone import Backbone
+from dskd.train.networks.convolutions import initialise
 
 
 class Decoder(nn.Module):
@@ -15,11 +15,9 @@ class Decoder(nn.Module):
         """``channels`` of the embedding (None: the backbone's own); ``width`` inside the blocks, as a share."""
         super().__init__()
         _, c2, c3 = backbone.channels
-        coarse, middle, fine = backbone.layers
-        blocks = backbone.narrowed(width)
-        self.stage3 = stage(blocks, channels or PLANES * backbone.block.expansion, 256, coarse, up=True)
-        self.stage2 = stage(blocks, c3, 128, middle, up=True)
-        self.stage1: nn.Module = stage(blocks, c2, 64, fine, up=True)
+        self.stage3 = backbone.rebuilding(2, channels or backbone.embedding_channels(1.0), width)
+        self.stage2 = backbone.rebuilding(1, c3, width)
+        self.stage1: nn.Module = backbone.rebuilding(0, c2, width)
         initialise(self)
 
     def forward(self, embedding: Tensor) -> tuple[Tensor, Tensor, Tensor]:

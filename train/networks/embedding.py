@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dskd.train.networks.resnet import Backbone, conv3x3, initialise, stage
+from dskd.train.networks.backbone import Backbone
+from dskd.train.networks.convolutions import conv3x3, initialise
 from dskd.train.settings import EmbeddingConfig
 
 Features = tuple[Tensor, Tensor, Tensor]  # of the three scales, fine to coarse
-PLANES = 512  # of the embedding; times the block's expansion they are its channels
 
 
 def halve(inplanes: int, planes: int) -> nn.Sequential:
@@ -30,14 +30,13 @@ class DeepFeatureEmbedding(nn.Module):
         super().__init__()
         slim = slim or EmbeddingConfig()
         c1, c2, c3 = backbone.channels
-        planes = round(PLANES * slim.width)
-        blocks = backbone if slim.inner == "wide" else backbone.narrowed(1 / backbone.width)
-        self.channels = planes * backbone.block.expansion
+        self.channels = backbone.embedding_channels(slim.width)
         self.fusion = fusion
         if fusion:
-            self.fine = nn.Sequential(halve(c1, c2), halve(c2, c3))
-            self.middle = halve(c2, c3)
-        self.embed = stage(blocks, 3 * c3 if fusion else c3, planes, backbone.embedding_blocks, stride=2)
+            joined = backbone.fused_channels
+            self.fine = nn.Sequential(halve(c1, c2), halve(c2, joined))
+            self.middle = halve(c2, joined)
+        self.embed = backbone.embedding(c3 + 2 * backbone.fused_channels if fusion else c3, slim.width, slim.inner)
         initialise(self)
 
     def forward(self, features: Features) -> Tensor:

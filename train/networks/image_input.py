@@ -1,12 +1,11 @@
-"""The first step inside the graph: camera bytes to what an ImageNet network expects."""
+"""The first step inside the graph: camera bytes to what a teacher expects."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from dskd.train.networks.backbone import Backbone
 
 
 class ImageInput(nn.Module):
@@ -15,10 +14,10 @@ class ImageInput(nn.Module):
     Training reorders to RGB; the exported graph keeps BGR and carries the order in its first convolution's weights.
     """
 
-    def __init__(self, rgb: bool = True) -> None:
+    def __init__(self, backbone: Backbone, rgb: bool = True) -> None:
         super().__init__()
         self.rgb = rgb
-        mean, std = torch.tensor(IMAGENET_MEAN[::-1]), torch.tensor(IMAGENET_STD[::-1])
+        mean, std = torch.tensor(backbone.mean[::-1]), torch.tensor(backbone.std[::-1])
         self.register_buffer("scale", (1.0 / (255.0 * std)).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(1, 3, 1, 1), persistent=False)
         self.scale: Tensor

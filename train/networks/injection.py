@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dskd.train.networks.backbone import Backbone
+from dskd.train.networks.convolutions import conv1x1, conv3x3
 from dskd.train.networks.decoder import Decoder
 from dskd.train.networks.embedding import Features
-from dskd.train.networks.resnet import Backbone, conv1x1, conv3x3
 
 FLOOR = 1e-4  # of a vector's largest value; what is smaller is nothing, and half precision can still divide by it
 

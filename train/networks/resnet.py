@@ -7,27 +7,16 @@ first three stages are needed. Sources: He et al. 2016; Zagoruyko & Komodakis 20
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
+from dskd.train.networks.backbone import Backbone, Encoder
+from dskd.train.networks.convolutions import conv1x1, conv3x3, deconv2x2, initialise
+
 STAGE_PLANES = (64, 128, 256)
-
-
-def conv3x3(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
-    """3x3 convolution, padded, without bias (a BatchNorm always follows)."""
-    return nn.Conv2d(inplanes, planes, 3, stride, 1, bias=False)
-
-
-def conv1x1(inplanes: int, planes: int, stride: int = 1) -> nn.Conv2d:
-    """1x1 convolution without bias."""
-    return nn.Conv2d(inplanes, planes, 1, stride, bias=False)
-
-
-def deconv2x2(inplanes: int, planes: int) -> nn.ConvTranspose2d:
-    """Transposed 2x2 convolution, stride 2: doubles height and width without overlap."""
-    return nn.ConvTranspose2d(inplanes, planes, 2, 2, bias=False)
+EMBEDDING_PLANES = 512  # times the block's expansion they are the embedding's channels
 
 
 class BasicBlock(nn.Module):
@@ -77,9 +66,6 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + identity)
 
 
-Block = Callable[..., nn.Module]
-
-
 def shortcut(inplanes: int, outplanes: int, stride: int, up: bool) -> nn.Sequential | None:
     """Projection for the shortcut where size or width changes, else None."""
     if up:
@@ -90,59 +76,69 @@ def shortcut(inplanes: int, outplanes: int, stride: int, up: bool) -> nn.Sequent
 
 
 @dataclass(frozen=True)
-class Backbone:
+class ResNet(Backbone):
     """What distinguishes one ResNet from another: block, blocks per stage, inner width factor, embedding depth."""
 
     block: type[BasicBlock] | type[Bottleneck]
     layers: tuple[int, int, int]
     width: float
     embedding_blocks: int
-    weights_file: str
 
     @property
     def channels(self) -> tuple[int, int, int]:
-        """Channels of the three feature maps, fine to coarse."""
+        """See Backbone."""
         first, second, third = (planes * self.block.expansion for planes in STAGE_PLANES)
         return first, second, third
 
-    def narrowed(self, factor: float) -> Backbone:
-        """The same with blocks of another inner width; what goes in and comes out keeps its channels."""
-        return replace(self, width=self.width * factor)
+    def encoder(self) -> ResNetEncoder:
+        """See Backbone."""
+        return ResNetEncoder(self)
+
+    def embedding_channels(self, share: float) -> int:
+        """See Backbone."""
+        return round(EMBEDDING_PLANES * share) * self.block.expansion
+
+    def embedding(self, inplanes: int, share: float, inner: Literal["wide", "plain"]) -> nn.Sequential:
+        """See Backbone. "plain": of ResNet18's inner width."""
+        width = self.width if inner == "wide" else 1.0
+        return self.stage(inplanes, round(EMBEDDING_PLANES * share), self.embedding_blocks, width, stride=2)
+
+    def rebuilding(self, scale: int, inplanes: int, width: float) -> nn.Sequential:
+        """See Backbone. As many blocks as the encoder's stages have, but coarse to fine."""
+        return self.stage(inplanes, STAGE_PLANES[scale], self.layers[-1 - scale], self.width * width, up=True)
+
+    def stage(
+        self, inplanes: int, planes: int, blocks: int, width: float, stride: int = 1, up: bool = False
+    ) -> nn.Sequential:
+        """``blocks`` residual blocks, of which the first changes size and channels; ``width`` is a factor inside."""
+        first = self.block(inplanes, planes, stride, width, up)
+        outplanes = planes * self.block.expansion
+        return nn.Sequential(first, *(self.block(outplanes, planes, width=width) for _ in range(blocks - 1)))
 
 
-BACKBONES = {
-    "resnet18": Backbone(BasicBlock, (2, 2, 2), 1, 2, "resnet18-f37072fd.pth"),
-    "wide_resnet50_2": Backbone(Bottleneck, (3, 4, 6), 2, 3, "wide_resnet50_2-95faca4d.pth"),
-}
+class ResNetEncoder(Encoder):
+    """Stem to layer3."""
 
-
-def stage(
-    backbone: Backbone, inplanes: int, planes: int, blocks: int, stride: int = 1, up: bool = False
-) -> nn.Sequential:
-    """``blocks`` residual blocks, of which the first changes size and width."""
-    first = backbone.block(inplanes, planes, stride, backbone.width, up)
-    outplanes = planes * backbone.block.expansion
-    rest = [backbone.block(outplanes, planes, width=backbone.width) for _ in range(blocks - 1)]
-    return nn.Sequential(first, *rest)
-
-
-class Encoder(nn.Module):
-    """Stem to layer3: the teacher, and with fresh weights the encoder student."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
+    def __init__(self, backbone: ResNet) -> None:
+        super().__init__(backbone)
         c1, c2, _ = backbone.channels
         self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
-        self.layer1 = stage(backbone, 64, 64, backbone.layers[0])
-        self.layer2 = stage(backbone, c1, 128, backbone.layers[1], stride=2)
-        self.layer3 = stage(backbone, c2, 256, backbone.layers[2], stride=2)
+        blocks, width = backbone.layers, backbone.width
+        self.layer1 = backbone.stage(64, 64, blocks[0], width)
+        self.layer2 = backbone.stage(c1, 128, blocks[1], width, stride=2)
+        self.layer3 = backbone.stage(c2, 256, blocks[2], width, stride=2)
         initialise(self)
 
+    @property
+    def first(self) -> nn.Conv2d:
+        """See Encoder."""
+        return self.conv1
+
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised RGB [B, 3, H, W] -> features [B, 64e, H/4, W/4], [B, 128e, H/8, W/8], [B, 256e, H/16, W/16].
+        """See Encoder; [B, 64e, H/4, W/4], [B, 128e, H/8, W/8], [B, 256e, H/16, W/16].
 
         e is the block expansion (1 for ResNet18, 4 for WideResNet50-2).
         """
@@ -151,10 +147,3 @@ class Encoder(nn.Module):
         f2 = self.layer2(f1)
         f3 = self.layer3(f2)
         return f1, f2, f3
-
-
-def initialise(module: nn.Module) -> None:
-    """Kaiming normal (fan out) on plain convolutions; transposed ones keep PyTorch's default, as in RD4AD's code."""
-    for part in module.modules():
-        if isinstance(part, nn.Conv2d):
-            nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")

@@ -20,12 +20,12 @@ Convolution = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 @contextmanager
-def rounding(path: nn.Module, first: str = "teacher.conv1") -> Iterator[None]:
+def rounding(path: nn.Module, first: nn.Module) -> Iterator[None]:
     """Inside, every convolution of an inference path but its ``first`` rounds; afterwards all is as before.
 
     The first one stays in half precision in INT8 graphs too: its few channels cost little and its noise goes everywhere.
     """
-    chosen = [m for name, m in path.named_modules() if isinstance(m, Convolution) and name != first]
+    chosen = [part for part in path.modules() if isinstance(part, Convolution) and part is not first]
     hooks = []
     for convolution in chosen:
         channel = 1 if isinstance(convolution, nn.ConvTranspose2d) else 0

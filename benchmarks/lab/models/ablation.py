@@ -23,6 +23,7 @@ from dskd.runtime.errors import CallError, Parser, exit_with_code
 from dskd.train.config import load_config
 from dskd.train.data import InspectionSet, find_images
 from dskd.train.evaluate import EagerGraph, figures, score
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.maps import AnomalyMap
 from dskd.train.trained_run import TrainedRun
 
@@ -95,7 +96,9 @@ def by_published_map(done: TrainedRun, images: InspectionSet) -> dict[str, dict[
     test, spec = read_labelled(images, done.config.input), done.config.input
     found = {}
     for reading in done.method.readings():
-        graph = EagerGraph(done.method.inference_path(reading), AnomalyMap(spec.height, spec.width))
+        graph = EagerGraph(
+            done.method.inference_path(reading), AnomalyMap(spec.height, spec.width), BACKBONES[done.config.backbone]
+        )
         scored = score(graph, test.inputs, torch.device("cpu"), f"published map, {reading}")
         found[reading] = figures(scored, test.defects, test.masks).as_dict()
     atomic.write_text(file, json.dumps({key: found}, indent=1))

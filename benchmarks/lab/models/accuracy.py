@@ -62,6 +62,13 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in
         "map.scale_weights=[1,1,1]",
     ),
     "dskd-decoder": ("method=dskd", "dskd.students=decoder"),
+    "dskd-lite": (
+        "method=dskd",
+        "backbone=efficientnet_lite0",
+        "embedding.width=0.5",
+        "decoder.width=0.5",
+        "map.components=256",
+    ),
     "dskd-slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"),
 }
 # Each is run by onnxruntime: ``int8`` is the graph that TensorRT builds from, ``int8-cpu`` the one that a CPU runs.

@@ -27,10 +27,11 @@ from dskd.train.data import find_images, load_inputs, split
 from dskd.train.error_statistics import ErrorStatistics, PrincipalComponents
 from dskd.train.evaluate import BATCH
 from dskd.train.local_statistics import ENOUGH, plain_or_usual
+from dskd.train.networks.backbone import Encoder
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.image_input import ImageInput
 from dskd.train.networks.local_distance import LocalDistance
 from dskd.train.networks.maps import AnomalyMap
-from dskd.train.networks.resnet import BACKBONES, Encoder
 from dskd.train.selection import auroc
 from dskd.train.shape import settle_input
 from dskd.train.turn_choice import settle_turned
@@ -64,7 +65,7 @@ class Seen:
     """Pictures [N, H, W, 3] as the teacher saw them, in half precision: each goes through it once."""
 
     def __init__(self, teacher: Encoder, pictures: Image | Copies, label: str) -> None:
-        to_input, parts = ImageInput(), list[tuple[Tensor, ...]]()
+        to_input, parts = ImageInput(teacher.backbone), list[tuple[Tensor, ...]]()
         for start in tqdm(range(0, len(pictures), BATCH), desc=label, unit="batch", leave=False, disable=None):
             batch = torch.from_numpy(np.array(pictures[start : start + BATCH]))
             parts.append(tuple(scale.half() for scale in teacher(to_input(batch))[1:]))

@@ -26,6 +26,7 @@ from dskd.runtime.result import Image
 from dskd.train import metrics
 from dskd.train.data import at_network_size, find_images, load_inputs
 from dskd.train.evaluate import Scored
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.cosine_distance import cosine_distance
 from dskd.train.networks.image_input import ImageInput
 from dskd.train.networks.joined_distance import JoinedDistances
@@ -118,7 +119,7 @@ class _Looking:
 
     def __init__(self, done: TrainedRun, distance: UsualFeatures) -> None:
         self._path, self._distance = done.method.inference_path(next(iter(done.method.readings()))), distance
-        self._to_input = ImageInput()
+        self._to_input = ImageInput(BACKBONES[done.config.backbone])
 
     @torch.no_grad()
     def __call__(self, pictures: Image, label: str) -> Distances:

@@ -30,7 +30,7 @@ from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
 from dskd.runtime.inspection.backends import open_backend
 from dskd.train.data import InspectionSet, data_sha256, find_images, load_inputs
 from dskd.train.metrics import auroc, average_precision
-from dskd.train.networks.resnet import BACKBONES
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.weights import load_teacher
 
 NAME = "deployed"

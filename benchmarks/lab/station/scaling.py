@@ -28,7 +28,7 @@ from dskd.train.config import load_config
 from dskd.train.evaluate import EagerGraph
 from dskd.train.local_statistics import build_map
 from dskd.train.methods.base import build
-from dskd.train.networks.resnet import BACKBONES
+from dskd.train.networks.backbones import BACKBONES
 from dskd.train.weights import load_teacher
 
 WEIGHT_BYTES = {"FP16": 2, "INT8": 1}
@@ -94,8 +94,9 @@ class Load:
 def default_load() -> Load:
     """Of the graph that the default configuration exports; weights do not matter, so the teacher is random."""
     config = load_config(None, [])
-    method = build(config, load_teacher(BACKBONES[config.backbone], "random")[0])
-    graph = prune(EagerGraph(method.inference_path(next(iter(method.readings()))), build_map(config)))
+    backbone = BACKBONES[config.backbone]
+    method = build(config, load_teacher(backbone, "random")[0])
+    graph = prune(EagerGraph(method.inference_path(next(iter(method.readings()))), build_map(config), backbone))
     with tempfile.TemporaryDirectory() as folder:
         import torch
 
