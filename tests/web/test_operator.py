@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .browsing import NEEDS_BROWSER, Line, find, open_view, reject_in_use, sign_in, text, value, verdict, wait
+from .browsing import NEEDS_BROWSER, Line, find, open_view, reject_in_use, screen, sign_in, text, value, verdict, wait
 
 ActionChains = pytest.importorskip("selenium.webdriver", reason="selenium is not installed").ActionChains
 pytestmark = NEEDS_BROWSER
@@ -211,5 +211,11 @@ def test_the_browser_chooses_the_language(
         open_view(page, line, "live")
         wait(lambda: verdict(page)[0] == word)
         assert page.execute_script("return document.documentElement.lang") == language
+        screen(page, "phone")
+        sides = page.execute_script(
+            "return ['.verdict', '.verdict-word'].map((s) => document.querySelector(s).getBoundingClientRect())"
+        )
+        assert sides[0]["left"] <= sides[1]["left"]
+        assert sides[1]["right"] <= sides[0]["right"]
     finally:
         page.execute_cdp_cmd("Emulation.setUserAgentOverride", {"userAgent": agent, "acceptLanguage": "en-US"})

@@ -62,7 +62,7 @@ export function showVerdict(look) {
     field.querySelector(".verdict-shape").replaceChildren(shape(look.kind));
   }
   text(field.querySelector(".verdict-word"), look.word);
-  field.dataset.long = look.word.length > 8 ? "yes" : "no";
+  field.dataset.long = look.word.length > 9 ? "yes" : look.word.length > 6 ? "some" : "no";
   text(field.querySelector(".verdict-eyebrow"), look.eyebrow ?? "");
   const why = look.why ?? sentence(look.found, frameSize(look.found));
   field.dataset.crowded = why.length > 44 ? "very" : look.eyebrow ? "some" : "no";
