@@ -34,10 +34,11 @@ SETTINGS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tiled_run(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+@pytest.fixture(scope="module", params=["resnet18", pytest.param("efficientnet_lite0", marks=pytest.mark.thorough)])
+def tiled_run(request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     folder = tmp_path_factory.mktemp("tiled") / "run"
-    run(load_config(None, SETTINGS), find_images(small_set), "random", folder, "cpu", strict=True)
+    settings = [*SETTINGS, f"backbone={request.param}"]
+    run(load_config(None, settings), find_images(small_set), "random", folder, "cpu", strict=True)
     return load_run(folder)
 
 
