@@ -79,8 +79,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` as UTF-8 to ``path`` whole or not at all."""
-    write_bytes(path, text.encode())
+    """Writes ``text`` as UTF-8 to ``path`` whole or not at all. Bytes of a file name that are no text are written escaped."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_new(path: Path, data: bytes, mode: int) -> None:

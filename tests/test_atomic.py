@@ -48,3 +48,8 @@ def test_a_file_keeps_mode_and_owner_when_it_is_replaced(tmp_path: Path) -> None
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
     assert after.st_ino != before.st_ino
     assert file.read_text() == "new"
+
+
+def test_a_name_that_is_no_text_may_stand_in_a_text(tmp_path: Path) -> None:
+    atomic.write_text(tmp_path / "report.html", os.fsdecode(b"pr\xfcfling \xc3\xa4"))
+    assert (tmp_path / "report.html").read_text("utf-8") == "pr\\udcfcfling \u00e4"

@@ -1,7 +1,8 @@
-"""The signed list of wheels: what install.sh takes and what it refuses, before it runs anything of the folder."""
+"""What install.sh takes and what it refuses before it runs anything of a wheel folder; and the file of secrets it makes."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -172,3 +173,19 @@ def test_pip_installs_only_what_was_verified(folder: Path, tmp_path: Path) -> No
     done = subprocess.run([*pip, "--target", tmp_path / "bad"], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "DO NOT MATCH" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to root")
+def test_secrets_are_for_root_and_the_service_alone(tmp_path: Path) -> None:
+    here = SCRIPT.replace("CONFIG=/etc/dskd", f"CONFIG={tmp_path}").replace("SERVICE_USER=dskd", "SERVICE_USER=root")
+    file = tmp_path / "environment"
+    for before, told in ((None, "made"), (0o640, ""), (0o644, "every user may read its secrets")):
+        if before is not None:
+            file.chmod(before)
+        done = subprocess.run(
+            ["bash", "-c", f"{here}\nmake_secrets"], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert told in done.stdout + done.stderr
+        if before is None:
+            assert file.stat().st_mode & 0o777 == 0o640

@@ -129,6 +129,23 @@ def test_training_resumed_from_its_middle_goes_on_from_there(
     assert curve(run) == curve(uninterrupted)
 
 
+@pytest.mark.thorough
+@pytest.mark.slow
+def test_folders_whose_names_are_no_text_go_all_the_way(small_set: Path, command: Command, tmp_path: Path) -> None:
+    """As an old archive's Latin-1 leaves them."""
+    data = Path(os.fsdecode(os.fsencode(tmp_path) + b"/pr\xfcfling"))
+    shutil.copytree(small_set / "train", data / "train")
+    shutil.copytree(small_set / "test/good", data / "test/good")
+    defect = Path(os.fsdecode(os.fsencode(data) + b"/test/ri\xdf"))
+    shutil.copytree(next(path for path in sorted((small_set / "test").iterdir()) if path.name != "good"), defect)
+    run, bundle = tmp_path / "run", tmp_path / "bundle"
+    done = command(*training(data, run), OMP_NUM_THREADS="1")
+    assert done.returncode == 0, done.stderr
+    done = command("export.onnx", "--run", run, "--out", bundle)
+    assert done.returncode == 0, done.stderr
+    assert command("runtime", "--bundle", bundle, "--source", defect).returncode == 0
+
+
 # -------------------------------------------------------------------------------------------------------------- export
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dskd.runtime.configuration import strict_yaml
-from dskd.runtime.configuration.strict_yaml import LOADER, PlainYaml, parse_yaml
+from dskd.runtime.configuration.strict_yaml import LOADER, PlainYaml, dump_yaml, parse_yaml
 
 
 @pytest.fixture(params=[PlainYaml, LOADER], ids=["python", "as installed"])
@@ -74,3 +76,17 @@ def test_where_both_take_a_text_they_take_it_for_the_same(text: str) -> None:
     """libyaml bears a tab here and there that Python's reader refuses; a bare exclamation mark is text to it, not nothing."""
     told = outcome(PlainYaml, text), outcome(LOADER, text)
     assert yaml.YAMLError in told or told[0] == told[1]
+
+
+def test_bytes_of_a_name_that_are_no_text_are_written_escaped() -> None:
+    name = os.fsdecode(b"pr\xfcfling")
+    for options in ({}, {"allow_unicode": True, "width": 20}):
+        for text in (name, f"\\{name}", f"\\\\{name} \U0001f600 a b c d e f", f"{name}{name}"):
+            told = parse_yaml(dump_yaml({"a": text, "b": [text]}, **options))
+            escaped = text.replace("\udcfc", "\\uDCFC")
+            assert told == {"a": escaped, "b": [escaped]}
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda inner: st.lists(inner, max_size=3)))
+def test_all_text_comes_back(value: object) -> None:
+    assert parse_yaml(dump_yaml({"a": value})) == {"a": value}

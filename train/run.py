@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import yaml
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,6 +21,7 @@ from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import file_sha256
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import BadImage, read_image, write_image
+from dskd.runtime.configuration.strict_yaml import dump_yaml
 from dskd.runtime.errors import CallError, one_line
 from dskd.runtime.inspection.threshold import conformal_thresholds
 from dskd.runtime.result import Image
@@ -219,6 +219,9 @@ def _finish(
         **{f"{part}, and why": why for part, why in record["choices"].items()},  # type: ignore[attr-defined]
     }
     report = folder / "report.html"
+    atomic.write_text(folder / CONFIG, dump_yaml(config.model_dump(mode="json")))
+    # after all that export needs, before the page, which is not worth a run: its presence says that the run is complete
+    atomic.write_text(folder / RECORD, json.dumps(record, indent=1))
     write_report(
         report,
         f"{images.name}: {config.method}",
@@ -230,8 +233,6 @@ def _finish(
         painted.auroc(held),
         folder / "log.csv",
     )
-    atomic.write_text(folder / CONFIG, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    atomic.write_text(folder / RECORD, json.dumps(record, indent=1))  # last: its presence says the run is complete
 
 
 def score_files(graph: nn.Module, paths: list[Path], spec: InputSpec, device: torch.device, label: str) -> Scored:

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dskd.runtime import atomic
 from dskd.runtime.bundle.manifest import SCHEMA, Finite, Manifest
-from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
+from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, dump_yaml, first_fault, parse_yaml
 from dskd.runtime.errors import CallError, DskdError
 
 MANIFEST = "manifest.yaml"
@@ -219,7 +219,7 @@ def read_regular(file: Path, limit: int) -> bytes:
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Writes ``manifest.yaml`` with its seal, whole or not at all."""
     fields = manifest.model_dump(mode="json", by_alias=True)
-    body = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=120).encode()
+    body = dump_yaml(fields, allow_unicode=True, width=120).encode()
     seal = hashlib.sha256(body).hexdigest()
     atomic.clear_leftovers(path, MANIFEST)
     atomic.write_bytes(path / MANIFEST, f"{_SEAL}{seal}\n".encode() + body)

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Hashable
+from typing import Any
 
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # before the first model: it would search all that is installed
 
@@ -83,6 +84,14 @@ LOADER = _loader()
 
 # Nested too deep; a date or number that is none; and what PyYAML trips over where a tag does not fit its text.
 _WRONG = (RecursionError, ValueError, KeyError, IndexError, AttributeError, TypeError, OverflowError)
+
+
+_NO_TEXT = re.compile(r"(?<!\\)((?:\\\\)*)\\u(D[89A-F][0-9A-F]{2})")  # how yaml writes half a surrogate pair
+
+
+def dump_yaml(fields: object, **options: Any) -> str:
+    """Plain data as YAML that ``parse_yaml`` reads, in the order of its keys; bytes of names that are no text are escaped."""
+    return _NO_TEXT.sub(r"\1\\\\u\2", yaml.safe_dump(fields, sort_keys=False, **options))
 
 
 def parse_yaml(text: str) -> object:
