@@ -1,7 +1,8 @@
 """Which inspections the archive should hold and does not: listed in its folder, counted in what its status says.
 
 A kill takes the pictures that wait, a full queue or disk those that come. Each inspection of the store that the rule
-keeps for certain is looked for once what was done about it is over. The list is ``not_kept.jsonl``.
+keeps for certain is looked for once what was done about it is over. The list is ``not_kept.jsonl``; after a kill in the
+middle of listing some stand there twice, which the id tells.
 """
 
 from __future__ import annotations

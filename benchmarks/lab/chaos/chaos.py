@@ -101,11 +101,11 @@ def rounds(mishaps: Sequence[Mishap], chance: random.Random) -> Iterator[list[tu
             if not names:
                 names = list(mishaps)
                 chance.shuffle(names)
-            found = next((one for one in names if one.group not in groups), None)
+            found = next((one for one in names if not groups & set(one.groups.split())), None)
             if found is not None:
                 names.remove(found)
                 chosen.append(found)
-                groups.add(found.group)
+                groups |= set(found.groups.split())
         yield [(one, chance.uniform(0, LATEST), chance.uniform(*HELD)) for one in chosen]
 
 
@@ -121,7 +121,12 @@ def play(planned: list[tuple[Mishap, float, float]], spans: list[Span]) -> None:
     for until, mishap, at in sorted(begun, key=lambda each: each[0]):
         time.sleep(max(0.0, until - time.monotonic()))
         end = time.monotonic()
-        mishap.end()
+        try:
+            mishap.end()
+        except DskdError as error:
+            print(
+                f"{mishap.kind.name}: {error}", file=sys.stderr
+            )  # what is not ok for it afterwards is a finding of the run
         spans.append(Span(mishap.kind, at, max(end, time.monotonic()) if mishap.kind.restarts else end))
 
 

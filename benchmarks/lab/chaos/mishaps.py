@@ -33,10 +33,10 @@ DOWN = 120.0  # seconds that a station may take to end or to come back
 
 @dataclass(frozen=True)
 class Mishap:
-    """``group``: of two mishaps of one group only one goes on at a time."""
+    """``groups``, in words: of two mishaps that share one only one goes on at a time."""
 
     kind: Kind
-    group: str
+    groups: str
     begin: Callable[[], None]
     end: Callable[[], None]
 
@@ -203,7 +203,7 @@ class Mishaps:
         found = [
             Mishap(kind("store locked", STORE, may=CAMERAS, detect=5, recover=20), "store", self._lock_store, self._unlock),
             Mishap(kind("store taken away", may=frozenset({STORE, ARCHIVE})), "store", self._take_store, nothing),
-            Mishap(kind("store damaged", STORE, restarts=True, detect=40, recover=60), "process", self._damage, self._restart),
+            Mishap(kind("store damaged", STORE, restarts=True, detect=40, recover=60), "process store", self._damage, self._restart),
             Mishap(kind("archive deleted", may=frozenset({ARCHIVE})), "archive", lambda: shutil.rmtree(archive, ignore_errors=True), nothing),
             Mishap(kind("archive's place taken", may=frozenset({ARCHIVE}), recover=120), "archive", archive_taken, archive_free),
             Mishap(kind("bundle gone", may=frozenset()), "process", lambda: self._bundle(away=True), lambda: self._bundle(away=False)),

@@ -178,7 +178,8 @@ def _account(folder: Path, number: int, ways: list[Way], longest_start: float, l
     present = len(parts & answers.keys())
     archive = folder / "data" / "archive"
     kept = sum(file.name != MISTIMED for file in archive.rglob("*.json"))
-    listed_there = sum(len(file.read_text().splitlines()) for file in archive.glob("not_kept*.jsonl"))
+    lines = [line for file in archive.glob("not_kept*.jsonl") for line in file.read_text().splitlines()]
+    listed_there = len({json.loads(line)["id"] for line in lines})  # a kill in the middle of the list repeats some
     return Account(
         kills=number,
         acknowledged={name: len(found) for name, found in acknowledged.items()},
