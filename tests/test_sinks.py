@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -204,11 +205,25 @@ def test_overlays_are_called_as_their_pictures_and_replaced_by_another_run(
 
 
 def test_a_part_that_is_judged_otherwise_leaves_no_overlay_of_before(tmp_path: Path) -> None:
-    sink = ImagesSink(ImagesConfig(kind="images", folder=tmp_path))
     for verdict in (Verdict.PASS, Verdict.REJECT):
         found = replace(inspection(1, verdict), frame="crack/003.png")
+        sink = ImagesSink(ImagesConfig(kind="images", folder=tmp_path))
         sink.write([(replace(frame_of(found), id="crack/003.png"), found)])
+        for path in tmp_path.rglob("*.png"):
+            os.utime(path, (0, 0))  # written long before the next run
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] == ["REJECT/crack-003.png"]
+
+
+def test_a_name_that_comes_twice_in_a_run_loses_no_overlay(tmp_path: Path) -> None:
+    sink = ImagesSink(ImagesConfig(kind="images", folder=tmp_path))
+    for number, (name, verdict) in enumerate(
+        (("a.png", Verdict.REJECT), ("a.jpg", Verdict.PASS), ("a.png", Verdict.PASS))
+    ):
+        found = replace(inspection(number + 1, verdict), frame=name)
+        sink.write([(replace(frame_of(found), id=name, captured=1e9 + number), found)])
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png"))
+    assert names[-1] == "REJECT/a.png"
+    assert [name.rpartition("-")[2] for name in names[:-1]] == ["a.png", "a.png"]
 
 
 # -------------------------------------------------------------------------------------------------------- the station

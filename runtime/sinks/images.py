@@ -19,6 +19,7 @@ from dskd.runtime.result import Dropped, Frame, Inspection, Result, Verdict
 from dskd.runtime.sinks.base import Fields, Sink, SinkConfig, SinkContext, SinkKind, options
 
 _OPTIONS = re.compile(r"\?((?:names|beside)=[^/&=?]*(?:&(?:names|beside)=[^/&=?]*)*)$")
+MOST_NAMES = 100_000  # that are remembered, in some ten megabytes; after them all carry their time
 LONGEST_NAME = 180  # with time and suffix under the 255 bytes of most file systems
 
 
@@ -28,7 +29,9 @@ class ImagesConfig(SinkConfig):
     kind: Literal["images"]
     folder: LocalPath = Field(description="folder; PASS, REVIEW and REJECT are folders in it")
     names: Literal["input", "time"] = Field(
-        "input", description="input: after the picture's file, so that another run replaces it; time: time and frame"
+        "input",
+        description="input: after the picture's file, so that another run replaces it, with the time where a run meets a name twice; "
+        "time: time and frame",
     )
     beside: bool = Field(False, description="the picture as it was taken to the left of the overlay")
 
@@ -40,6 +43,7 @@ class ImagesSink(Sink):
 
     def __init__(self, config: ImagesConfig, required: bool = True) -> None:
         self._config, self._folder = config, Path(config.folder)
+        self._names = set[str]()  # of this run
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -63,10 +67,17 @@ class ImagesSink(Sink):
         if self._config.beside:
             picture = side_by_side(frame.image, picture)
         name = f"{file_name(frame.id)}.png"
-        if self._config.names == "time" or not is_image_name(frame.id):  # a camera's frame numbers begin again
+        # a camera's frame numbers begin again, and a folder may give a name twice, or a.png and a.jpg
+        if (
+            self._config.names == "time"
+            or not is_image_name(frame.id)
+            or name in self._names
+            or len(self._names) >= MOST_NAMES
+        ):
             taken = datetime.fromtimestamp(frame.captured, timezone.utc).strftime("%Y%m%dT%H%M%S.%f")
             name = f"{taken}-{name}"
         else:
+            self._names.add(name)
             for other in set(Verdict) - {found.verdict}:  # of a run before
                 (self._folder / other.value / name).unlink(missing_ok=True)
         write_image(self._folder / found.verdict.value / name, picture)
