@@ -13,8 +13,9 @@ from station_files import wait_for
 
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Answer, Dropped, Frame, Inspection, Verdict
+from dskd.runtime.station import recorder as recorder_module
 from dskd.runtime.station.recorder import MOST_FRAMES, STORE_WAIT, Recorded, Recorder
-from dskd.runtime.store import Store
+from dskd.runtime.store import Store, StoreLocked
 
 
 class Line:
@@ -66,6 +67,28 @@ def test_records_are_stored_before_anybody_hears_of_them(line: Line) -> None:
     assert line.count() == 40
     assert all(stored > 0 for stored in line.stored_when_handed)
     assert [entry.record.part for _, entry in line.handed] == [str(n) for n in range(20) for _ in range(2)]
+
+
+def test_what_is_told_is_stored_though_the_store_refused_for_a_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another thread's commit takes long: a kill just then must lose nothing that the line was told."""
+    monkeypatch.setattr(recorder_module, "MOMENT", 60.0)
+    monkeypatch.setattr(recorder_module, "LONGEST_WAIT", 60.0)
+    line, refusals = Line(tmp_path), [StoreLocked("another thread writes")]
+    add = line.store.add
+
+    def busy(*given: object) -> list[int]:
+        if refusals:
+            raise refusals.pop()
+        return add(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(line.store, "add", busy)
+    line.recorder.put(Answer("top", "1", Verdict.REJECT, Reason.NO_FRAME, 0.0, 1.0), due=time.monotonic() + 60)
+    wait_for(lambda: line.handed)
+    assert line.stored_when_handed == [1]
+    assert line.recorder.close(5) == 0
+    line.store.close()
 
 
 def test_a_locked_store_holds_nobody_up_and_loses_nothing(line: Line) -> None:

@@ -2,7 +2,7 @@
 
 What is inspected goes into a spool in memory. One thread commits the spool to the store and tries again for as long as
 it takes; another waits for that and hands on to the outputs in order. It waits as long as a part's deadline allows,
-``STORE_WAIT`` at least, and not at all while the store refuses. When the spool is full the station takes no more
+``STORE_WAIT`` at least, and no longer than ``MOMENT`` once the store refuses. When the spool is full the station takes no more
 frames, dropped ones become one record for each camera and kind, and answers are given and not stored. Only a kill while
 the store hangs or refuses loses what the spool holds.
 """
@@ -24,6 +24,7 @@ from dskd.runtime.status import Health, Status
 from dskd.runtime.store import Store, StoreError
 
 STORE_WAIT = 0.05  # seconds an answer may wait for the store beyond its deadline
+MOMENT = 0.5  # seconds that a store may refuse before answers go on without it: another thread's commit is no fault
 LONGEST_WAIT = 2.0  # seconds, whatever the deadline: a disk that takes longer to sync is broken
 SPOOL = 20_000  # records, some ten megabytes: minutes at full speed
 MOST_FRAMES = 32  # pictures that wait to be handed on: some hundred megabytes at most
@@ -173,7 +174,7 @@ class Recorder:
                 last = self._handed + sum(entry.spooled for entry in batch)
                 due = min((entry.due for entry in batch if isinstance(entry.record, Answer)), default=0.0)
                 wait = max(STORE_WAIT, min(due - time.monotonic(), LONGEST_WAIT))
-                self._change.wait_for(lambda last=last: self._stored >= last or self.fault, wait)  # type: ignore[misc]
+                self._await_store(last, time.monotonic() + wait)
             try:
                 self._hand_on(batch)
             except Exception:  # an output's fault must not cost the others their answers
@@ -182,6 +183,11 @@ class Recorder:
                 self._handed = last
                 self._frames -= sum(entry.frame is not None for entry in batch)
                 self._change.notify_all()
+
+    def _await_store(self, upto: int, end: float) -> None:
+        """Waits until so much is stored, until ``end`` (monotonic), or until the store has refused for a moment."""
+        while self._stored < upto and not self._refuses(MOMENT) and (left := end - time.monotonic()) > 0:
+            self._change.wait(min(left, MOMENT / 5) if self.fault else left)
 
     def _keep_storing(self) -> None:
         backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
