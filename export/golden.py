@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from dskd.export.verify import PARITY_IMAGES
+from dskd.runtime.bundle.loading import PROBE_STEP, PROBES
 from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import read_image, write_image
 from dskd.runtime.errors import DskdError
@@ -21,6 +22,7 @@ from dskd.train.trained_run import TrainedRun
 
 COUNT = 8
 LARGEST_SIDE = 1024  # pixels of a stored frame: enough to exercise the resize, little to carry
+GRAINS, PIECE = (1, 3, 8), 16  # pixels: how smooth a probe's noise is, and the side of its pieces
 TRIES = 20  # pseudo-anomalies of which one leaves the part to be found
 
 
@@ -83,16 +85,35 @@ def parity_inputs(run: TrainedRun, count: int = PARITY_IMAGES) -> Image:
     return np.stack([network_input(frame, spec) for frame in _frames(run, count)])
 
 
+def probe_inputs(picture: Image) -> Image:
+    """Pictures [4, H, W, 3] of no part: smooth noise of three grains, and ``picture`` [H, W, 3] in pieces of another order."""
+    rng, (height, width, _) = np.random.default_rng(0), picture.shape
+    found = []
+    for grain in GRAINS:
+        noise = np.dstack([cv2.GaussianBlur(rng.standard_normal((height, width)), (0, 0), grain) for _ in range(3)])
+        found.append(np.clip(127 + 60 * noise / noise.std((0, 1)), 0, 255).astype(np.uint8))
+    rows, columns = height // PIECE, width // PIECE  # sides are multiples of 32
+    pieces = picture.reshape(rows, PIECE, columns, PIECE, 3).swapaxes(1, 2).reshape(-1, PIECE, PIECE, 3)
+    mixed = pieces[rng.permutation(len(pieces))].reshape(rows, columns, PIECE, PIECE, 3)
+    return np.stack([*found, mixed.swapaxes(1, 2).reshape(picture.shape)])
+
+
 def write_golden(run: TrainedRun, reading: str, folder: Path) -> int:
-    """Writes ``frame_K.png``, ``inputs.npy``, ``scores.npy`` and ``maps.npy``; returns the number of frames."""
+    """Writes ``frame_K.png``, ``inputs.npy``, ``scores.npy`` and ``maps.npy``, and probes with their maps; returns the number
+    of frames.
+    """
     folder.mkdir()
     spec = run.config.input
     frames = _frames(run, COUNT)
     inputs = np.stack([network_input(frame, spec) for frame in frames])
-    answers = score(run.graph(reading), inputs, torch.device("cpu"), "golden frames")
+    probes = probe_inputs(inputs[0])
+    graph, cpu = run.graph(reading), torch.device("cpu")
+    answers, of_probes = score(graph, inputs, cpu, "golden frames"), score(graph, probes, cpu, "probes")
     for k, frame in enumerate(frames):
         write_image(folder / f"frame_{k}.png", frame)
     np.save(folder / "inputs.npy", inputs)
     np.save(folder / "scores.npy", answers.scores)
     np.save(folder / "maps.npy", answers.maps)
+    np.save(folder.parent / PROBES, probes)
+    np.save(folder / "probe_maps.npy", of_probes.maps[:, ::PROBE_STEP, ::PROBE_STEP])
     return len(frames)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from dskd.runtime.bundle.loading import MANIFEST, Bundle, load_bundle
 from dskd.runtime.errors import CallError, DskdError, one_line
 
-NAMES = ["model.onnx", "model.fp16.onnx", "held_out.json", "golden/inputs.npy", "golden/scores.npy", "golden/maps.npy", *(f"golden/frame_{k}.png" for k in range(8)),
-         *(f"golden/{graph}.{what}.npy" for graph in ("fp16", "bf16") for what in ("scores", "maps"))]  # fmt: skip
+NAMES = ["model.onnx", "model.fp16.onnx", "held_out.json", "golden/inputs.npy", "golden/scores.npy", "golden/maps.npy", "golden/probes.npy", "golden/probe_maps.npy", *(f"golden/frame_{k}.png" for k in range(8)),
+         *(f"golden/{graph}.{what}.npy" for graph in ("fp16", "bf16") for what in ("scores", "maps", "probe_maps"))]  # fmt: skip
 quick = settings(max_examples=cases(150), deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,14 +23,28 @@ from dskd.calibration.ranges import observe
 from dskd.export.graph.add_graphs import add_graphs, float_answers
 from dskd.export.graph.bfloat import ROUNDED, rounded_to_bfloat16
 from dskd.export.graph.transposed import rewrite_transposed
-from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.loading import (
+    PROBE_STEP,
+    PROBES,
+    Bundle,
+    golden_file,
+    hash_files,
+    load_bundle,
+    write_manifest,
+)
 from dskd.runtime.bundle.manifest import Tolerance
 from dskd.runtime.errors import DskdError, NotExact
 from dskd.runtime.inspection.backends import Candidate, first_that
 from dskd.runtime.inspection.backends.base import cpu_words
 from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.runtime.inspection.backends.openvino import OpenVinoBackend
-from dskd.runtime.inspection.golden import LIMITS, disagreement, golden_check
+from dskd.runtime.inspection.golden import (
+    LIMITS,
+    PROBE_LIMITS,
+    disagreement,
+    golden_check,
+    probe_disagreement,
+)
 from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.result import Image
 
@@ -72,12 +87,18 @@ def every(members: Callable[[str], Member], tmp_path_factory: pytest.TempPathFac
     return add_graphs(folder, source.bundle.manifest, {EIGHT: "int8", TENSORRT: "int8"}, held_out, reference)[0]
 
 
+def asked_of(bundle: Bundle) -> Image:
+    """All that the golden check shows a backend: golden frames, then probes."""
+    probes = bundle.probes()
+    return np.concatenate([bundle.golden().inputs, *([] if probes is None else [probes.inputs])])
+
+
 class Replay:
     """Gives the answers of a backend again, changed by ``mutation``: what that did stays in ``before``."""
 
     def __init__(self, bundle: Bundle, graph: str, answers: Answers, mutation: str = "") -> None:
         self.name, self.graph, self.mutation = "replayed", graph, mutation
-        self._inputs, (self._scores, self._maps) = bundle.golden().inputs, answers
+        self._inputs, (self._scores, self._maps) = asked_of(bundle), answers
         self._before = [0]
 
     def infer(self, batch: Image) -> SimpleNamespace:
@@ -102,6 +123,8 @@ CHANGED: dict[str, Callable[[Floats, Floats], Answers]] = {
     "a constant": lambda scores, maps: (np.full_like(scores, 0.6), np.full_like(maps, 0.6)),
     "a map shifted by eight pixels": lambda scores, maps: (scores, np.roll(maps, 8, 2)),
     "a map shifted by a cell": lambda scores, maps: (scores, np.roll(maps, 4, 1)),
+    "all scaled by 1.02": lambda scores, maps: (scores * np.float32(1.02), maps * np.float32(1.02)),
+    "all scaled by 0.98": lambda scores, maps: (scores * np.float32(0.98), maps * np.float32(0.98)),
     "all scaled by 1.05": lambda scores, maps: (scores * np.float32(1.05), maps * np.float32(1.05)),
     "scores scaled by 1.02": lambda scores, maps: (scores * np.float32(1.02), maps),
     "scores 1 in 100 less": lambda scores, maps: (scores * np.float32(0.99), maps),
@@ -118,12 +141,12 @@ def with_corner(maps: Floats) -> Floats:
 
 @pytest.fixture(scope="module")
 def answers(every: Bundle) -> Callable[[str, bool], tuple[str, Answers]]:
-    """Graph and golden answers of a backend, computed once; or of pictures without their red."""
+    """Graph and answers of a backend to golden frames and probes, computed once; or to pictures without their red."""
     known: dict[tuple[str, bool], tuple[str, Answers]] = {}
 
     def ask(name: str, no_red: bool = False) -> tuple[str, Answers]:
         if (name, no_red) not in known:
-            inputs = every.golden().inputs.copy()
+            inputs = asked_of(every)
             inputs[..., 2] = 0 if no_red else inputs[..., 2]
             backend = BACKENDS[name](every)
             found = []
@@ -158,17 +181,6 @@ def test_what_is_wrong_is_refused(
         golden_check(every, Replay(every, graph, found, mutation))
 
 
-@pytest.mark.parametrize("name", ["onnxruntime fp32", "onnxruntime fp16", "openvino fp32"])
-def test_a_factor_of_1_02_is_refused_where_rounding_is_less(
-    every: Bundle, answers: Callable[..., tuple[str, Answers]], name: str
-) -> None:
-    """Sums of eight-bit products, or of bfloat16, may be off by as much: docs/calibration.md."""
-    graph, (scores, maps) = answers(name)
-    factor = np.float32(1.02)
-    with pytest.raises(NotExact, match="maps off as a whole by"):
-        golden_check(every, Replay(every, graph, (scores * factor, maps * factor)))
-
-
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("graph", ["model.onnx", HALF, ROUNDED, EIGHT, TENSORRT])
 def test_a_scale_that_is_missing_is_refused(every: Bundle, graph: str, layer: int) -> None:
@@ -183,11 +195,17 @@ def test_a_scale_that_is_missing_is_refused(every: Bundle, graph: str, layer: in
 
 
 def test_half_precision_that_sums_in_half_is_accepted(every: Bundle) -> None:
-    """As some tactics of TensorRT do; two frames, because it is slow here."""
+    """As some tactics of TensorRT do; a few frames, because it is slow here."""
     golden = every.golden(HALF)
-    scores, maps = answers_in_half(onnx.load(every.graph_file(HALF)), golden.inputs[:2])
-    assert np.abs(maps - golden.maps[:2]).max() > 1e-5  # it does compute otherwise
-    assert disagreement(scores, maps, golden.scores[:2], golden.maps[:2], LIMITS["fp16"]) == ""
+    probes = every.probes(HALF)
+    assert probes is not None
+    model, few = onnx.load(every.graph_file(HALF)), np.concatenate([golden.inputs[:2], probes.inputs[2:]])
+    scores, maps = answers_in_half(model, few)
+    assert np.abs(maps[:2] - golden.maps[:2]).max() > 1e-5  # it does compute otherwise
+    assert disagreement(scores[:2], maps[:2], golden.scores[:2], golden.maps[:2], LIMITS["fp16"]) == ""
+    gain, noise = PROBE_LIMITS["fp16"]
+    sparse = maps[2:, ::PROBE_STEP, ::PROBE_STEP]
+    assert probe_disagreement(sparse, probes.maps[2:], gain / 2, noise / 2) == ""  # with room for other devices
 
 
 def test_scores_of_any_size_are_judged_alike(every: Bundle) -> None:
@@ -200,16 +218,30 @@ def test_scores_of_any_size_are_judged_alike(every: Bundle) -> None:
         assert "as a whole" in judge(scores * np.float32(1.002), maps * np.float32(1.002))
 
 
-def test_one_channel_of_many_that_is_missing_is_refused_in_float32(every: Bundle) -> None:
-    """Coarser rounding, half precision's too, does as much."""
-    model = onnx.load(every.graph_file("model.onnx"))
-    named = "path.encoder_student.layer1.0.conv1.weight"
-    weight = next(t for t in model.graph.initializer if t.name.startswith(named))
-    values = onnx.numpy_helper.to_array(weight).copy()
-    values[np.abs(values).sum((1, 2, 3)).argmax()] = 0
-    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+def without_channels(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
+    """``count`` neighbouring channels of a student's second layer give nothing but their bias."""
+    model = copy.deepcopy(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    producer = {output: node for node in model.graph.node for output in node.output}
+    name = next(n for n in model.graph.node if n.name.endswith("encoder_student/layer1/layer1.0/conv1/Conv")).input[1]
+    while name not in constants:  # Q/DQ stands between
+        name = producer[name].input[0]
+    values = onnx.numpy_helper.to_array(constants[name]).copy()
+    first = np.abs(values.astype(float)).sum((1, 2, 3)).argmax() // count * count
+    values[first : first + count] = 0
+    constants[name].CopyFrom(onnx.numpy_helper.from_array(values, name))
+    return model
+
+
+@pytest.mark.parametrize(("graph", "count"), [("model.onnx", 1), (HALF, 1), (ROUNDED, 32), (EIGHT, 32), (TENSORRT, 32)])
+def test_missing_channels_are_refused(every: Bundle, graph: str, count: int) -> None:
+    """One of a layer's 64 where rounding is less than what it adds, a block of an eight-bit or bfloat16 layout elsewhere:
+    docs/calibration.md has figures of both.
+    """
+    model = without_channels(onnx.load(every.graph_file(graph)), count)
+    model = rounded_to_bfloat16(model) if graph == ROUNDED else model
     with pytest.raises(NotExact):
-        golden_check(every, OnnxRuntimeBackend(every, "model.onnx", 1, model.SerializeToString()))
+        golden_check(every, OnnxRuntimeBackend(every, graph, 1, model.SerializeToString()))
 
 
 def test_a_limit_is_not_printed_larger_than_it_is(every: Bundle) -> None:
@@ -251,9 +283,11 @@ def older(every: Bundle, tmp_path: Path) -> Bundle:
         for name, graph in every.manifest.graphs.items()
     }  # fmt: skip
     for name in graphs:
+        (tmp_path / "older" / golden_file(name, "probe_maps")).unlink()
         if name != "model.onnx":
             for kind in ("scores", "maps"):
                 (tmp_path / "older" / golden_file(name, kind)).unlink()
+    (tmp_path / "older" / PROBES).unlink()
     files = hash_files(tmp_path / "older")
     write_manifest(tmp_path / "older", every.manifest.model_copy(update={"graphs": graphs, "files": files}))
     return load_bundle(tmp_path / "older")
@@ -285,9 +319,10 @@ def test_a_graph_without_answers_and_tolerance_is_refused(older: Bundle) -> None
 # ------------------------------------------------------------------------------------------------- what is said
 
 
-def test_one_calm_line_says_what_is_used_instead(every: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
-    golden = every.golden()
-    right = golden.scores, golden.maps
+def test_one_calm_line_says_what_is_used_instead(
+    every: Bundle, answers: Callable[..., tuple[str, Answers]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, right = answers("onnxruntime fp32")
 
     def opened(mutation: str, name: str) -> Candidate:
         backend = Replay(every, "model.onnx", right, mutation)

@@ -22,6 +22,7 @@ from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import (
     FLOAT,
     HELD_OUT,
+    PROBE_STEP,
     Bundle,
     Golden,
     golden_file,
@@ -99,5 +100,17 @@ def _golden_answers(bundle: Bundle, graph: str, golden: Golden, known: Collectio
     found = answer(bundle, graph, golden.inputs, f"golden frames, {graph}", literally=True)
     np.save(bundle.path / golden_file(graph, "scores"), found.scores)
     np.save(bundle.path / golden_file(graph, "maps"), found.maps)
+    _probe_answers(bundle, graph)
     pair = parity("onnx", short_name(graph), Answers(golden.scores, golden.maps), found)
     return [] if pair.target in known else [pair]
+
+
+def _probe_answers(bundle: Bundle, graph: str) -> None:
+    """Writes the maps that ``graph`` makes of the probes, where the bundle has them and its numbers are large enough."""
+    probes, file = bundle.probes(), bundle.path / golden_file(graph, "probe_maps")
+    file.unlink(missing_ok=True)
+    if probes is None:
+        return
+    maps = answer(bundle, graph, probes.inputs, f"probes, {graph}", literally=True).maps
+    if np.isfinite(maps).all():
+        np.save(file, maps[:, ::PROBE_STEP, ::PROBE_STEP])

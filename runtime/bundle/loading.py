@@ -25,6 +25,8 @@ from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, dump_yaml, firs
 from dskd.runtime.errors import CallError, DskdError
 
 MANIFEST = "manifest.yaml"
+PROBES, PROBE_COUNT = "golden/probes.npy", 4  # older bundles have none
+PROBE_STEP = 4  # of a probe's map only every fourth pixel is kept: it is smooth
 HELD_OUT = "held_out.json"  # scores of the held-out good images by graph; older bundles have none
 LARGEST_HELD_OUT = 64 << 20  # bytes
 FLOAT = "model.onnx"  # the graph that every bundle has
@@ -45,6 +47,18 @@ class Golden:
     scores: NDArray[np.float32]
     maps: NDArray[np.float32]
     own: bool = True
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Pictures of no part [4, H, W, 3], and the maps [4, h, w] that a graph must make of them.
+
+    Maps hold every ``PROBE_STEP``-th pixel. Nothing of such a picture is as usual, so its distances are large and rounding
+    is small beside them.
+    """
+
+    inputs: NDArray[np.uint8]
+    maps: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,18 @@ class Bundle:
             own,
         )
 
+    def probes(self, graph: str = FLOAT) -> Probes | None:
+        """The probes and the answers of ``graph``; None where the bundle holds none of it."""
+        maps = golden_file(graph, "probe_maps")
+        if not {PROBES, maps}.issubset(self.manifest.files):
+            return None
+        height, width = self.manifest.input.height, self.manifest.input.width
+        kept = (-(-height // PROBE_STEP), -(-width // PROBE_STEP))
+        return Probes(
+            _read_array(self.file(PROBES), (PROBE_COUNT, height, width, 3)),
+            _read_array(self.file(maps), (PROBE_COUNT, *kept)),
+        )
+
     def held_out_scores(self, graph: str) -> list[float]:
         """What ``graph`` gave the good images behind its thresholds; none in a bundle that was made before they were kept.
 
@@ -122,7 +148,7 @@ def short_name(graph: str) -> str:
 
 
 def golden_file(graph: str, kind: str) -> str:
-    """The bundle's file of golden ``scores`` or ``maps`` of one graph."""
+    """The bundle's file of one graph's ``scores`` or ``maps`` of golden frames, or ``probe_maps``."""
     return f"golden/{kind}.npy" if graph == FLOAT else f"golden/{short_name(graph)}.{kind}.npy"
 
 
@@ -161,7 +187,8 @@ def load_bundle(path: Path, later: bool = False) -> Bundle:
     if foreign:
         raise DskdError(f"{path / min(foreign)}: is not in the manifest; remove it or export the bundle again")
     graphs = {name for name in manifest.files if name.endswith(".onnx")}
-    graphs |= {golden_file(graph, kind) for graph in manifest.graphs if graph != FLOAT for kind in ("scores", "maps")}
+    kinds = ("scores", "maps", "probe_maps")
+    graphs |= {golden_file(graph, kind) for graph in manifest.graphs if graph != FLOAT for kind in kinds}
     unchecked = graphs.intersection(manifest.files) if later else set()
     for name, expected in sorted(manifest.files.items()):
         if name not in unchecked:

@@ -14,7 +14,7 @@ from math import ceil, floor, inf, isfinite, log10
 import numpy as np
 from numpy.typing import NDArray
 
-from dskd.runtime.bundle.loading import Bundle, Golden
+from dskd.runtime.bundle.loading import PROBE_STEP, Bundle, Golden
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.errors import DskdError, NotExact
@@ -55,6 +55,15 @@ LIMITS: dict[Precision, Limits] = {
 }
 
 
+# Gain and noise of all probes together: rounding is small beside their values, so they tell what golden frames cannot.
+PROBE_LIMITS: dict[Precision, tuple[float, float]] = {
+    "fp32": (0.001, 0.002),
+    "fp16": (0.003, 0.015),
+    "bf16": (0.01, 0.12),
+    "int8": (0.01, 0.15),
+}
+
+
 @dataclass(frozen=True)
 class GoldenCheck:
     """Worst absolute differences between this device and the graph's golden answers."""
@@ -81,6 +90,12 @@ def golden_check(bundle: Bundle, backend: Backend, frames: int | None = None) ->
     )
     if golden.own:
         fault = disagreement(scores, maps, golden.scores, golden.maps, LIMITS[graph.precision])
+        probes = bundle.probes(backend.graph)
+        if not fault and probes is not None and len(scores) == len(golden.scores):
+            found = np.concatenate([some for _, some in _answers(backend, probes.inputs, most)])
+            fault = probe_disagreement(
+                found[:, ::PROBE_STEP, ::PROBE_STEP], probes.maps, *PROBE_LIMITS[graph.precision]
+            )
     elif graph.tolerance is not None:  # a bundle of before graphs had answers of their own
         fault = _over(check, graph.tolerance.score, graph.tolerance.map) or _constant(maps, golden.maps)
     else:
@@ -148,6 +163,21 @@ def disagreement(scores: Floats, maps: Floats, expected_scores: Floats, expected
         if not share <= limit:
             return f"{what} by {_percent(share)}, at most {100 * limit:.3g} % allowed"
     return _misplaced(maps / gain, expected_maps, limits.noise / 4 * scale) if whole else ""
+
+
+def probe_disagreement(maps: Floats, expected: Floats, most_gain: float, most_noise: float) -> str:
+    """What of probes' maps [P, h, w] is off by more than rounding, as ``disagreement`` says it."""
+    if not np.isfinite(maps).all():
+        return "its answers to probes are no finite numbers"
+    gain, scale = _gain(maps, expected), _scales(expected)
+    noise = float(np.sqrt((np.square(maps - gain * expected).mean((1, 2)) / np.square(scale)).mean()))
+    for what, share, limit in (
+        ("maps of probes off as a whole", abs(gain - 1), most_gain),
+        ("maps of probes off by noise", noise, most_noise),
+    ):
+        if not share <= limit:
+            return f"{what} by {_percent(share)}, at most {100 * limit:.3g} % allowed"
+    return ""
 
 
 def _scales(maps: Floats) -> Floats:
