@@ -212,7 +212,6 @@ def forms(rig: Rig) -> Found:
     import onnx
 
     from dskd.export.engine_build import BuildOptions, build_engine
-    from dskd.export.graph.half_head import head_in_half
     from dskd.export.graph.variants import FORMS
     from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
     from dskd.runtime.inspection.backends.tensorrt_engine import load_tensorrt
@@ -220,7 +219,7 @@ def forms(rig: Rig) -> Found:
     find_device()
     bundle, trt, found = rig.bundle, load_tensorrt(), Found()
     graph = bundle.file(GRAPHS["int8"])
-    for name, change in {"as it is": lambda model: model, **FORMS, "head in half": head_in_half}.items():
+    for name, change in {"as it is": lambda model: model, **FORMS}.items():
         file, plan = rig.work / "form.onnx", rig.work / "form.plan"
         onnx.save(change(onnx.load(graph)), file)
         try:

@@ -27,7 +27,9 @@ from dskd.calibration.sensitivity import sensitivity, too_sensitive
 from dskd.calibration.within_tolerance import Limit, Recipe, graph_within, relative_shift
 from dskd.export.graph.add_graphs import add_graphs, float_answers
 from dskd.export.graph.answers import HeldOut
+from dskd.export.graph.half_head import head_in_half
 from dskd.export.graph.parts import convolution_macs
+from dskd.export.graph.variants import write_forms
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import FLOAT, Bundle, default_bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
@@ -149,8 +151,10 @@ def add_int8(bundle: Bundle, folder: Path, pictures: Pictures, options: argparse
         for target in options.target or TARGETS:
             at_first = [*named, *spared] if target == "tensorrt" else named
             graph, excluded[FILES[target]] = graph_within(limit, recipe, target, at_first, layers)
-            onnx.save(graph, folder / FILES[target])
+            onnx.save(graph if target == "cpu" else head_in_half(graph), folder / FILES[target])
             del graph
+        if FILES["tensorrt"] in excluded:
+            write_forms(folder, FILES["tensorrt"])
         macs = convolution_macs(onnx.load(prepared))
     made, held_out = add_graphs(folder, bundle.manifest, dict.fromkeys(excluded, "int8"), pictures.held_out, reference)
     if not options.accept_flips:

@@ -14,6 +14,7 @@ import numpy as np
 
 from dskd.export.engine_build import BuildOptions, Built, build_engine
 from dskd.export.engine_install import install, standing_engine
+from dskd.export.graph.form_parts import NAMES, joined_form
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DskdError, MissingPart, one_line
@@ -62,22 +63,31 @@ def make_engine(trt: Any, bundle: Bundle, precision: Precision, device: Device, 
 
 
 def graph_forms(bundle: Bundle, precision: Precision, scratch: Path) -> Iterator[tuple[str, Path]]:
-    """The bundle's graph, then other forms of it where there are some, made when they are asked for."""
+    """The bundle's graph, then other forms of it where there are some, written when they are asked for."""
     usual = bundle.file(GRAPHS[precision])
     yield AS_IT_IS, usual
     if precision != "int8":
         return
+    file = scratch / usual.name
+    for form in NAMES:
+        made = joined_form(bundle, usual.name, form) or _made_here(usual, form)
+        if made is None:
+            print("other forms of this graph can be tried where onnx is installed: pip install onnx", file=sys.stderr)
+            return
+        file.write_bytes(made)
+        yield form, file
+
+
+def _made_here(usual: Path, form: str) -> bytes | None:
+    """A form of an older bundle's graph; None without onnx."""
     try:
         import onnx
 
         from dskd.export.graph.variants import FORMS
     except ImportError:
-        print("other forms of this graph can be tried where onnx is installed: pip install onnx", file=sys.stderr)
-        return
-    for form, change in FORMS.items():
-        file = scratch / usual.name
-        onnx.save(change(onnx.load(usual)), file)
-        yield form, file
+        return None
+    made: bytes = FORMS[form](onnx.load(usual)).SerializeToString()
+    return made
 
 
 def make_best(

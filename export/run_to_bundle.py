@@ -18,6 +18,7 @@ from dskd.export.graph.add_graphs import finish, provisional
 from dskd.export.graph.bfloat import ROUNDED
 from dskd.export.graph.cost import GraphCost, graph_cost
 from dskd.export.graph.half import to_half
+from dskd.export.graph.half_head import head_in_half
 from dskd.export.graph.pads import fuse_pads
 from dskd.export.prune import Cost, PrunedGraph, cost, prune
 from dskd.export.verify import PARITY_IMAGES
@@ -56,7 +57,7 @@ def export(run: TrainedRun, reading: str, out: Path, opset: int, batch: int, lic
         model = onnx.load(folder / MODEL)
         found = graph_cost(model)
         prove_pruned(found, pruned_cost, training_only(run, reading))
-        onnx.save(to_half(model), folder / HALF)
+        onnx.save(head_in_half(to_half(model)), folder / HALF)
         golden = write_golden(run, reading, folder / "golden")
         full = Graph(
             precision="fp32",

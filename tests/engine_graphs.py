@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from dskd.runtime.bundle.loading import Bundle, hash_files, load_bundle, write_manifest
+from dskd.runtime.bundle.loading import Bundle, golden_file, hash_files, load_bundle, write_manifest
 from dskd.runtime.bundle.manifest import Tolerance
 
 LARGEST_TOP = 3840  # TensorRT's own limit for TopK
@@ -83,6 +83,7 @@ def bundle_in_all_precisions(bundle: Bundle, folder: Path) -> Bundle:
     source = folder / "model.onnx"
     write_half(source, folder / "model.fp16.onnx")
     write_int8(source, folder / "model.int8.onnx", bundle.golden().inputs[:2])
+    (folder / golden_file("model.fp16.onnx", "probe_maps")).unlink()  # of the graph that stood there
     first = bundle.manifest.graphs["model.onnx"]
     loose = Tolerance(score=LOOSE, map=LOOSE)
     more = {

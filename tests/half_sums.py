@@ -18,7 +18,7 @@ def answers_in_half(
     model: onnx.ModelProto, inputs: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Scores [N] and maps [N, H, W] of inputs [N, H, W, 3], one after the other."""
-    evaluator = ReferenceEvaluator(model, new_ops=[Conv])
+    evaluator = ReferenceEvaluator(model, new_ops=[Conv, MatMul])
     found = [evaluator.run(["score", "anomaly_map"], {"image": image[None]}) for image in inputs]
     return np.concatenate([score for score, _ in found]), np.concatenate([anomaly_map for _, anomaly_map in found])
 
@@ -41,3 +41,18 @@ class Conv(OpRun):  # type: ignore[misc]
             total = (total.float() + torch.from_numpy(bias.copy()).float()[:, None]).half()
         height = (padded.shape[2] - weight.shape[2]) // step[0] + 1
         return (total.reshape(len(x), len(rows), height, -1).numpy().astype(x.dtype),)
+
+
+class MatMul(OpRun):  # type: ignore[misc]
+    """onnx's own, but for the sums of half-precision products."""
+
+    op_domain = ""
+
+    def _run(self, a: Any, b: Any, **_: Any) -> Any:
+        if a.dtype != np.float16:
+            return (np.matmul(a, b),)
+        x, y = torch.from_numpy(a.copy()).float(), torch.from_numpy(b.copy()).float()
+        total = torch.zeros(*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]).half()
+        for k in range(0, a.shape[-1], TOGETHER):
+            total = total + (x[..., k : k + TOGETHER] @ y[..., k : k + TOGETHER, :]).half()
+        return (total.numpy(),)

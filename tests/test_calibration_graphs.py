@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -34,12 +36,14 @@ from dskd.calibration.ranges import (
 )
 from dskd.calibration.sensitivity import sensitivity
 from dskd.export.engine_build import BuildOptions, build_engine
+from dskd.export.graph.form_parts import NAMES, joined, joined_form, part_file
 from dskd.export.graph.half import KEPT, to_half
 from dskd.export.graph.half_head import head_in_half
 from dskd.export.graph.parts import HEAD, TRUNK, constants_of, feature_names, names_of
 from dskd.export.graph.transposed import rewrite_transposed
-from dskd.export.graph.variants import FORMS
+from dskd.export.graph.variants import FORMS, write_forms
 from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.errors import DskdError
 from dskd.runtime.inspection.golden import LIMITS, disagreement
 
 
@@ -374,6 +378,35 @@ def test_transposed_convolutions_in_half_are_exact(for_tensorrt: onnx.ModelProto
 def test_tensorrt_builds_every_form(for_tensorrt: onnx.ModelProto, form: str, tmp_path: Path) -> None:
     onnx.save(FORMS[form](for_tensorrt), tmp_path / "form.onnx")
     assert build_engine(tensorrt_rtx, tmp_path / "form.onnx", BuildOptions((1, 1, 4))).plan
+
+
+def test_forms_in_a_bundle_are_joined_without_onnx(
+    for_tensorrt: onnx.ModelProto, inputs: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    onnx.save(for_tensorrt, tmp_path / "model.int8.onnx")
+    write_forms(tmp_path, "model.int8.onnx")
+    usual = (tmp_path / "model.int8.onnx").read_bytes()
+    for form, change in FORMS.items():
+        part = (tmp_path / part_file(form)).read_bytes()
+        assert len(part) < len(usual) / 2
+        made, expected = onnx.load_from_string(joined(part, usual)), change(for_tensorrt)
+        onnx.checker.check_model(made, full_check=True)
+        assert list(made.graph.node) == list(expected.graph.node)
+        assert constants_of(made) == constants_of(expected)
+    np.testing.assert_array_equal(answers(made, inputs[:1])[1], answers(expected, inputs[:1])[1])
+    with pytest.raises(ValueError, match="longer than the file"):
+        joined(part[:-3], usual)
+
+
+def test_a_form_that_was_damaged_is_refused_in_one_line(tmp_path: Path) -> None:
+    names = {part_file(NAMES[0]): "", "model.int8.onnx": ""}
+    damaged: Any = SimpleNamespace(manifest=SimpleNamespace(files=names), file=tmp_path.joinpath)
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"\xff" * 20)
+    with pytest.raises(DskdError, match=r"0\.part: is no part of an ONNX graph \(a number does not end\); calibrate"):
+        joined_form(damaged, "model.int8.onnx", NAMES[0])
+    assert joined_form(damaged, "model.int8.onnx", NAMES[1]) is None  # a bundle of before
 
 
 def test_the_heads_constants_in_half_are_within_the_golden_bound(

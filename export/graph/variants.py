@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from dskd.export.graph.form_parts import NAMES, part_file
 from dskd.export.graph.parts import constants_of, remove_unused_constants, set_constant
 
 STRIDE = 2
@@ -83,11 +85,24 @@ def both(model: onnx.ModelProto) -> onnx.ModelProto:
     return float_scales(transposed_in_half(model))
 
 
-FORMS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
-    "scales in float32": float_scales,
-    "transposed convolutions in half": transposed_in_half,
-    "scales in float32, transposed convolutions in half": both,
-}
+FORMS: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = dict(
+    zip(NAMES, (float_scales, transposed_in_half, both), strict=True)
+)
+
+
+def write_forms(folder: Path, graph: str) -> None:
+    """Writes what each form of ``graph``, a file in the bundle that is made in ``folder``, does not share with it."""
+    usual = onnx.load(folder / graph)
+    known = {tensor.name: tensor.SerializeToString() for tensor in usual.graph.initializer}
+    for form, change in FORMS.items():
+        changed = change(usual)
+        own = [t for t in changed.graph.initializer if known.get(t.name) != t.SerializeToString()]
+        kept = copy.deepcopy(own)
+        del changed.graph.initializer[:]
+        changed.graph.initializer.extend(kept)
+        file = folder / part_file(form)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(changed.SerializeToString())
 
 
 def _widened(

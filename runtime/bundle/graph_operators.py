@@ -15,12 +15,12 @@ from dskd.runtime.errors import DskdError
 # Operators with graphs of their own, whose bodies run as often as a value in the file says.
 UNBOUNDED = frozenset({b"Loop", b"Scan", b"If", b"SequenceMap"})
 MOST_NODES = 100_000  # export writes some hundred
-_GRAPH, _FUNCTIONS, _NODE, _OPERATOR = 7, 25, 1, 4  # numbers of the fields in ModelProto, GraphProto and NodeProto
+GRAPH, _FUNCTIONS, NODE, _OPERATOR = 7, 25, 1, 4  # numbers of the fields in ModelProto, GraphProto and NodeProto
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # kinds of fields
-_Field = tuple[int, int, int]  # number, and where its bytes begin and end
+Field = tuple[int, int, int]  # number, and where its bytes begin and end
 
 
-class _Malformed(Exception):
+class _Malformed(ValueError):
     """No protobuf."""
 
 
@@ -29,7 +29,7 @@ def require_bounded(file: Path) -> None:
     try:
         with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
             found = _unbounded(data)
-    except (OSError, ValueError, _Malformed) as error:
+    except (OSError, ValueError) as error:
         raise DskdError(
             f"{file}: is no ONNX graph ({error or 'its fields do not fit'}); export the bundle again"
         ) from error
@@ -40,25 +40,25 @@ def require_bounded(file: Path) -> None:
 def _unbounded(data: mmap.mmap) -> str:
     """What may run without end, empty where nothing does."""
     nodes = 0
-    for number, start, end in _fields(data, 0, len(data)):
+    for number, start, end in fields(data, 0, len(data)):
         if number == _FUNCTIONS:
             return "functions of its own"
-        if number != _GRAPH:
+        if number != GRAPH:
             continue
-        for kind, begin, stop in _fields(data, start, end):
-            if kind != _NODE:
+        for kind, begin, stop in fields(data, start, end):
+            if kind != NODE:
                 continue
             nodes += 1
             if nodes > MOST_NODES:
                 return f"over {MOST_NODES} operators"
-            for field, first, last in _fields(data, begin, stop):
+            for field, first, last in fields(data, begin, stop):
                 if field == _OPERATOR and data[first:last] in UNBOUNDED:
                     return f"the operator {data[first:last].decode()}"
     return ""
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[_Field]:
-    """The fields between two places."""
+def fields(data: mmap.mmap | bytes, at: int, end: int) -> Iterator[Field]:
+    """The protobuf fields between two places. Raises ValueError where it is none."""
     while at < end:
         key, at = _varint(data, at, end)
         kind, start = key & 7, at
@@ -76,7 +76,7 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[_Field]:
         yield key >> 3, start, at
 
 
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+def _varint(data: mmap.mmap | bytes, at: int, end: int) -> tuple[int, int]:
     """A whole number and where it ends."""
     value = 0
     for shift in range(0, 70, 7):
