@@ -14,7 +14,10 @@ from dskd.jetson.bundle_archive import pack
 from dskd.jetson.signing import Envelope, key_id, load_private
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import (
+    ANSWERS,
     FLOAT,
+    FORMED,
+    FORMS,
     MANIFEST,
     Bundle,
     default_bundle,
@@ -93,14 +96,15 @@ def slim(bundle: Bundle, precision: str, folder: Path) -> Bundle:
 def _needed(manifest: Manifest, graphs: dict[str, Any]) -> list[str]:
     """The files of those graphs. Reports of a calibration stay behind; a graph without golden answers has the float one's."""
     onnx = {name.partition("@")[0] for name in graphs}
-    answers = {golden_file(graph, kind) for graph in graphs for kind in ("scores", "maps")}
+    answers = {golden_file(graph, kind) for graph in graphs for kind in ANSWERS}
     if any(golden_file(graph, "scores") not in manifest.files for graph in graphs):
         answers |= {golden_file(FLOAT, kind) for kind in ("scores", "maps")}
-    others = {golden_file(graph, kind) for graph in manifest.graphs for kind in ("scores", "maps")} - answers
+    others = {golden_file(graph, kind) for graph in manifest.graphs for kind in ANSWERS} - answers
+    left = ("calibration/",) if FORMED in onnx else ("calibration/", FORMS)
     return sorted(
         name
         for name in manifest.files
-        if name not in others and not name.startswith("calibration/") and (not name.endswith(".onnx") or name in onnx)
+        if name not in others and not name.startswith(left) and (not name.endswith(".onnx") or name in onnx)
     )
 
 

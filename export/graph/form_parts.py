@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dskd.runtime.bundle.graph_operators import GRAPH, NODE, fields
-from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.bundle.loading import FORMS, Bundle
 from dskd.runtime.errors import DskdError
 
 NAMES = (
@@ -24,7 +24,7 @@ _BYTES = 2  # kind of a field
 
 def part_file(form: str) -> str:
     """The bundle's file of a form."""
-    return f"forms/{NAMES.index(form)}.part"
+    return f"{FORMS}{NAMES.index(form)}.part"
 
 
 def joined_form(bundle: Bundle, graph: str, form: str) -> bytes | None:

@@ -27,6 +27,9 @@ from dskd.runtime.errors import CallError, DskdError
 MANIFEST = "manifest.yaml"
 PROBES, PROBE_COUNT = "golden/probes.npy", 4  # older bundles have none
 PROBE_STEP = 4  # of a probe's map only every fourth pixel is kept: it is smooth
+ANSWERS = ("scores", "maps", "probe_maps")  # of a graph, each a file below golden/
+FORMS = "forms/"  # parts of other forms of FORMED (dskd.export.graph.form_parts)
+FORMED = "model.int8.onnx"
 HELD_OUT = "held_out.json"  # scores of the held-out good images by graph; older bundles have none
 LARGEST_HELD_OUT = 64 << 20  # bytes
 FLOAT = "model.onnx"  # the graph that every bundle has
@@ -187,8 +190,7 @@ def load_bundle(path: Path, later: bool = False) -> Bundle:
     if foreign:
         raise DskdError(f"{path / min(foreign)}: is not in the manifest; remove it or export the bundle again")
     graphs = {name for name in manifest.files if name.endswith(".onnx")}
-    kinds = ("scores", "maps", "probe_maps")
-    graphs |= {golden_file(graph, kind) for graph in manifest.graphs if graph != FLOAT for kind in kinds}
+    graphs |= {golden_file(graph, kind) for graph in manifest.graphs if graph != FLOAT for kind in ANSWERS}
     unchecked = graphs.intersection(manifest.files) if later else set()
     for name, expected in sorted(manifest.files.items()):
         if name not in unchecked:
