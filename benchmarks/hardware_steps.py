@@ -17,6 +17,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,7 +42,7 @@ from dskd.runtime.errors import DeviceLost, DskdError, MissingPart, exit_with_co
 from dskd.runtime.inspection.cuda import find_device, open_memory
 from dskd.runtime.inspection.engine import GRAPHS, engine_paths
 
-STATION_SECONDS, WITHOUT_GPU = 60.0, 6.0
+STATION_SECONDS, WITHOUT_GPU, STARTING = 60.0, 2.0, 40.0
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "gpu"
 
 
@@ -249,11 +250,12 @@ def station(rig: Rig) -> Found:
         "recipes": {"part": {"bundle": str(rig.work / "bundle")}},
     }  # fmt: skip
     (folder / "station.yaml").write_text(json.dumps(text))
-    counts, seconds = [], _station_seconds()
+    counts, seconds = list[int](), _station_seconds()
     for ends in (signal.SIGKILL, signal.SIGTERM):
         with (folder / "log.txt").open("a") as log, subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "dskd.runtime.station", str(folder / "station.yaml")], stderr=log, stdout=log
         ) as process:  # fmt: skip
+            _await_more(folder / "data" / "store.db", process, counts[-1] if counts else 0)
             time.sleep(seconds / 2)
             process.send_signal(ends)
             code = process.wait(30)
@@ -269,6 +271,19 @@ def station(rig: Rig) -> Found:
         raise DskdError(f"after the kill: store {whole}, inspections {counts}, exit code {code}; see station/log.txt")
     inference = statistics.median(one["inference"] for one in timings)
     return {"inspections": counts, "backend": backend[0], "inference ms": inference}
+
+
+def _await_more(file: Path, process: subprocess.Popen[bytes], before: int) -> None:
+    """Until the station has stored more inspections than ``before``: a busy machine takes long to start it.
+
+    Where it ends or takes too long, what was counted tells.
+    """
+    end = time.monotonic() + STARTING
+    while time.monotonic() < end and process.poll() is None:
+        with suppress(sqlite3.OperationalError), sqlite3.connect(f"file:{file}?mode=ro", uri=True) as store:
+            if store.execute("SELECT count(*) FROM inspections").fetchone()[0] > before:
+                return
+        time.sleep(0.1)
 
 
 def _station_seconds() -> float:

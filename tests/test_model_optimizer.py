@@ -79,5 +79,5 @@ def test_it_rounds_where_model_optimizer_does(bundle: Bundle, tmp_path: Path) ->
     ours = rounded_inputs(quantise(model, histograms, "minmax", "tensorrt"))
     theirs = rounded_inputs(onnx.load(tmp_path / "theirs.onnx"))
     assert ours.keys() == theirs.keys()
-    assert len(ours) > 80
+    assert len(ours) >= 80
     assert {name for name in ours if ours[name] != theirs[name]} == OURS
