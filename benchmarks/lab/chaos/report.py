@@ -35,8 +35,12 @@ class Run:
 
 
 def strange_ends(ends: Sequence[Ended], spans: Sequence[Span]) -> list[dict[str, object]]:
-    """Ends of the station that nobody meant, but for starts without a bundle to load."""
-    gone = [span for span in spans if span.kind.name in ("bundle gone", "descriptors exhausted", "disk full")]
+    """Ends of the station that nobody meant, but for starts without a bundle to load, or a store to write."""
+    gone = [
+        span
+        for span in spans
+        if span.kind.name in ("bundle gone", "descriptors exhausted", "disk full", "store locked")
+    ]
     return [
         {"code": end.code}
         for end in ends

@@ -126,11 +126,15 @@ class Receiver:
 
     def __init__(self, port: int = 0, keys: list[str] | None = None) -> None:
         heard = [] if keys is None else keys
+        gone = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
+                if gone.is_set():  # a connection that was open is no receiver either
+                    self.close_connection = True
+                    return
                 heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["key"])
                 self.send_response(204)
                 self.end_headers()
@@ -138,13 +142,14 @@ class Receiver:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the parent's name)
                 pass
 
-        self.keys = heard
+        self.keys, self._gone = heard, gone
         self._server = _Server(("127.0.0.1", port), Handler)
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
         """Frees the port."""
+        self._gone.set()
         with suppress(OSError):
             self._server.shutdown()
             self._server.server_close()
