@@ -90,14 +90,17 @@ def test_a_pass_without_an_inspection_is_wrong(tmp_path: Path) -> None:
 
 @pytest.mark.thorough
 @pytest.mark.slow
-def test_two_minutes_of_chaos(command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_minute_of_chaos_loses_no_part(command, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Of health only that it was asked: when it must show a fault is a matter of seconds, and other tests run beside."""
     if not (shutil.which("mosquitto") or shutil.which("/usr/sbin/mosquitto")):
         pytest.skip("mosquitto is not installed")
     small = tiny_bundle(tmp_path / "tiny").path
-    words = ["--minutes", "2", "--seed", "7", "--bundle", small, "--json"]
-    done = command("benchmarks", "chaos", *words, timeout=1200)
+    words = ["--minutes", "1", "--seed", "7", "--bundle", small, "--json"]
+    done = command("benchmarks", "chaos", *words, timeout=900)
     assert done.stdout.startswith("{"), done.stdout + done.stderr
     told = json.loads(done.stdout)
-    assert done.returncode == 0, {name: told[name] for name in ("lies", "not recovered", "strange ends", "account")}
-    assert told["rounds"] > 2
-    assert sum(told["account"]["acknowledged"].values()) > 30
+    account = told["account"]
+    assert told["rounds"] > 0
+    assert sum(account["acknowledged"].values()) > 10
+    assert not account["missing"], account
+    assert account["passed_uninspected"] == 0, account

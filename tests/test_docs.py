@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SMALL
-from test_readme import run
+from documented import run
 
 from dskd.runtime.bundle.loading import Bundle
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL
+from documented import run
 from numpy.typing import NDArray
 
 from dskd.__main__ import COMMANDS
@@ -26,13 +25,6 @@ def fenced(language: str, holding: str) -> str:
     found = [block for block in blocks if holding in block]
     assert len(found) == 1, f"the README has {len(found)} {language} blocks with {holding!r}"
     return str(found[0])
-
-
-def run(words: list[str], folder: Path) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DSKD_TEACHER_WEIGHTS": "random"}
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{shlex.join(words)}: {done.stderr}"
-    return done.stdout
 
 
 def python_pictures(small_set: Path) -> list[NDArray[np.uint8]]:
