@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from station_files import PATTERN, wait_for, write_station
 
-from dskd.benchmarks.lab.station.kills import Plc
+from dskd.benchmarks.lab.station.plc import Plc
 from dskd.runtime.metrics_listener import MOST_CLIENTS as SCRAPERS
 from dskd.runtime.station.load import load_station
 from dskd.runtime.station.outputs import modbus
