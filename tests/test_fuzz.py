@@ -7,6 +7,7 @@ can be made again.
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
 import time
@@ -39,7 +40,7 @@ from dskd.runtime.web.endpoint import Refused as RefusedBody
 from dskd.runtime.web.session import SignIn
 from dskd.train.checkpoint import load_checkpoint, save_checkpoint
 
-MUTATIONS = 100_000
+MUTATIONS = int(os.environ.get("DSKD_FUZZ_MUTATIONS", "100000"))  # .ci/run asks for a tenth
 SHARE = 250  # one in so many is tried by ``make test``
 PIECES = [
     b"!!bool", b"!!int", b"!!float", b"!!timestamp", b"!!binary", b"!!set", b"!!omap", b"!!pairs", b"!!null", b"!!str",
