@@ -233,7 +233,10 @@ def without_channels(model: onnx.ModelProto, count: int) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize(("graph", "count"), [("model.onnx", 1), (HALF, 1), (ROUNDED, 32), (EIGHT, 32), (TENSORRT, 32)])
+@pytest.mark.parametrize(
+    ("graph", "count"),
+    [("model.onnx", 1), (HALF, 1), ("model.onnx", 32), (HALF, 32), (ROUNDED, 32), (EIGHT, 32), (TENSORRT, 32)],
+)
 def test_missing_channels_are_refused(every: Bundle, graph: str, count: int) -> None:
     """One of a layer's 64 where rounding is less than what it adds, a block of an eight-bit or bfloat16 layout elsewhere:
     docs/calibration.md has figures of both.
