@@ -127,8 +127,8 @@ def quantise(
 def _cut_off(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """What goes into an activation that alone reads it, and what comes out.
 
-    Rounded with the step of what comes out, what goes in is cut off by the rounding itself: an activation costs neither
-    a second rounding nor time, and no level is spent on values that it drops.
+    Rounded with the step of what comes out, what goes in is cut off by the rounding itself: an activation costs no second
+    rounding, and no level is spent on values that it drops.
     """
     readers = Counter(name for node in model.graph.node for name in node.input)
     for node in model.graph.node:

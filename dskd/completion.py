@@ -5,6 +5,9 @@ The commands stand in the script; a command's options are asked of its ``--help`
 
 from __future__ import annotations
 
+import argparse
+
+from dskd.__main__ import COMMANDS
 from dskd.runtime.errors import CallError, Parser, exit_with_code
 
 EXAMPLES = """examples:
@@ -26,10 +29,6 @@ ZSH = "autoload -Uz compinit bashcompinit && compinit && bashcompinit\n"
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    import argparse
-
-    from dskd.__main__ import COMMANDS
-
     options = Parser(
         prog="dskd completion", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawTextHelpFormatter
     )

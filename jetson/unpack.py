@@ -6,6 +6,7 @@ import argparse
 import base64
 import binascii
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def unpack(file: Path, out: Path, trusted: dict[str, Any] | None, most_bytes: in
         folder.mkdir(parents=True)
         envelope = extract(file, folder, Disk(), MOST_FILES, most_bytes)
         signers = _signers(envelope, folder, trusted)
-        load_bundle(folder)
+        bundle = load_bundle(folder)
         folder.rename(out)
     except Refused as error:
         raise DskdError(f"{file}: {error}") from error
@@ -75,7 +76,7 @@ def unpack(file: Path, out: Path, trusted: dict[str, Any] | None, most_bytes: in
         raise DskdError(f"{file}: cannot be unpacked into {out} ({error.strerror}); check the disk") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return load_bundle(out), signers
+    return replace(bundle, path=out), signers
 
 
 def _signers(raw: bytes | None, folder: Path, trusted: dict[str, Any] | None) -> list[str]:

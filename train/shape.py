@@ -10,6 +10,7 @@ import statistics
 from math import log, prod
 from pathlib import Path
 
+from dskd.runtime.bundle.manifest import Tiling
 from dskd.runtime.capture.image_files import BadImage, read_image
 from dskd.runtime.errors import DskdError
 from dskd.train.data import InspectionSet
@@ -21,7 +22,7 @@ SMALLEST = 96
 LARGER = 1.02  # the most pixels, as a share of the square's
 LOOKED_AT = 64  # pictures, spread over all
 COARSE = 4.0  # frame pixels to a side of one input pixel, from which on tiles are named
-OVERLAP = 32  # of tiles, in frame pixels
+OVERLAP = int(Tiling.model_fields["overlap"].default)  # of tiles, in frame pixels
 MOST_TILES = 16  # that are proposed: each costs as much as a whole picture
 ALIKE = 0.15  # largest median deviation of the logarithm of the aspect for pictures that have one shape
 
@@ -92,7 +93,7 @@ def coarse(sizes: list[tuple[int, int]], pixels: int) -> str:
 
 
 def _tiles(height: int, width: int, side: int) -> int:
-    """How many tiles of ``side`` a picture is cut into, with the overlap that is the default."""
+    """How many tiles of ``side`` a picture is cut into."""
     return prod(max(1, -(-(length - OVERLAP) // (side - OVERLAP))) for length in (height, width))
 
 

@@ -30,8 +30,8 @@ class ImagesConfig(SinkConfig):
     folder: LocalPath = Field(description="folder; PASS, REVIEW and REJECT are folders in it")
     names: Literal["input", "time"] = Field(
         "input",
-        description="input: after the picture's file, so that another run replaces it, with the time where a run meets a name twice; "
-        "time: time and frame",
+        description="input: after the picture's file, so that another run replaces it, with the time where a run meets a "
+        "name twice; time: time and frame",
     )
     beside: bool = Field(False, description="the picture as it was taken to the left of the overlay")
 

@@ -2,9 +2,9 @@
 
 What is inspected goes into a spool in memory. One thread commits the spool to the store and tries again for as long as
 it takes; another waits for that and hands on to the outputs in order. It waits as long as a part's deadline allows,
-``STORE_WAIT`` at least, and no longer than ``MOMENT`` once the store refuses. When the spool is full the station takes no more
-frames, dropped ones become one record for each camera and kind, and answers are given and not stored. Only a kill while
-the store hangs or refuses loses what the spool holds.
+``STORE_WAIT`` at least, and no longer than ``MOMENT`` once the store refuses. When the spool is full the station takes no
+more frames, dropped ones become one record for each camera and kind, and answers are given and not stored. Only a kill
+while the store hangs or refuses loses what the spool holds.
 """
 
 from __future__ import annotations

@@ -54,9 +54,8 @@ class SupervisedBackend:
         self._status: Status[Health] = Status(f"bundle {bundle.id}", "ok", "the backend works", log)
         self._why: NotInspected | None = None  # no backend is open
         self._reopened = False  # and has not judged a frame since
-        self._failing_since: float | None = (
-            None  # when a backend was given up and none has judged a frame since, monotonic
-        )
+        # when a backend was given up, in time.monotonic's seconds; None once one has judged a frame since
+        self._failing_since: float | None = None
 
     @property
     def ready(self) -> bool:

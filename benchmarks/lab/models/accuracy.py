@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dskd.benchmarks.demo import OF_LIGHT
 from dskd.benchmarks.lab.models.comparison import overlays, set_table, table
 from dskd.benchmarks.lab.models.labelled import Labelled, read_labelled, sha256_of
 from dskd.benchmarks.lab.models.product_probes import probed
@@ -62,13 +63,7 @@ CONTESTANTS: dict[str, tuple[str, ...]] = {name: (f"method={name}",) for name in
         "map.scale_weights=[1,1,1]",
     ),
     "dskd-decoder": ("method=dskd", "dskd.students=decoder"),
-    "dskd-lite": (
-        "method=dskd",
-        "backbone=efficientnet_lite0",
-        "embedding.width=0.5",
-        "decoder.width=0.5",
-        "map.components=256",
-    ),
+    "dskd-lite": ("method=dskd", *OF_LIGHT),
     "dskd-slim": ("method=dskd", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"),
 }
 # Each is run by onnxruntime: ``int8`` is the graph that TensorRT builds from, ``int8-cpu`` the one that a CPU runs.

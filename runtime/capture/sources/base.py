@@ -72,7 +72,8 @@ class SourceKind:
 
     ``form``: how the URI is written, for help. ``open`` gets the URI, its options and the context; it touches no camera
     and raises CallError where the URI is wrong. ``options``: what may stand behind ``?``; NoOptions where that is part of
-    the address; then ``told`` are those that ``open`` reads out of it, for the reference. ``line_input``: the camera has an input that starts an exposure.
+    the address; then ``told`` are those that ``open`` reads out of it, for the reference. ``line_input``: the camera has an
+    input that starts an exposure.
     """
 
     form: str
