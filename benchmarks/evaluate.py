@@ -18,6 +18,7 @@ from dskd.runtime.capture.image_files import list_images
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code, one_line
 from dskd.runtime.inspection.backends import BACKENDS
 from dskd.runtime.model import Model, load
+from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 from dskd.train.data import TestImage, data_sha256, find_labelled, load_mask
 from dskd.train.progress import progress
 
@@ -50,12 +51,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--reject-threshold", type=float, help="default: the bundle's")
     options.add_argument("--review-threshold", type=float, help="default: the bundle's")
     options.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    add_verbosity(options)
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    apply_verbosity(options)
     pictures = labelled_pictures(options.folder, options.masks)
     with load(
         options.bundle, backend=options.backend, precision=options.precision,

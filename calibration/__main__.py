@@ -33,6 +33,7 @@ from dskd.export.graph.variants import write_forms
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import FLOAT, Bundle, default_bundle, hash_files, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
+from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 from dskd.train.turned import WAYS, Turned
 
 FOLDER = "calibration"
@@ -85,12 +86,14 @@ def parser() -> argparse.ArgumentParser:
         help="write the bundle although a graph judges more good pictures otherwise than the false-reject rates explain",
     )
     options.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    add_verbosity(options)
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    apply_verbosity(options)
     final, report = carry_out(options)
     peak = peak_memory()
     fields = {"bundle": final.id, "peak_memory_mb": peak, **report.as_dict()}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
+
+from dskd.runtime.verbosity import note, quiet
 
 
 @dataclass
@@ -64,7 +65,7 @@ def watching(trt: Any, config: Any, label: str) -> Iterator[None]:
     TensorRT 8 reports no progress and cannot be stopped in between: there is one line, and Ctrl-C ends the process.
     """
     if not hasattr(trt, "IProgressMonitor"):
-        print(f"{label} ... (minutes on a Jetson)", file=sys.stderr)
+        note(f"{label} ... (minutes on a Jetson)")
         before = signal.signal(signal.SIGINT, signal.SIG_DFL)
         try:
             yield
@@ -104,11 +105,11 @@ def _bar(label: str) -> Iterator[Callable[[float], None]]:
     try:
         from tqdm import tqdm
     except ImportError:  # a device has what inspection needs, and no more
-        print(f"{label} ... (minutes on a Jetson)", file=sys.stderr)
+        note(f"{label} ... (minutes on a Jetson)")
         yield lambda fraction: None
         return
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, desc=label, bar_format=form, disable=None) as bar:
+    with tqdm(total=1.0, desc=label, bar_format=form, disable=quiet() or None) as bar:
 
         def show(fraction: float) -> None:
             with suppress(OSError, ValueError):  # a terminal that has gone is no reason to lose the engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from dskd.runtime.inspection.backends.base import Backend
 from dskd.runtime.inspection.backends.tensorrt import TensorRtBackend
 from dskd.runtime.inspection.cuda import Device
 from dskd.runtime.inspection.engine import GRAPHS, EngineFacts, engine_paths, write_facts
+from dskd.runtime.verbosity import note
 
 AS_IT_IS = ""  # the form of a graph that the bundle holds
 MEASURED = 2.0  # seconds
@@ -47,7 +47,7 @@ def make_engine(trt: Any, bundle: Bundle, precision: Precision, device: Device, 
     with tempfile.TemporaryDirectory(dir=engine_paths(bundle, precision)[0].parent, prefix=".forms-") as scratch:
         for form, onnx in graph_forms(bundle, precision, Path(scratch)):
             if first is not None:
-                print(f"trying the same graph with {form}", file=sys.stderr)
+                note(f"trying the same graph with {form}")
             try:
                 built = build_engine(trt, onnx, wanted)
                 facts = install(bundle, precision, device, trt.__version__, wanted, built, form)
@@ -55,7 +55,7 @@ def make_engine(trt: Any, bundle: Bundle, precision: Precision, device: Device, 
                 raise
             except DskdError as error:
                 first = first or error
-                print(f"{precision}: {one_line(str(error))}", file=sys.stderr)
+                note(f"{precision}: {one_line(str(error))}")
             else:
                 return Made(precision, facts, built, reason)
     assert first is not None
@@ -72,7 +72,7 @@ def graph_forms(bundle: Bundle, precision: Precision, scratch: Path) -> Iterator
     for form in NAMES:
         made = joined_form(bundle, usual.name, form) or _made_here(usual, form)
         if made is None:
-            print("other forms of this graph can be tried where onnx is installed: pip install onnx", file=sys.stderr)
+            note("other forms of this graph can be tried where onnx is installed: pip install onnx")
             return
         file.write_bytes(made)
         yield form, file
@@ -108,7 +108,7 @@ def make_best(
         except DskdError as error:
             last = error
             told.append({"precision": precision, "failed": one_line(str(error))})
-            print(f"{precision} does not work here: {one_line(str(error))}", file=sys.stderr)
+            note(f"{precision} does not work here: {one_line(str(error))}")
         else:
             made.append(one)
     if not made:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import shlex
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dskd.runtime.bundle.loading import FLOAT, Bundle, default_bundle
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
+from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 
 if TYPE_CHECKING:
     from dskd.export.run_to_bundle import Exported
@@ -37,13 +37,14 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--licence", default="not stated", help="terms of the model, kept in the manifest")
     options.add_argument("--json", action="store_true", help="print one JSON object")
+    add_verbosity(options)
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    apply_verbosity(options)
     bundle, exported = carry_out(options)
     print(to_json(bundle, exported) if options.json else summary(bundle, exported))
     return 0

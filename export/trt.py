@@ -23,6 +23,7 @@ from dskd.runtime.errors import CallError, MissingPart, Parser, exit_with_code, 
 from dskd.runtime.inspection.cuda import Device, find_device, open_memory
 from dskd.runtime.inspection.engine import GRAPHS, engine_paths
 from dskd.runtime.user_cache import cache_folder, key_of
+from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 
 if TYPE_CHECKING:
     from dskd.export.engine_attempts import Made
@@ -93,12 +94,14 @@ def parser() -> argparse.ArgumentParser:
     add("--trtexec", action="store_true", help="only print the call of NVIDIA's trtexec that does the same")
     add("--check", action="store_true", help="only parse and build, with TensorRT-RTX; needs no GPU, leaves no engine")
     add("--json", action="store_true", help="print one JSON object")
+    add_verbosity(options, verbose=False)
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    apply_verbosity(options)
     refuse_contradictions(options)
     bundle = load_bundle(options.bundle or default_bundle())
     tried = precisions(options, bundle)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dskd.runtime.bundle.loading import FLOAT, default_bundle, load_bundle, write_manifest
 from dskd.runtime.errors import CallError, Parser, exit_with_code
+from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 
 PARITY_IMAGES = 32  # fewer would not be a proof
 
@@ -21,12 +22,14 @@ def parser() -> argparse.ArgumentParser:
         "--images", type=int, default=PARITY_IMAGES, help="images to compare on (default: %(default)s)"
     )
     options.add_argument("--json", action="store_true", help="print one JSON object")
+    add_verbosity(options)
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    apply_verbosity(options)
     if options.images < 1:
         raise CallError(f"--images {options.images} must be at least 1")
     from dskd.export.agreement import compare, require, table  # torch, which --help does not wait for

@@ -29,6 +29,7 @@ from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.pipeline import Tally, comes_when_it_comes, run
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Dropped, Inspection
+from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 
 if TYPE_CHECKING:
     from dskd.runtime.sinks import Sink
@@ -92,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
         "decoding takes up to 12 MB of memory for each",
     )
     options.add_argument("--json", action="store_true", help="print one JSON object instead of a line per frame")
+    add_verbosity(options)
     return options
 
 
@@ -138,6 +140,7 @@ def _apply_limits(options: argparse.Namespace) -> None:
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    apply_verbosity(options)
     _apply_limits(options)
     bundle = load_bundle(options.bundle or default_bundle(), later=True)
     golden = f"folder://{quote(str((bundle.path / 'golden').resolve()))}"
@@ -148,8 +151,9 @@ def main(arguments: list[str]) -> int:
     decision_settings = settings(bundle.manifest.graphs[backend.graph].thresholds, options)
     sinks = _open_sinks(options.sink)
     inspector = Inspector(bundle, backend, decision_settings, keep_maps=any(sink.needs_map for sink in sinks))
-    quiet = options.json or any(sink.to_stdout for sink in sinks)
-    if not quiet:
+    piped = options.json or any(sink.to_stdout for sink in sinks)  # another program reads standard output
+    each = not (piped or options.quiet)
+    if each:
         frames = f"{check.images} frame{'s' * (check.images != 1)}"
         print(f"bundle {bundle.id} on {backend.name}: golden check of {frames} within {check.score:.1e}")
     tally = Tally()
@@ -163,15 +167,17 @@ def main(arguments: list[str]) -> int:
                     print(f"dropped: {one_line(why(result))}", file=sys.stderr)
             elif options.json:
                 inspections.append(result[1].as_dict())
-            elif not quiet:
-                print(line(result[1]) + "\n", end="", flush=True)  # at once: Ctrl-C must not part a line from its end
+            elif each:
+                print(
+                    line(result[1], options.verbose) + "\n", end="", flush=True
+                )  # at once: Ctrl-C must not part a line from its end
     finally:  # what was inspected is told, also when the source or a sink fails half-way
         signal.signal(signal.SIGTERM, before)
         backend.close()
         if options.json:
             single = len(inspections) == 1 and tally.captured == 1
             print(json.dumps(inspections[0] if single else {"inspections": inspections, "counts": tally.as_dict()}))
-        elif not quiet:
+        elif not piped:
             print(" ".join(f"{name} {count}" for name, count in tally.as_dict().items()))
     return 1 if tally.dropped > tally.replaced else 0
 
@@ -188,11 +194,14 @@ def why(dropped: Dropped) -> str:
     return told if dropped.id in told else f"{dropped.id}: {told}"
 
 
-def line(inspection: Inspection) -> str:
-    """One inspection for a terminal."""
+def line(inspection: Inspection, steps: bool = False) -> str:
+    """One inspection for a terminal; with the time of each of its ``steps`` where that is asked for."""
     milliseconds = sum(inspection.timings_ms.values())
     found = f"  {len(inspection.regions)} region(s)" if inspection.regions else ""
-    return f"{inspection.verdict.value:6}  {inspection.score:8.4f}  {inspection.frame}  {milliseconds:.1f} ms{found}"
+    told = f"{inspection.verdict.value:6}  {inspection.score:8.4f}  {inspection.frame}  {milliseconds:.1f} ms{found}"
+    if not steps:
+        return told
+    return told + "  (" + ", ".join(f"{step} {took:.1f}" for step, took in inspection.timings_ms.items()) + ")"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,11 @@ import io
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
+
+from dskd.runtime.verbosity import verbose
 
 
 class DskdError(Exception):
@@ -112,6 +115,8 @@ def exit_with_code(main: Callable[[list[str]], int]) -> None:
         if sys.stdout:  # None where the caller closed it
             sys.stdout.flush()
     except DskdError as error:
+        if verbose():
+            traceback.print_exc()
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:

@@ -267,7 +267,7 @@ def test_rows_after_the_checkpoint_and_cut_rows_leave_the_log(tmp_path: Path) ->
     log = tmp_path / "log.csv"
     log.write_text("step,seconds,loss\n0,0.1,3\n1,0.2,2\n2,0.3,1\n3,0.")
     assert [row["step"] for row in read_curve(log)] == ["0", "1", "2"]
-    curve = Curve(log, 2)
+    curve = Curve(log, 2, 4)
     curve.add(2, {"loss": 9.0})
     curve.close()
     assert [(row["step"], row["loss"]) for row in read_curve(log)] == [("0", "3"), ("1", "2"), ("2", "9.0")]

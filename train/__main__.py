@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pydantic import BaseModel
 from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
 from dskd.runtime.inspection.threshold import describe
+from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 
 EXAMPLES = """examples:
   dskd train --data pictures/good                       a plain folder of good parts
@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "--keep-checkpoint", action="store_true", help="keep the optimiser's state of a finished run too"
     )
     options.add_argument("--json", action="store_true", help="print the run's record as one JSON object")
+    add_verbosity(options)
     options.add_schema(_settings)
     return options
 
@@ -76,7 +77,7 @@ def _settings() -> type[BaseModel]:
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    apply_verbosity(options)
     folder, record = carry_out(options)
     if record:  # else another process of the group reports
         print(json.dumps(record) if options.json else summary(record, folder))

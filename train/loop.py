@@ -106,7 +106,7 @@ def train(
     step_module: nn.Module = method
     if process.world > 1:
         step_module = DistributedDataParallel(method, find_unused_parameters=method.phases > 1)
-    curve = Curve(folder / "log.csv", schedule.first_step) if process.first else None
+    curve = Curve(folder / "log.csv", schedule.first_step, schedule.steps_per_epoch) if process.first else None
     workers = min(8, (os.cpu_count() or 2) // 2) if device.type == "cuda" else 0
     loader = batches(images, config.augment, schedule, workers, config.data.turned)
     bar = progress(loader, initial=schedule.first_step, total=schedule.steps, desc="training", unit="step")
@@ -180,9 +180,13 @@ def _update(
 
 
 class Curve:
-    """``log.csv``: one row per step. Rows that a killed run wrote after its last checkpoint are taken out."""
+    """``log.csv``: one row per step. Rows that a killed run wrote after its last checkpoint are taken out.
 
-    def __init__(self, path: Path, first_step: int) -> None:
+    With ``--verbose`` the last row of each epoch is told too.
+    """
+
+    def __init__(self, path: Path, first_step: int, steps_per_epoch: int) -> None:
+        self._steps_per_epoch = steps_per_epoch
         rows = read_curve(path) if path.exists() else []
         kept = [row for row in rows if int(row["step"]) < first_step]
         self._columns = list(kept[0]) if kept else None
@@ -204,6 +208,9 @@ class Curve:
             self._columns = list(row)
         writer.writerow(row)
         self._file.flush()
+        epoch, rest = divmod(step + 1, self._steps_per_epoch)
+        if rest == 0:
+            log.debug("epoch %d: %s", epoch, ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
 
     def close(self) -> None:
         """Closes the file."""

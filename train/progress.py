@@ -8,6 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dskd.runtime.verbosity import quiet
+
 SECONDS = 10.0  # between lines where there is no terminal
 _times: dict[str, float] = {}
 
@@ -17,7 +19,7 @@ class _Timed(tqdm):  # type: ignore[type-arg] # tqdm has no stubs for its parame
 
     def close(self) -> None:
         """Notes the time once."""
-        if not getattr(self, "noted", False):
+        if not (self.disable or getattr(self, "noted", False)):  # tqdm keeps no time where it shows nothing
             self.noted = True
             name = self.desc.removesuffix(": ")
             _times[name] = _times.get(name, 0.0) + float(self.format_dict["elapsed"])
@@ -36,11 +38,11 @@ class _Lines(_Timed):
 def progress(work: Iterable[Any] | None = None, *, desc: str, unit: str, **options: Any) -> Any:
     """``work`` with its progress on stderr; the words are tqdm's."""
     if sys.stderr is not None and sys.stderr.isatty():
-        return _Timed(work, desc=desc, unit=unit, leave=False, **options)
+        return _Timed(work, desc=desc, unit=unit, leave=False, disable=quiet(), **options)
     form = "{desc}: {n_fmt} of {total_fmt} " + unit + "s, {elapsed} gone, {remaining} left"
     return _Lines(
         work, desc=desc, unit=unit, leave=False, bar_format=form, mininterval=SECONDS, maxinterval=SECONDS,
-        delay=SECONDS, disable=sys.stderr is None, **options,
+        delay=SECONDS, disable=quiet() or sys.stderr is None, **options,
     )  # fmt: skip
 
 

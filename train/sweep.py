@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from dskd.runtime import atomic
 from dskd.runtime.errors import CallError, DskdError, Parser, exit_with_code
+from dskd.runtime.verbosity import add_verbosity, apply_verbosity, quiet
 from dskd.train import on_ray
 
 if TYPE_CHECKING:
@@ -69,13 +69,14 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--gpus", type=float, help="GPUs for one product (default: 1 where there are some)")
     options.add_argument("--json", action="store_true", help="print the summary as one JSON object")
+    add_verbosity(options)
     return options
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    apply_verbosity(options)
     if (options.cpus is not None and options.cpus < 1) or (options.gpus is not None and options.gpus < 0):
         raise CallError("--cpus is at least 1 and --gpus at least 0")
     products = chosen(options)
@@ -117,7 +118,7 @@ def sweep(products: Sequence[Product], options: argparse.Namespace) -> dict[str,
     from dskd.train.sweep_product import make
 
     rows: dict[str, dict[str, Any]] = {}
-    bar = tqdm(total=len(products), desc="products", unit="product", disable=None)
+    bar = tqdm(total=len(products), desc="products", unit="product", disable=quiet() or None)
     with closing(bar), on_ray.connected(options.address) as ray:
         taken = on_ray.share(ray, options.device, options.cpus, options.gpus)
         for product, row in on_ray.as_done(ray, make, products, taken):

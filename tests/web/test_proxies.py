@@ -69,15 +69,11 @@ CADDY = """
   admin off
   auto_https off
   storage file_system {folder}/caddy
-  servers {{
-    trusted_proxies static 127.0.0.1
-    client_ip_headers X-Test-Client
-  }}
 }}
 https://127.0.0.1:{tls} {{
   tls {certificate} {key}
   reverse_proxy 127.0.0.1:{port} {{
-    header_up X-Forwarded-For {{client_ip}}
+    header_up X-Forwarded-For {{header.X-Test-Client}}
   }}
 }}
 """

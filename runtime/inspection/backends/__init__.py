@@ -5,7 +5,6 @@ Packages bring more by the entry point group ``dskd.backends``; docs/plugins.md 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from dskd.runtime.configuration.registry import Registry
 from dskd.runtime.errors import CallError, DeviceLost, DskdError, MissingPart, NotExact, one_line
 from dskd.runtime.inspection.backends.base import Backend, Output, cpu_words
 from dskd.runtime.inspection.engine import engine_paths, read_facts
+from dskd.runtime.verbosity import note
 
 BEST_FIRST: tuple[Precision, ...] = ("int8", "fp16", "fp32")
 Proof = TypeVar("Proof")
@@ -112,11 +112,11 @@ def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate], again:
             if isinstance(error, NotExact):
                 inexact.append(error)
             else:
-                print(f"passed over: {one_line(str(error))}", file=sys.stderr)
+                note(f"passed over: {one_line(str(error))}")
         else:
             for passed in inexact:
                 if not passed.told:
-                    print(f"{one_line(str(passed))}; using {backend.name} instead", file=sys.stderr)
+                    note(f"{one_line(str(passed))}; using {backend.name} instead")
             return backend, proof
 
 

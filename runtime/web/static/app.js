@@ -130,8 +130,10 @@ function open() {
     if (tab.dataset.view === page.view) tab.setAttribute("aria-current", "page");
     else tab.removeAttribute("aria-current");
   }
-  views[page.view].open?.();
-  if (page.state) views.parts.detail(name === "parts" && /^\d+$/.test(id ?? "") ? Number(id) : null);
+  if (page.state) { // else again with the first one: a view that is drawn twice takes a button from under the finger
+    views[page.view].open?.();
+    views.parts.detail(name === "parts" && /^\d+$/.test(id ?? "") ? Number(id) : null);
+  }
   render();
 }
 
