@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dskd.benchmarks.lab.station.rtsp_camera import picture
 from dskd.runtime.capture.frame_health import FrameHealth, HealthLimits
+from dskd.runtime.capture.picture_quality import KEPT, PERIOD, PictureQuality
 from dskd.runtime.reason import NotInspected
 
 Image = NDArray[np.uint8]
@@ -132,3 +133,30 @@ def test_a_large_frame_costs_little() -> None:
         health.fault(frames[number % 3])
         spent.append(time.thread_time() - began)
     assert sorted(spent)[4] < 0.03  # of this thread's own time: a camera gives a frame in 33 milliseconds
+
+
+def test_what_a_lamp_and_a_lens_do_to_pictures_is_measured_once_a_minute() -> None:
+    quality, sharp = PictureQuality(), picture(1)
+    blurred = cv2.GaussianBlur(sharp, (0, 0), 3)
+    darker = (sharp * 0.7).astype(np.uint8)
+    for k, image in enumerate((sharp, blurred, darker)):
+        quality.look(image, 1000.0 + k * PERIOD)
+        quality.look(np.zeros_like(image), 1000.0 + k * PERIOD + 1)  # too early to be measured
+    usual, soft, dim = quality.measured()
+    assert soft.sharpness < 0.5 * usual.sharpness
+    assert soft.brightness == pytest.approx(usual.brightness, rel=0.1)
+    assert dim.brightness == pytest.approx(0.7 * usual.brightness, rel=0.05)
+    assert dim.contrast == pytest.approx(0.7 * usual.contrast, rel=0.05)
+    quality.look(sharp, 10.0)  # the clock was set back
+    assert quality.measured()[-1].at == 10.0
+    for k in range(KEPT + 5):
+        quality.look(sharp[:40, :40], 2000.0 + k * PERIOD)
+    assert len(quality.measured()) == KEPT
+
+
+def test_the_limit_for_blur_is_read_from_what_is_usual() -> None:
+    quality, sharp = PictureQuality(), picture(1)
+    quality.look(sharp, 0.0)
+    limit = 0.5 * quality.measured()[0].sharpness
+    assert FrameHealth(HealthLimits(blur=limit)).fault(sharp) is None
+    assert kind_of(FrameHealth(HealthLimits(blur=limit)).fault(cv2.GaussianBlur(sharp, (0, 0), 3))) == "blurred"

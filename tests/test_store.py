@@ -13,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from budget import cases
@@ -139,6 +140,19 @@ def test_a_label_names_a_kind_of_defect_and_is_taken_away(store: Store) -> None:
     store.label(1, None, "bob")
     assert [row.id for row in store.scores("top", 9, "known defects")] == [3, 2]
     assert store.audit_log(1)[0].detail == "record 1: no label"
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "score"])
+def test_pages_of_a_search_hold_each_inspection_once_in_its_order(store: Store, order: Any) -> None:
+    everything = tuple(Verdict)
+    scores = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+    store.add([inspection(k, everything[k % 3], score=score / 9) for k, score in enumerate(scores)])
+    ranks = {"newest": lambda k: -k, "oldest": lambda k: k, "score": lambda k: (-scores[k], -k)}
+    expected = [k + 1 for k in sorted(range(len(scores)), key=ranks[order])]
+    found: list[int] = []
+    while page := store.search(Search(everything, order=order), 3, found[-1] if found else None):
+        found += [record.id for record in page]
+    assert found == expected
 
 
 def test_inspections_are_found_by_part_time_score_and_label(store: Store) -> None:

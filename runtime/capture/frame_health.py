@@ -55,7 +55,7 @@ class FrameHealth:
         if self._size is not None and size != self._size:
             detail = f"{size[0]}x{size[1]} instead of {self._size[0]}x{self._size[1]}; check which camera it is"
             return NotInspected(Reason.SIZE, detail)
-        samples = image[_grid(size[1])][:, _grid(size[0])]
+        samples = samples_of(image)
         fault = self._frozen(image, samples) if live and self.limits.frozen else None
         fault = fault or self._exposure(samples) or self._blurred(image)
         if fault is None and live:
@@ -91,11 +91,22 @@ class FrameHealth:
     def _blurred(self, image: Image) -> NotInspected | None:
         if not self.limits.blur:
             return None
-        sharpest = max(_sharpness(tile) for tile in _tiles(image))
+        sharpest = sharpness(image)
         if sharpest >= self.limits.blur:
             return None
         detail = f"sharpness {sharpest:.0f} is under {self.limits.blur:g}; clean the lens, check focus and light"
         return NotInspected(Reason.BLURRED, detail)
+
+
+def samples_of(image: Image) -> Image:
+    """Some of the pixels, evenly spread: enough to judge exposure by."""
+    return image[_grid(image.shape[0])][:, _grid(image.shape[1])]
+
+
+def sharpness(image: Image) -> float:
+    """Of the sharpest tile: variance of the Laplacian, in grey levels squared."""
+    grey = (cv2.cvtColor(tile, cv2.COLOR_BGR2GRAY) for tile in _tiles(image))
+    return max(float(cv2.Laplacian(tile, cv2.CV_16S).var()) for tile in grey)
 
 
 def _grid(length: int) -> slice:
@@ -108,8 +119,3 @@ def _tiles(image: Image) -> list[Image]:
     rows = {max(0, int((height - _TILE) * share)) for share in (0.1, 0.5, 0.9)}
     columns = {max(0, int((width - _TILE) * share)) for share in (0.1, 0.5, 0.9)}
     return [image[y : y + _TILE, x : x + _TILE] for y in sorted(rows) for x in sorted(columns)]
-
-
-def _sharpness(tile: Image) -> float:
-    """Variance of the Laplacian, in grey levels squared."""
-    return float(cv2.Laplacian(cv2.cvtColor(tile, cv2.COLOR_BGR2GRAY), cv2.CV_16S).var())

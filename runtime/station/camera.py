@@ -13,6 +13,7 @@ import numpy as np
 from dskd.runtime.capture.camera_thread import PATIENCE, Capture, CaptureSettings, CaptureStatus
 from dskd.runtime.capture.frame_health import FrameHealth, HealthLimits
 from dskd.runtime.capture.frame_queue import Policy
+from dskd.runtime.capture.picture_quality import PictureQuality
 from dskd.runtime.capture.sources import Source
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.decision import Settings
@@ -44,6 +45,7 @@ class StationCamera:
         self._serving = self._served = serving
         self.closing = False
         self.live: Live | None = None
+        self.quality = PictureQuality()
         self._recorder = recorder
         self._counts = threading.Lock()
         self._verdicts: Counter[str] = Counter()
@@ -177,6 +179,7 @@ class StationCamera:
     def show(self, frame: Frame, inspection: Inspection) -> None:
         """Makes a frame the newest inspected one."""
         self.live = Live(frame.image, inspection, inspection.covers)
+        self.quality.look(frame.image, frame.captured)
 
     def status(self) -> CameraStatus:
         """The present state and counts."""

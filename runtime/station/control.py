@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from dskd.runtime.capture.picture_quality import Quality
 from dskd.runtime.result import Image, Inspection
 from dskd.runtime.status import Health
 
@@ -92,6 +93,10 @@ class StationControl(Protocol):
 
     def live(self, camera: str) -> Live | None:
         """The newest inspected frame, None before the first."""
+        ...
+
+    def quality(self, camera: str) -> list[Quality]:
+        """Of the camera's inspected pictures over the last day or since the start, oldest first."""
         ...
 
     def trigger(self, camera: str, part: str | None) -> str:

@@ -19,7 +19,7 @@ from dskd.runtime.result import Verdict
 from dskd.runtime.station.load import read_station
 from dskd.runtime.station.recipe import OperatorOverrides, SavedThresholds
 from dskd.runtime.store import Scored, StoreReader
-from dskd.runtime.store.reader import Label
+from dskd.runtime.store.search import Label
 
 MOST = 100_000  # scores looked at
 Basis = Literal["confirmed good", "passes"]

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 
 from dskd.runtime.atomic import sole_writer
 from dskd.runtime.capture.decoding_process import DecodingProcess
+from dskd.runtime.capture.picture_quality import Quality
 from dskd.runtime.capture.pixel_limit import limit_megapixels
 from dskd.runtime.capture.sources import Trigger, open_source
 from dskd.runtime.configuration.fields import reveal, split_address
@@ -167,6 +168,10 @@ class Station:
     def live(self, camera: str) -> Live | None:
         """The newest inspected frame."""
         return self._camera(camera).live
+
+    def quality(self, camera: str) -> list[Quality]:
+        """Of the camera's pictures over the last day."""
+        return self._camera(camera).quality.measured()
 
     def trigger(self, camera: str, part: str | None) -> str:
         """Announces a part."""

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -15,29 +14,11 @@ from dskd.runtime.result import Announced, Verdict
 from dskd.runtime.store.file import StoreBroken, StoreDamaged, StoreError, StoreLocked, connect_to_read, meaning
 from dskd.runtime.store.records import Record, Value, record_from, values_of
 from dskd.runtime.store.schema import UNCHECKED
+from dskd.runtime.store.search import LABELS, ORDERS, Search
 
 READ_PATIENCE = 2.0  # seconds; readers of a write-ahead log wait for nobody but a recovery
 IDLE_CONNECTIONS = 4
 T = TypeVar("T")
-
-
-class Label(str, Enum):
-    """What a person said about an inspection after looking at the part."""
-
-    GOOD = "confirmed good"
-    FALSE_ALARM = "false alarm"
-    DEFECT = "confirmed defect"
-    MISSED = "missed defect"
-
-
-GOOD_LABELS = (Label.GOOD, Label.FALSE_ALARM)
-DEFECT_LABELS = (Label.DEFECT, Label.MISSED)
-_LABELS = {
-    "good": f"label IN ({', '.join(repr(label.value) for label in GOOD_LABELS)})",
-    "defect": f"label IN ({', '.join(repr(label.value) for label in DEFECT_LABELS)})",
-    "any": "label IS NOT NULL",
-    "none": "label IS NULL",
-}
 
 
 @dataclass(frozen=True)
@@ -65,42 +46,6 @@ class Scored:
     bundle: str
     backend: str
     label: str | None
-
-
-@dataclass(frozen=True)
-class Search:
-    """Which inspections are looked for; what is None does not matter.
-
-    ``part``: a piece of the part's name, or of the frame's. ``since`` and ``until``: seconds since the epoch, the second
-    one not included. ``least`` and ``most``: of the score, in multiples of the threshold that was in use. ``label``:
-    "good", "defect", "any" or "none".
-    """
-
-    verdicts: tuple[Verdict, ...] = (Verdict.REVIEW, Verdict.REJECT)
-    source: str | None = None
-    part: str | None = None
-    since: float | None = None
-    until: float | None = None
-    least: float | None = None
-    most: float | None = None
-    label: Literal["good", "defect", "any", "none"] | None = None
-
-    def conditions(self) -> tuple[str, list[Value]]:
-        """As SQL but for the verdict, with its values."""
-        asked: list[tuple[str, Value]] = [
-            ("source = ?", self.source),
-            ("(instr(part, ?) > 0 OR instr(frame, ?) > 0)", self.part),
-            ("captured >= ?", self.since),
-            ("captured < ?", self.until),
-            ("score >= ? * threshold", self.least),
-            ("score <= ? * threshold", self.most),
-        ]
-        given = [(text, value) for text, value in asked if value is not None]
-        clauses = ["kind = 'inspection'", *(text for text, _ in given)]
-        values: list[Value] = [value for text, value in given for _ in range(text.count("?"))]
-        if self.label is not None:
-            clauses.append(_LABELS[self.label])
-        return " AND ".join(clauses), values
 
 
 @dataclass(frozen=True)
@@ -155,17 +100,18 @@ class StoreReader:
         return self.search(Search(tuple(verdicts), source), limit, before)
 
     def search(self, search: Search, limit: int, before: int | None = None) -> list[Record]:
-        """The newest inspections that are looked for, newest first, with labels; ``before`` an id, to page on."""
+        """Inspections that are looked for, in their order, with labels; those after the id ``before``, to page on."""
         where, values = search.conditions()
+        order, after = ORDERS[search.order]
         if before is not None:
-            where, values = f"{where} AND id < ?", [*values, before]
+            where, values = f"{where} AND {after}", [*values, before]
         # one verdict at a time comes from its index without sorting; labels are few and need none
         table = _BY_LABEL if search.label in ("good", "defect", "any") else _LABELLED
-        question = f"SELECT {table} WHERE verdict = ? AND {where} ORDER BY id DESC LIMIT ?"
+        question = f"SELECT {table} WHERE verdict = ? AND {where} ORDER BY {order} LIMIT ?"
         found: list[Record] = []
         for verdict in search.verdicts:
             found += self._records(question, (verdict.value, *values, limit))
-        return sorted(found, key=lambda record: record.id, reverse=True)[:limit]
+        return sorted(found, key=search.key, reverse=search.order != "oldest")[:limit]
 
     def kinds_of_defect(self, limit: int = 50) -> list[str]:
         """The kinds of defect that people named, the most frequent first."""
@@ -211,8 +157,8 @@ class StoreReader:
         which = {
             "all": "",
             "passes": "AND verdict = 'PASS'",
-            "confirmed good": f"AND {_LABELS['good']}",
-            "known defects": f"AND {_LABELS['defect']}",
+            "confirmed good": f"AND {LABELS['good']}",
+            "known defects": f"AND {LABELS['defect']}",
         }[of]
         question = (
             "SELECT id, captured, score, threshold, verdict, bundle, backend, label "  # noqa: S608 (our own text)

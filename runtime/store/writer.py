@@ -28,11 +28,12 @@ from dskd.runtime.store.file import (
     meaning,
     quick_check,
 )
-from dskd.runtime.store.reader import Label, StoreReader
+from dskd.runtime.store.reader import StoreReader
 from dskd.runtime.store.records import COLUMNS, checksum, outcomes, plain_text, row_of
 from dskd.runtime.store.repair import CURSORS_LOST, finish_interrupted, is_store, repair, verify
 from dskd.runtime.store.retention import prune_oldest
 from dskd.runtime.store.schema import GIVEN, number
+from dskd.runtime.store.search import Label
 from dskd.runtime.wall_clock import Span
 
 OPEN_PATIENCE = 10.0  # seconds to wait for another program at the start

@@ -22,7 +22,7 @@ from dskd.runtime.result import Verdict
 from dskd.runtime.sinks.csv import safe
 from dskd.runtime.sinks.images import file_name
 from dskd.runtime.store import Record
-from dskd.runtime.store.reader import DEFECT_LABELS, GOOD_LABELS
+from dskd.runtime.store.search import DEFECT_LABELS, GOOD_LABELS
 from dskd.runtime.web.answers import PIECE, Blob
 from dskd.runtime.web.app_state import AppState
 from dskd.runtime.web.archive import Archive

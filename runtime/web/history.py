@@ -22,7 +22,7 @@ MOST_ROWS = 200
 MOST_SCORES = 5000
 LONG_AGO = 10 * 366 * 86400.0
 _ABOUT = re.compile(r"record (\d{1,18}):")
-PAGING = {"before": "an id, to page on", "limit": f"1 to {MOST_ROWS}"}
+PAGING = {"before": "the id of the last one, to page on", "limit": f"1 to {MOST_ROWS}"}
 
 
 class History:
@@ -36,7 +36,7 @@ class History:
         one = "/api/inspections/{id}"
         which = {**FIELDS, **PAGING}
         return [
-            Endpoint("GET", "/api/inspections", "stored inspections, newest first", self.inspections, query=which),
+            Endpoint("GET", "/api/inspections", "stored inspections in that order, newest first by itself", self.inspections, query=which),
             Endpoint("GET", one, "one stored inspection", self.inspection),
             Endpoint("GET", f"{one}/thumbnail", "its picture, small", self._picture(Archive.thumbnail)),
             Endpoint("GET", f"{one}/original", "its picture as it was inspected", self._picture(Archive.original)),

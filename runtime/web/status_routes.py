@@ -91,6 +91,7 @@ class StatusRoutes:
             "health": status.health,
             "started": status.started,
             "now": status.now,
+            "utc_offset_s": time.localtime(status.now).tm_gmtoff,
             "fresh_s": FRESH_SECONDS,
             "newest": newest,
             "recipes": list(status.recipes),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dskd.runtime.result import Verdict
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.store import Scored, StoreReader
-from dskd.runtime.store.reader import GOOD_LABELS
+from dskd.runtime.store.search import GOOD_LABELS
 
 LAST = 2000  # parts that a question rests on
 MOST_DEFECTS = 1000

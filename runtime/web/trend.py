@@ -34,7 +34,8 @@ class Trend:
         return [
             Endpoint(
                 "GET", "/api/cameras/{camera}/trend", "parts by verdict per quarter of an hour, where rejects had "
-                "their worst region, and medians of passes beside the band of the reference", self.trend,
+                "their worst region, and medians of passes beside the band of the reference; "
+                "'quality' has moment, brightness, contrast and sharpness of a picture a minute", self.trend,
                 query={"hours": f"1 to {MOST_HOURS}, to look back"},
             )
         ]  # fmt: skip
@@ -63,6 +64,7 @@ class Trend:
                 "reject": camera.reject,
                 "band": [float(value) for value in np.quantile(cut, BAND)] if cut else None,
                 "reference": None if found is None else found[1],
+                "quality": [list(one) for one in self._state.control.quality(name) if one.at >= since],
             }
 
         return as_json(await self._state.view(look))

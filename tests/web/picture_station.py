@@ -13,6 +13,7 @@ import numpy as np
 
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.capture.image_files import list_images, read_image
+from dskd.runtime.capture.picture_quality import Quality
 from dskd.runtime.errors import CallError, DskdError
 from dskd.runtime.inspection.backends import open_backend
 from dskd.runtime.inspection.decision import Settings
@@ -153,6 +154,9 @@ class PictureStation:
 
     def reference(self, camera: str) -> tuple[list[float], str] | None:
         return [0.1 * self.inspectors[camera].settings.review * k for k in range(1, 10)], "held-out good images"
+
+    def quality(self, camera: str) -> list[Quality]:
+        return [Quality(time.time() - 60 * k, 120.0 - k, 90.0, 300.0) for k in (2, 1, 0)]
 
     def rejudge(self, image: Image, camera: str) -> Inspection:
         frame = Frame(camera, "again", time.time(), np.ascontiguousarray(image))

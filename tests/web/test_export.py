@@ -15,7 +15,7 @@ from dskd.benchmarks.evaluate import labelled_pictures
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.result import Region, Verdict
 from dskd.runtime.store import Record
-from dskd.runtime.store.reader import Label
+from dskd.runtime.store.search import Label
 from dskd.runtime.web.export import folder_of
 from dskd.runtime.web.trend import medians, places
 from dskd.train.data import find_images
@@ -101,7 +101,7 @@ def test_a_label_with_kind_and_note_is_kept_and_taken_away(shop: Served, calls: 
 
 @pytest.mark.parametrize(
     ("query", "word"),
-    [("label=maybe", "label"), ("least=high", "least"), ("since=nan", "since"), ("part=" + "x" * 300, "part"), ("verdict=OK", "verdict")],
+    [("label=maybe", "label"), ("least=high", "least"), ("since=nan", "since"), ("part=" + "x" * 300, "part"), ("verdict=OK", "verdict"), ("order=best", "order")],
 )  # fmt: skip
 def test_a_wrong_search_is_told_in_a_sentence(calls: httpx.Client, query: str, word: str) -> None:
     answer = calls.get(f"/api/inspections?{query}")

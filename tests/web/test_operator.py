@@ -198,6 +198,58 @@ def test_thresholds_go_back_to_what_they_were_from_the_log(page: Any, line: Line
     assert f"{line.url}#parts/{rejects[-2]}" in links
 
 
+def test_parts_stand_in_the_order_that_was_chosen(page: Any, line: Line, rejects: list[int]) -> None:
+    rows = {row["id"]: row["score"] / row["threshold"] for row in stored(line, "inspections")["inspections"]}
+    assert len(rows) >= len(rejects)
+    expected = {
+        "oldest": sorted(rows),
+        "score": sorted(rows, key=lambda one: (-rows[one], -one)),
+        "newest": sorted(rows)[::-1],
+    }
+    open_view(page, line, "parts")
+    for order, ids in expected.items():
+        find(page, f"#parts-order option[value={order}]").click()
+        hrefs = [f"{line.url}#parts/{number}" for number in ids]
+        shown = "return [...document.querySelectorAll('#parts .tile')].map((a) => a.href)"
+        wait(lambda: page.execute_script(shown) == hrefs, told=lambda: f"{order}: {page.execute_script(shown)}")  # noqa: B023
+
+
+def test_pictures_and_clocks_are_told(page: Any, line: Line, rejects: list[int]) -> None:
+    open_view(page, line, "trend")
+    wait(lambda: len(page.find_elements("css selector", "#trend-quality figure")) == 3)
+    assert text(page, "#trend-quality figcaption").startswith("Brightness ")
+    open_view(page, line, "health")
+    wait(lambda: "the station's own clock is UTC" in text(page, "#zone"))
+
+
+GAUGE = """
+const { gauge } = await import(new URL("static/gauge.js", location.href));
+const bad = [];
+for (const [value, review, reject] of [[1, 8, 10], [950, 8, 10], [0, 0.0001, 0.0002], [5, 0.2, 10], [12, null, 10], [88888, 77777.7, 80000]]) {
+  for (const width of [150, 260, 900]) {
+    const holder = document.createElement("div");
+    holder.className = "gauge";
+    holder.style.cssText = `width: ${width}px; position: fixed; left: 0; top: 0`;
+    document.body.append(holder);
+    gauge(holder, { score: value, review, reject, kind: "PASS" });
+    const [from, to] = [holder.getBoundingClientRect().left, holder.getBoundingClientRect().right];
+    const [first, , second] = [...holder.lastChild.children].map((e) => e.getBoundingClientRect());
+    const at = holder.querySelector(".zone-reject").getBoundingClientRect().left;
+    const room = first.width + second.width + 40 < width;
+    if (first.left < from - 1 || (room && second.right > to + 1) || first.right > second.left + 1) bad.push([value, review, reject, width]);
+    if (width === 900 && value === 1 && Math.abs(second.left - at) > 2) bad.push(["reject is not where it begins", second.left, at]);
+    holder.remove();
+  }
+}
+return bad;
+"""
+
+
+def test_no_label_of_the_gauge_is_cut_or_lies_on_another(page: Any, line: Line, rejects: list[int]) -> None:
+    open_view(page, line, "live")
+    assert page.execute_script(f"return (async () => {{ {GAUGE} }})()") == []
+
+
 @pytest.mark.parametrize(
     ("wanted", "language", "word"),
     [("de-AT,en", "de", "SCHLECHT"), ("fr,zh-TW,de", "zh", "不合格"), ("pt,it", "en", "REJECT")],

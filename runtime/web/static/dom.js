@@ -77,6 +77,12 @@ export function dated(seconds) {
   return `${DATE.format(then)}, ${CLOCK.format(then)}`;
 }
 
+// How this browser's clock differs from UTC, and another one's: UTC+01:00.
+export function zone(seconds = -60 * new Date().getTimezoneOffset()) {
+  const minutes = Math.round(Math.abs(seconds) / 60);
+  return `UTC${seconds < 0 ? "−" : "+"}${String(Math.floor(minutes / 60)).padStart(2, "0")}:${String(minutes % 60).padStart(2, "0")}`;
+}
+
 export function ago(seconds) {
   return seconds < 1 ? t("just now") : t("{time} ago", { time: lasting(seconds) });
 }

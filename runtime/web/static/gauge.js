@@ -9,7 +9,7 @@ export function gauge(holder, { score: value, review, reject, kind }) {
       h("div", { class: "gauge-bar" },
         h("span", { class: "zone zone-pass" }), h("span", { class: "zone zone-review" }), h("span", { class: "zone zone-reject" }),
         h("span", { class: "gauge-mark" })),
-      h("div", { class: "gauge-scale" }, h("span", { class: "gauge-review" }), h("span", { class: "gauge-reject" })));
+      h("div", { class: "gauge-scale" }, h("span", { class: "gauge-review" }), h("span", { class: "gauge-gap" }), h("span", { class: "gauge-reject" })));
   }
   const most = Math.max(1.6 * reject, 1.04 * (value ?? 0), 1e-9);
   const place = (number) => `${Math.min(100, Math.max(0, (100 * number) / most)).toFixed(2)}%`;
@@ -21,8 +21,9 @@ export function gauge(holder, { score: value, review, reject, kind }) {
   mark.hidden = value === null;
   mark.style.left = place(value ?? 0);
   mark.dataset.kind = kind ?? "none";
-  scale.children[0].style.left = place(review ?? 0);
-  scale.children[1].style.left = place(reject);
-  text(scale.children[0], review === null ? "" : `${t("review")} ${score(review)}`);
-  text(scale.children[1], `${t("reject")} ${score(reject)}`);
+  const [first, gap, second] = scale.children;
+  first.style.flexBasis = place(review ?? 0);
+  gap.style.flexBasis = place(reject - (review ?? 0));
+  text(first, review === null ? "" : `${t("review")} ${score(review)}`);
+  text(second, `${t("reject")} ${score(reject)}`);
 }

@@ -1,6 +1,6 @@
 // Cameras, sinks and outputs: each in a sentence that a person can act on.
 
-import { byId, h, lasting, moment, pill, text, whole, WORD } from "./dom.js";
+import { byId, h, lasting, moment, pill, text, whole, WORD, zone } from "./dom.js";
 import { t } from "./strings.js";
 
 export function startHealth(page) {
@@ -32,7 +32,8 @@ export function startHealth(page) {
           h("div", { class: "card" }, h("div", { class: "filters" }, h("h2", {}, t("Cameras"))), h("ul", { class: "health-list" }, ...cameras(state))),
           h("div", { class: "card" }, h("div", { class: "filters" }, h("h2", {}, t("Store, sinks and outputs"))),
             h("ul", { class: "health-list" }, ...state.parts.map((part) => row(part, [], undefined, part.kind === "clock" && part.health !== "ok" ? accept() : null)))),
-          h("p", { class: "hint", id: "uptime" }));
+          h("p", { class: "hint", id: "uptime" }),
+          h("p", { class: "hint", id: "zone" }, t("Times on this page are in {here}, the clock of this browser; the station's own clock is {there}.", { here: zone(), there: zone(state.utc_offset_s) })));
       }
       text(byId("uptime"), t("Station {name} has been running for {up}, since {since}. Programs ask /healthz; /api describes the interface.", { name: state.name, up, since: moment(state.started) }));
     },

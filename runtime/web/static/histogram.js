@@ -1,6 +1,6 @@
 // Scores of many parts as bars, with two lines to drag. Heights are square roots, so that single rejects are seen too.
 
-import { s, score } from "./dom.js";
+import { s, score, whole } from "./dom.js";
 import { t } from "./strings.js";
 
 const WIDTH = 1000;
@@ -86,7 +86,7 @@ export class Histogram {
       return s("rect", { class: `bar-${kind}`, x: bin * wide + 0.12 * wide, width: 0.76 * wide, y: FLOOR - tall, height: tall, rx: 2 },
         s("title", {}, t("{count} with a score around {score}", { count, score: score(middle) })));
     }));
-    this.scale();
+    this.scale(tallest);
     this.ghosts.replaceChildren(...Object.values(present).map((value) => s("line", { x1: this.x(value), x2: this.x(value), y1: TOP - 8, y2: FLOOR })));
     this.place(limits);
   }
@@ -108,7 +108,7 @@ export class Histogram {
     }
   }
 
-  scale() {
+  scale(tallest) {
     const units = this.units ?? WIDTH;
     const steps = Math.max(4, Math.round(units / 160));
     const rough = this.most / steps;
@@ -118,6 +118,15 @@ export class Histogram {
     for (let value = 0; value <= this.most; value += step) marks.push(value);
     this.axis.replaceChildren(
       s("line", { x1: 0, x2: units, y1: FLOOR, y2: FLOOR }),
+      ...heights(tallest).flatMap((count) => {
+        const y = FLOOR - (FLOOR - TOP) * Math.sqrt(count / tallest);
+        return [s("line", { class: "level", x1: 0, x2: units, y1: y, y2: y }), s("text", { x: 4, y: y + 18 }, count === 1 ? t("1 part") : t("{n} parts", { n: whole(count) }))];
+      }),
       ...marks.map((value) => s("text", { x: Math.min(units - 4, Math.max(4, this.x(value))), y: FLOOR + 26, "text-anchor": value === 0 ? "start" : "middle" }, String(Number(value.toPrecision(3))))));
   }
+}
+
+// Up to three counts that the bars are read by; on a scale of square roots a quarter of them is half as high.
+function heights(tallest) {
+  return [...new Set([1, Math.round(tallest / 4), tallest])].filter((count, place, all) => count > 0 && (place === all.length - 1 || count < 0.4 * tallest) && (count !== 1 || tallest < 30));
 }

@@ -10,7 +10,8 @@ const CHOICES = {
   "REVIEW,REJECT": t("Rejects and reviews"), REJECT: t("Rejects"), REVIEW: t("Reviews"), PASS: t("Passes"), "PASS,REVIEW,REJECT": t("All"),
 };
 const LABELLED = { "": t("Any label or none"), none: t("Not labelled"), any: t("Labelled"), good: t("Called good"), defect: t("Called a defect") };
-const FIELDS = ["part", "since", "until", "least", "most", "label"];
+const ORDERS = { newest: t("Newest first"), oldest: t("Oldest first"), score: t("Highest score first") };
+const FIELDS = ["part", "since", "until", "least", "most", "label", "order"];
 const YOUNG = 60; // seconds in which a picture may still be on its way to the disk
 
 // A picture with verdict, score and time; a link, so that it opens with a click, a key or in a tab of its own.
@@ -39,6 +40,7 @@ export function startParts(page) {
     byId("parts-verdict").append(h("label", {}, input, h("span", {}, name)));
   }
   byId("parts-label").append(...Object.entries(LABELLED).map(([value, name]) => h("option", { value }, name)));
+  byId("parts-order").append(...Object.entries(ORDERS).map(([value, name]) => h("option", { value }, name)));
   byId("parts-camera").onchange = (event) => ((list.camera = event.target.value), load());
   byId("parts-more").onclick = () => load(list.rows.at(-1)?.id);
   byId("parts-search").onsubmit = (event) => (event.preventDefault(), load());
@@ -64,7 +66,7 @@ export function startParts(page) {
     list.wanted = `${page.state?.newest}/${asked}`;
     list.asked = performance.now();
     for (const kind of ["csv", "zip"]) byId(`export-${kind}`).href = `api/export.${kind}?${asked}`;
-    byId("parts-reset").hidden = !FIELDS.some((name) => byId(`parts-${name}`).value);
+    byId("parts-reset").hidden = !FIELDS.some((name) => byId(`parts-${name}`).value !== (name === "order" ? "newest" : ""));
     try {
       const { inspections } = await get(`api/inspections?limit=${PAGE}&${asked}${before ? `&before=${before}` : ""}`);
       if (asked !== query()) return false; // the answer to what was asked before

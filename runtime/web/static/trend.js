@@ -16,15 +16,16 @@ export function startTrend(page) {
   const span = h("select", { id: "trend-span", onchange: () => ((now.hours = Number(span.value)), load()) },
     ...Object.entries(SPANS).map(([value, name]) => h("option", { value }, name)));
   const camera = h("select", { id: "trend-camera", onchange: () => page.choose(camera.value) });
-  const parts = Object.fromEntries(["bars", "places", "scores"].map((name) => [name, h("div", { class: "plot", id: `trend-${name}` })]));
-  const told = Object.fromEntries(["bars", "places", "scores"].map((name) => [name, h("p", { class: "hint", id: `trend-${name}-told` })]));
+  const parts = Object.fromEntries(["bars", "places", "scores", "quality"].map((name) => [name, h("div", { class: "plot", id: `trend-${name}` })]));
+  const told = Object.fromEntries(["bars", "places", "scores", "quality"].map((name) => [name, h("p", { class: "hint", id: `trend-${name}-told` })]));
   view.replaceChildren(
     h("div", { class: "card trend-card" },
       h("div", { class: "filters" }, h("h2", {}, t("Rejects and reviews over time")), h("label", { class: "field-inline" }, t("Camera"), " ", camera), span),
       told.bars, parts.bars),
     h("div", { class: "trend-pair" },
       h("div", { class: "card trend-card" }, h("div", { class: "filters" }, h("h2", {}, t("Where rejects lie"))), told.places, parts.places),
-      h("div", { class: "card trend-card" }, h("div", { class: "filters" }, h("h2", {}, t("Scores of passes"))), told.scores, parts.scores)));
+      h("div", { class: "card trend-card" }, h("div", { class: "filters" }, h("h2", {}, t("Scores of passes"))), told.scores, parts.scores)),
+    h("div", { class: "card trend-card" }, h("div", { class: "filters" }, h("h2", {}, t("Pictures"))), told.quality, parts.quality));
 
   async function load() {
     const name = page.chosen()?.name;
@@ -36,6 +37,7 @@ export function startTrend(page) {
       bars(parts.bars, told.bars, found, STEP[now.hours]);
       places(parts.places, told.places, found);
       scores(parts.scores, told.scores, found);
+      quality(parts.quality, told.quality, found);
     } catch (error) {
       text(told.bars, error.message);
     }
@@ -139,6 +141,28 @@ function scores(holder, told, { scores: points, review, reject, band, reference,
     ...points.map(([at, value, count]) => s("circle", { class: "median-point", cx: x(at), cy: y(value), r: 4 },
       s("title", {}, t("{time}: median {score} of {n} passes", { time: moment(at), score: score(value), n: count })))),
     s("text", { x: LEFT, y: FLOOR + 24 }, moment(since)), s("text", { x: WIDTH - 12, y: FLOOR + 24, "text-anchor": "end" }, t("now"))));
+}
+
+const QUALITIES = [t("Brightness"), t("Contrast"), t("Sharpness")];
+
+// Of one picture a minute: a lamp that ages and a lens that gathers dust are seen here before parts are judged wrongly.
+function quality(holder, told, { quality: rows, since, until }) {
+  text(told, rows.length
+    ? t("Of one picture a minute since the station started: median grey level, grey levels between dark and bright, and sharpness as health.blur in the station file has it.")
+    : t("No picture was inspected in this time."));
+  holder.replaceChildren(...(rows.length ? QUALITIES : []).map((name, place) => {
+    const values = rows.map((row) => row[place + 1]);
+    const most = 1.15 * Math.max(...values, 1);
+    const [wide, tall] = [320, 96];
+    const x = (at) => (wide * (at - since)) / (until - since);
+    const y = (value) => tall - (tall * value) / most;
+    const line = rows.map((row, at) => `${x(row[0]).toFixed(1)},${y(values[at]).toFixed(1)}`).join(" ");
+    return h("figure", { class: "quality" },
+      h("figcaption", {}, name, " ", h("strong", {}, score(values.at(-1))), " ", h("span", {}, t("from {least} to {most}", { least: score(Math.min(...values)), most: score(Math.max(...values)) }))),
+      s("svg", { viewBox: `0 -4 ${wide} ${tall + 8}`, role: "img", "aria-label": name },
+        s("line", { class: "level", x1: 0, x2: wide, y1: tall, y2: tall }), s("polyline", { class: "median", points: line }),
+        s("circle", { class: "median-point", cx: x(rows.at(-1)[0]), cy: y(values.at(-1)), r: 4 })));
+  }));
 }
 
 // Lines across with their values, three or four of them.
