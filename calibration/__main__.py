@@ -70,7 +70,9 @@ def parser() -> argparse.ArgumentParser:
         "--exclude", action="append", default=[], metavar="NAME", help="leave layers whose name holds NAME in float"
     )
     options.add_argument(
-        "--tolerance", type=float, help="largest score shift on good images, as a share of the scores' spread"
+        "--tolerance",
+        type=float,
+        help="largest score shift on good images, as a share of the scores' spread\n(default: none, every layer that may be is in eight bits)",
     )
     options.add_argument(
         "--keep-map", action="store_true", help="keep the float model's local distances instead of learning them anew"

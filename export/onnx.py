@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--batch", type=int, default=8, help="largest batch the bundle promises (default: %(default)s)"
     )
-    options.add_argument("--licence", default="not stated", help="terms of the model, kept in the manifest")
+    options.add_argument(
+        "--licence", default="not stated", help="terms of the model, kept in the manifest (default: %(default)s)"
+    )
     options.add_argument("--json", action="store_true", help="print one JSON object")
     add_verbosity(options)
     return options

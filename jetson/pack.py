@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
         "--precision", choices=(ALL, "fp32", "fp16", "int8"), default=ALL, help="what to take (default: %(default)s)"
     )
     options.add_argument("--out", type=Path, help="file to write (default: the bundle's id, with .dskd)")
-    options.add_argument("--key", type=Path, action="append", default=[], help="private key; may be given again")
+    options.add_argument(
+        "--key", type=Path, action="append", default=[], help="private key; may be given again (default: not signed)"
+    )
     return options
 
 

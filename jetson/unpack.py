@@ -35,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("file", type=Path, help="what dskd pack wrote")
     options.add_argument("--out", type=Path, default=Path("bundle"), help="folder to make (default: %(default)s)")
-    options.add_argument("--trust", type=Path, help="folder of public keys (*.pub), one of which must have signed it")
+    options.add_argument(
+        "--trust",
+        type=Path,
+        help="folder of public keys (*.pub), one of which must have signed it (default: the file is only checked)",
+    )
     options.add_argument("--max-mb", type=int, default=MOST_MB, help="refuse more than this (default: %(default)s)")
     return options
 

@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dskd.runtime.verbosity import verbose
@@ -44,11 +45,20 @@ class MissingPart(DskdError):
     exit_code = 3
 
 
+class _ByType(argparse.HelpFormatter):
+    """Shows what an option takes, not its name again: ``--licence TEXT``."""
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return {Path: "PATH", int: "N", float: "NUMBER"}.get(action.type, "TEXT")  # type: ignore[call-overload, no-any-return]
+
+
 class Parser(argparse.ArgumentParser):
     """argparse that says a wrong option in one line like every other wrong call."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, *, formatter_class: Any = argparse.HelpFormatter, **options: Any) -> None:
+        formatter: Any = type("Formatter", (_ByType, formatter_class), {})
+        super().__init__(formatter_class=formatter, **options)
+        self.description = (self.description or "").replace("``", "")  # a docstring's marks mean nothing in a terminal
         self._later: list[tuple[argparse.Action, Callable[[], str]]] = []
 
     def error(self, message: str) -> NoReturn:

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     options.add_argument(
         "--category", action="append", default=[],
-        help="which product, where --data holds several; may be repeated, all takes all",
+        help="which product, where --data holds several; may be repeated, all takes all\n(default: the only one)",
     )  # fmt: skip
     options.add_argument("--config", type=Path, help="YAML file with settings (default: built-in)")
     options.add_argument(
@@ -47,14 +47,18 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument(
         "--epochs", type=int, help="times that each picture is shown, as --set recipe.epochs=N (default: 30)"
     )
-    words.add_argument("--batch", type=int, help="pictures in a step, as --set recipe.batch=N")
+    words.add_argument("--batch", type=int, help="pictures in a step, as --set recipe.batch=N (default: 8)")
     words.add_argument(
         "--size",
         metavar="WxH",
         help="the network's input, multiples of 32, as 256x256 (default: by the pictures' shape)",
     )
     options.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
-    options.add_argument("--teacher-weights", help='file of ImageNet weights, or "random" to try without')
+    options.add_argument(
+        "--teacher-weights",
+        help='file of ImageNet weights, or "random" to try without\n'
+        "(default: $DSKD_TEACHER_WEIGHTS, else downloaded once, or from their package)",
+    )
     options.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
     )

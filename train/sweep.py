@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help="a folder of products, or each product's own folder",
     )  # fmt: skip
     options.add_argument(
-        "--category", action="append", default=[], help="one of the products in --data; may be repeated"
+        "--category", action="append", default=[], help="one of the products in --data; may be repeated (default: all)"
     )
     options.add_argument("--config", type=Path, help="YAML file with settings for all products (default: built-in)")
     options.add_argument(
@@ -58,7 +58,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--out", type=Path, default=Path("runs/sweep"), help="folder for the products' runs (default: %(default)s)"
     )
-    options.add_argument("--teacher-weights", help='file of ImageNet weights, or "random" to try without')
+    options.add_argument(
+        "--teacher-weights",
+        help='file of ImageNet weights, or "random" to try without\n'
+        "(default: $DSKD_TEACHER_WEIGHTS, else downloaded once, or from their package)",
+    )
     options.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
     )
