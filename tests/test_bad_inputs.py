@@ -592,17 +592,20 @@ def test_a_configuration_that_is_no_file_is_a_wrong_call(name: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("given_key", "near"),
     [
-        ("recipe.epoch", "epochs"), ("recipe.lerning_rate", "learning_rate"), ("recipie.epochs", "recipe"),
-        ("los.cosine", "loss"), ("input.hight", "height"), ("thresholds.review", "review_rate"),
-        ("augment.flip_verticl", "flip_vertical"), ("bakbone", "backbone"), ("metod", "method"),
-        ("epochs", "recipe.epochs"), ("batch", "recipe.batch"), ("sigma", "map.sigma"), ("crop", "input.crop"),
-        ("loss.epochs", "recipe.epochs"), ("recipe.sigma", "map.sigma"), ("dskd.fussion", "fusion"),
+        ("recipe.epoch", "recipe.epochs"), ("recipe.lerning_rate", "recipe.learning_rate"),
+        ("recipie.epochs", "recipe.epochs"), ("recipie.epoch", "recipe.epochs"), ("los.cosine", "loss.cosine"),
+        ("input.hight", "input.height"), ("input.tilling.side", "input.tiling.side"), ("side", "input.tiling.side"),
+        ("thresholds.review", "thresholds.review_rate"), ("augment.flip_verticl", "augment.flip_vertical"),
+        ("bakbone", "backbone"), ("metod", "method"), ("epochs", "recipe.epochs"), ("batch", "recipe.batch"),
+        ("sigma", "map.sigma"), ("crop", "input.crop"), ("width", "input.width"), ("fusion", "map.fusion"),
+        ("loss.epochs", "recipe.epochs"), ("recipe.sigma", "map.sigma"), ("dskd.fussion", "dskd.fusion"),
+        ("recipe.epoch.deep", "recipe.epochs"),
     ],
 )  # fmt: skip
 def test_an_unknown_key_is_named_with_the_nearest_known_one(given_key: str, near: str) -> None:
     with pytest.raises(CallError) as refused:
         load_config(None, [f"{given_key}=1"])
-    assert f"did you mean {near}?" in str(refused.value)
+    assert f"{given_key} is unknown; did you mean {near}?" in str(refused.value)
     assert_one_clear_line(str(refused.value), "unknown")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, create_model, model_validator
+from pydantic import Field, ValidationError, create_model, model_validator
 
 from dskd.runtime.configuration.strict_yaml import LARGEST_YAML, first_fault, parse_yaml
 from dskd.runtime.errors import CallError, one_line
+from dskd.train.key_hints import unknown
 from dskd.train.methods import METHODS
 from dskd.train.settings import RECIPES, RunConfig
 
@@ -66,7 +66,7 @@ def load_config(file: Path | None, overrides: list[str]) -> TrainConfig:
     try:
         config = TrainConfig.model_validate(fields)
     except ValidationError as error:
-        raise CallError(f"{where}: {_explain(error)}") from error
+        raise CallError(f"{where}: {_explain(error, fields)}") from error
     limits = config.thresholds
     if limits.review_rate < limits.reject_rate:
         raise CallError(
@@ -120,32 +120,11 @@ def _assign(fields: dict[str, object], path: list[str], value: object, override:
     fields[path[-1]] = value
 
 
-def _elsewhere(key: str) -> list[str]:
-    """The full name of a setting that was given without its section or in a wrong one, or with a slip."""
-    sections = [(name, field.annotation) for name, field in TrainConfig.model_fields.items()]
-    models = {name: model for name, kind in sections if (model := _section_of(kind))}
-    full = {inner: f"{name}.{inner}" for name, kind in models.items() for inner in kind.model_fields}
-    return [full[inner] for inner in get_close_matches(key, full, 1)]
-
-
-def _section_of(annotation: object) -> type[BaseModel] | None:
-    """The settings that a field holds, also where it may be absent; None for a plain value."""
-    kinds = [annotation, *get_args(annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-
-
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, fields: dict[str, object]) -> str:
     """The first fault; an unknown key with the nearest known one."""
     faults = [fault for fault in error.errors(include_url=False) if fault["type"] == "extra_forbidden"]
     if not faults:
         return first_fault(error).removeprefix("top level: Value error, ")
-    fault = faults[0]  # before all others: a misspelt key also leaves the true one missing
-    *sections, key = (str(part) for part in fault["loc"])
-    model: type[BaseModel] = TrainConfig
-    for section in sections:
-        inner = _section_of(model.model_fields[section].annotation)
-        assert inner is not None
-        model = inner
-    near = get_close_matches(key, model.model_fields, 1) or _elsewhere(key)
-    hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(model.model_fields)}"
-    return f"{'.'.join([*sections, key])} is unknown{hint}"
+    others = [name for name in OWN if name != fields.get("method", "dskd")]
+    # before all other faults: a misspelt key also leaves the true one missing
+    return unknown(TrainConfig, fields, faults[0]["loc"], others)
