@@ -19,7 +19,7 @@ readonly PREFIX=/opt/dskd CONFIG=/etc/dskd DATA=/var/lib/dskd LOGS=/var/log/dskd
 readonly UNITS=/etc/systemd/system JOURNAL=/etc/systemd/journald@dskd.conf ROTATION=/etc/logrotate.d/dskd
 readonly UDEV_RULE=/etc/udev/rules.d/99-dskd-gpio.rules
 readonly COMMAND=/usr/local/bin/dskd PYTHON=/usr/bin/python3
-readonly UNIT_FILES=(dskd-station.service dskd-agent.service dskd-switch.path dskd-switch.service)
+readonly UNIT_FILES=(dskd-station.service dskd-agent.service dskd-switch.path dskd-switch.service dskd-argus.path dskd-argus.service)
 readonly EXTRAS=line,fleet,gpu
 readonly LIST=wheels.sha256 LIST_HEAD="# dskd-edge wheels 1"
 readonly DEVICE_GROUPS=(video render gpio i2c dialout)
@@ -302,8 +302,10 @@ give_gpio() { # give_gpio FOLDER: the lines belong to root alone where NVIDIA's 
 }
 
 start_units() {
-    systemctl is-enabled --quiet dskd-switch.path || { systemctl enable --quiet --now dskd-switch.path && did "enabled dskd-switch.path"; }
     local unit file
+    for unit in dskd-switch.path dskd-argus.path; do
+        systemctl is-enabled --quiet "$unit" || { systemctl enable --quiet --now "$unit" && did "enabled $unit"; }
+    done
     for unit in station:station.yaml agent:fleet.yaml; do
         file=$CONFIG/${unit#*:} unit=dskd-${unit%%:*}.service
         if [ ! -e "$file" ]; then

@@ -18,6 +18,7 @@ from conftest import ROOT
 from dskd.jetson.wheel_closure import lacking
 from dskd.jetson.wheels import EXTRAS, ROUNDS, TARGETS, pip_words, platforms
 from dskd.runtime.station import __name__ as station
+from dskd.runtime.station.camera_daemon import FILE
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,7 +27,10 @@ else:
 
 JETSON = ROOT / "jetson"
 UNITS = sorted(path.name for path in (JETSON / "systemd").glob("dskd-*"))
-MOST_EXPOSED = {"dskd-station.service": 2.5, "dskd-agent.service": 2.5, "dskd-switch.service": 2.0}  # of 10
+MOST_EXPOSED = {
+    "dskd-station.service": 2.5, "dskd-agent.service": 2.5, "dskd-switch.service": 2.0, "dskd-argus.service": 2.0,
+}  # fmt: skip  # of 10
+OF_A_BUILD = {"DSKD_WHEELS", "DSKD_DOCKERFILE"}
 
 
 def tool(name: str) -> str:
@@ -93,12 +97,27 @@ def test_the_containers_settings_are_those_of_the_device(tmp_path: Path) -> None
         "COMPOSE_PROFILES": "plain", "DSKD_VIDEO": group, "DSKD_RENDER": group, "DSKD_GPIO": group,
         "DSKD_GPIOCHIP": "/dev/gpiochip1", "DSKD_CAMERA": "/dev/video0", "DSKD_GENERATION": "jp7",
     }  # fmt: skip
+    # two CSI sensors, and two USB cameras with a second node each for what is no picture
     (tmp_path / "tmp").mkdir()
     (tmp_path / "tmp/argus_socket").touch()
-    assert told()["COMPOSE_PROFILES"] == "csi"
-    assert "DSKD_CAMERA" not in told()
+    classes = tmp_path / "sys/class/video4linux"
+    classes.mkdir(parents=True)
+    usb, csi = "3610000.usb/usb1/1-2/1-2:1.0", "tegra-capture-vi"
+    nodes = ((0, csi, 0), (1, csi, 0), (2, usb, 0), (3, usb, 1), (10, usb, 0), (11, usb, 1))
+    for number, bus, index in nodes:
+        about = tmp_path / f"sys/devices/platform/{bus}/video4linux/video{number}"
+        about.mkdir(parents=True)
+        (about / "index").write_text(f"{index}\n")
+        (classes / about.name).symlink_to(about)
+        (tmp_path / "dev" / about.name).touch()
+    found = told()
+    assert found["COMPOSE_PROFILES"] == "csi"
+    assert {name: node for name, node in found.items() if "CAMERA" in name} == {
+        "DSKD_CAMERA": "/dev/video2", "DSKD_CAMERA_2": "/dev/video10",
+        "DSKD_CAMERA_3": "/dev/video0", "DSKD_CAMERA_4": "/dev/video1",
+    }  # fmt: skip
     used = set(re.findall(r"\$\{(DSKD_\w+)", (JETSON / "compose.yaml").read_text()))
-    assert {name for name in told() if name.startswith("DSKD")} <= used
+    assert {name for name in found if name.startswith("DSKD")} == used - OF_A_BUILD
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -124,6 +143,21 @@ def test_the_station_is_watched_and_never_given_up() -> None:
     for line in ("Type=notify", "WatchdogSec=30", "Restart=always", "StartLimitIntervalSec=0", "User=dskd"):
         assert f"\n{line}\n" in text
     assert station == "dskd.runtime.station"
+
+
+def test_what_stays_away_is_restarted_by_systemd_alone_and_not_too_often() -> None:
+    """A unit that hits its limit of starts takes its path unit along, so the limit is how long one start takes."""
+    units = {path.name: path.read_text() for path in (JETSON / "systemd").glob("dskd-*")}
+    watched = re.search(r"^PathChanged=(.+)$", units["dskd-argus.path"], re.MULTILINE)
+    assert watched
+    assert f"\nEnvironment={FILE}={watched[1]}\n" in units["dskd-station.service"]
+    restart, pause = re.findall(r"^ExecStart=(.+)$", units["dskd-argus.service"], re.MULTILINE)
+    assert restart == "/usr/bin/systemctl try-restart nvargus-daemon.service"
+    assert pause == "/usr/bin/sleep 600"
+    assert "\nType=oneshot\n" in units["dskd-argus.service"]
+    assert "StartLimit" not in units["dskd-argus.service"]
+    script = (JETSON / "install.sh").read_text()
+    assert "for unit in dskd-switch.path dskd-argus.path; do" in script
 
 
 def test_logs_are_rotated(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from dskd.runtime.bundle.loading import load_bundle
 from dskd.runtime.configuration.uri import without_password
 from dskd.runtime.errors import DeviceLost, DskdError, Parser, exit_with_code, one_line
 from dskd.runtime.station import systemd
+from dskd.runtime.station.camera_daemon import CameraDaemon, csi_cameras
 from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.load import load_station, read_station
 from dskd.runtime.station.log import start_logging
@@ -122,7 +123,10 @@ def watch(station: Station, stop: threading.Event, page_alive: Callable[[], bool
     """
     interval = min(WATCH, (systemd.watchdog_seconds() or WATCH) / 3)
     told = ""
+    sources = {name: camera.source for name, camera in station.config.cameras.items()}
+    daemon = CameraDaemon(station.cameras[name].capture for name in csi_cameras(sources))
     while not stop.wait(interval):
+        daemon.look()
         if (error := station.beyond_repair()) is not None:
             log.error("the station ends, to be started again: %s", one_line(str(error)))
             raise error
