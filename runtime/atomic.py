@@ -175,6 +175,27 @@ def sole_writer(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def writer_of(folder: Path) -> int | None:
+    """The process that holds ``folder``, None where none does or it cannot be known."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(_name_of(folder))
+        except OSError:
+            return None
+        return _peer(asking)[0]
+
+
+def _name_of(folder: Path) -> str:
+    return f"\0dskd-writer-{hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()}"
+
+
+def _peer(asking: socket.socket) -> tuple[int, int]:
+    """Process and user at the other end."""
+    pid, user, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid, user
+
+
 def _hold_name(holder: socket.socket, folder: Path) -> None:
     """Binds a name in the kernel that follows from the folder's. Raises BlockingIOError where a process has it.
 
@@ -182,7 +203,7 @@ def _hold_name(holder: socket.socket, folder: Path) -> None:
     """
     if sys.platform != "linux":
         return
-    address = f"\0dskd-writer-{hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()}"
+    address = _name_of(folder)
     try:
         holder.bind(address)
         holder.listen(16)
@@ -202,8 +223,7 @@ def _owner(address: str) -> int:
             return os.geteuid()
         except OSError:
             return -1
-        credentials = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[1])
+        return _peer(asking)[1]
 
 
 def _lock(handle: int) -> None:

@@ -96,7 +96,10 @@ class Metrics:
         port: int = 9464,
         health: Callable[[], tuple[bytes, bool]] | None = None,
     ) -> MetricsListener:
-        """Serves ``page``, and ``health`` beside it, until ``stop``. Raises DskdError where the address cannot be had."""
+        """Listens; serves ``page``, and ``health`` beside it, from ``start`` until ``stop``.
+
+        Raises DskdError where the address cannot be had.
+        """
         return MetricsListener(host, port, self.page, self._client.CONTENT_TYPE_LATEST, health)
 
     def collect(self) -> Iterator[Any]:

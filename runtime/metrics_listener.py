@@ -15,7 +15,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 
-from dskd.runtime.errors import DskdError
+from dskd.runtime.listening import listen_at
 
 MOST_CLIENTS = 8  # at once; a scraper is one
 PATIENCE = 10.0  # seconds for a request and its answer in all
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsListener:
-    """Serves ``page()`` at ``/metrics`` from the moment of construction until ``stop``.
+    """Listens from its construction on, serves ``page()`` at ``/metrics`` from ``start`` until ``stop``.
 
     ``health``: what ``/healthz`` answers, as JSON, and whether all works.
     """
@@ -34,20 +34,21 @@ class MetricsListener:
         self, host: str, port: int, page: Callable[[], bytes], content_type: str,
         health: Callable[[], tuple[bytes, bool]] | None = None,
     ) -> None:  # fmt: skip
-        try:
-            self._server = _Server(host, port, page, content_type, health)
-        except (OSError, OverflowError, ValueError) as error:
-            raise DskdError(f"metrics: cannot listen on {host}:{port} ({error}); name another address") from error
+        self._server = _Server(host, port, page, content_type, health)
         self.host, self.port = str(self._server.server_address[0]), int(self._server.server_address[1])
         if not ip_address(self.host).is_loopback:
             _log.warning("metrics: %s:%d can be read by the network, without a password", self.host, self.port)
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        """Begins to answer."""
         self._thread.start()
 
     def stop(self) -> None:
         """Ends all connections and frees the address."""
-        self._server.shutdown()
-        self._thread.join(5)
+        if self._thread.ident is not None:
+            self._server.shutdown()
+            self._thread.join(5)
         self._server.end_overdue(0)
         self._server.server_close()
 
@@ -65,7 +66,10 @@ class _Server(ThreadingHTTPServer):
         self._open: dict[socket.socket, float] = {}
         self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
+        listener = listen_at(host, port, "metrics", "metrics.listen")
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
 
     def verify_request(self, request: object, client_address: object) -> bool:
         """Makes room for one more client."""

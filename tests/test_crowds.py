@@ -19,7 +19,7 @@ from dskd.runtime.station.outputs import modbus
 from dskd.runtime.station.outputs.modbus import ModbusServer
 from dskd.runtime.station.station import Station
 from dskd.runtime.web import connections
-from dskd.runtime.web.page import open_page
+from dskd.runtime.web.page import make_page, start_page
 
 
 @contextmanager
@@ -74,8 +74,9 @@ def test_the_page_is_answered_while_one_host_holds_all_its_places(
     station: Station, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "MOST_CONNECTIONS", 8)
-    page = open_page(station)
+    page = make_page(station)
     assert page is not None
+    start_page(page, station)
     try:
         with holding(page.address[1], 40, b"GET / HTTP/1.1\r\nx: "):
             for _ in range(3):

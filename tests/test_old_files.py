@@ -22,7 +22,7 @@ from dskd.runtime.__main__ import main
 from dskd.runtime.bundle.loading import load_bundle
 from dskd.runtime.inspection.proved import open_proved
 from dskd.runtime.result import Verdict
-from dskd.runtime.station.__main__ import check
+from dskd.runtime.station.check import check
 from dskd.runtime.station.load import load_station, read_station
 from dskd.runtime.station.station import Station
 from dskd.runtime.store import StoreReader

@@ -39,6 +39,7 @@ def metrics() -> Metrics:
 @pytest.fixture
 def listener(metrics: Metrics) -> Iterator[MetricsListener]:
     made = metrics.listen(port=0)
+    made.start()
     yield made
     made.stop()
 
@@ -122,6 +123,7 @@ def test_clients_that_never_ask_or_never_read_are_few_and_cut(
     monkeypatch.setattr(metrics_listener, "PATIENCE", 1.0)
     before = threading.active_count()
     listener = metrics.listen(port=0)
+    listener.start()
     clients = [socket.create_connection(("127.0.0.1", listener.port), 5) for _ in range(40)]
     for client in clients[::2]:
         client.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
@@ -153,6 +155,7 @@ def test_a_station_that_fails_is_an_error_not_silence(caplog: pytest.LogCaptureF
     snapshots = iter([SNAPSHOT, SNAPSHOT])
     metrics = Metrics(["top"], lambda: next(snapshots))
     listener = metrics.listen(port=0)
+    listener.start()
     url = f"http://127.0.0.1:{listener.port}/metrics"
     for _ in range(2):
         urllib.request.urlopen(url, timeout=5).close()
@@ -164,6 +167,7 @@ def test_a_station_that_fails_is_an_error_not_silence(caplog: pytest.LogCaptureF
 
 def test_a_stop_does_not_wait_for_a_client(metrics: Metrics) -> None:
     listener = metrics.listen(port=0)
+    listener.start()
     client = socket.create_connection(("127.0.0.1", listener.port), 5)
     time.sleep(0.1)
     begun = time.monotonic()

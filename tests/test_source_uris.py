@@ -20,7 +20,7 @@ from dskd.runtime.capture.sources import open_source, pipelines
 from dskd.runtime.capture.sources.pipelines import quoted
 from dskd.runtime.configuration.uri import hidden_in, without_password
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.station.__main__ import check
+from dskd.runtime.station.check import check
 from dskd.runtime.station.load import load_station, read_station
 from dskd.runtime.station.station import Station
 

@@ -17,13 +17,12 @@ from typing import NoReturn
 # Before numpy: nothing here multiplies matrices, and threads for it would cost each start half of numpy's import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from dskd.runtime.bundle.loading import load_bundle
-from dskd.runtime.configuration.uri import without_password
-from dskd.runtime.errors import DeviceLost, DskdError, Parser, exit_with_code, one_line
+from dskd.runtime.errors import DeviceLost, Parser, exit_with_code, one_line
 from dskd.runtime.station import systemd
 from dskd.runtime.station.camera_daemon import CameraDaemon, csi_cameras
+from dskd.runtime.station.check import check
 from dskd.runtime.station.config import StationConfig
-from dskd.runtime.station.load import load_station, read_station
+from dskd.runtime.station.load import load_station
 from dskd.runtime.station.log import start_logging
 from dskd.runtime.station.station import Station
 
@@ -48,7 +47,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("station", type=Path, help="station file (YAML)")
     options.add_argument(
-        "--check-config", action="store_true", help="open nothing; print what would run and every fault"
+        "--check-config",
+        action="store_true",
+        help="run nothing; print what would run, every fault, and which address is taken",
     )
     options.add_argument(
         "--accept-clock", action="store_true", help="the clock is right although it jumped since the last run"
@@ -73,19 +74,20 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     station = Station(config)
-    station.start()
-    if options.accept_clock:
-        station.accept_clock("command line")
     page, lost = None, None
     try:
         if config.web is not None:  # its libraries are needed only then
-            from dskd.runtime.web.page import open_page
+            from dskd.runtime.web.page import make_page, start_page
 
-            page = open_page(station)
-            if page is not None:
-                log.info("page on %s, token in %s", page.url, config.web.token_file or config.data / "token")
-                if sys.stderr.isatty():  # a person at a terminal; a log must not hold it
-                    print(f"sign in within ten minutes, once: {page.sign_in_link()}", file=sys.stderr, flush=True)
+            page = make_page(station)
+        station.start()
+        if options.accept_clock:
+            station.accept_clock("command line")
+        if page is not None:
+            start_page(page, station)
+            log.info("page on %s, token in %s", page.url, page.token_file)
+            if sys.stderr.isatty():  # a person at a terminal; a log must not hold it
+                print(f"sign in within ten minutes, once: {page.sign_in_link()}", file=sys.stderr, flush=True)
         systemd.notify("READY=1")
         watch(station, stop, lambda: page is None or page.alive)
     except DeviceLost as error:
@@ -143,40 +145,6 @@ def watch(station: Station, stop: threading.Event, page_alive: Callable[[], bool
             systemd.notify(f"STATUS={text}")
             log.log(logging.ERROR if hanging else logging.INFO, "status: %s", text)
             told = text
-
-
-def check(file: Path) -> int:
-    """Prints what would run and every fault, each on its line; returns the exit code."""
-    config, faults = read_station(file)
-    for fault in faults:
-        print(fault)
-    if config is None:
-        return 2
-    failed = bool(faults)
-    for name, recipe in config.recipes.items():
-        try:
-            bundle = load_bundle(recipe.bundle)
-            print(f"recipe {name}: bundle {bundle.id}, fail-safe {recipe.fail_safe}")
-        except DskdError as error:
-            failed = True
-            print(one_line(f"recipe {name}: {error}"))
-    for line in describe(config):
-        print(one_line(line))
-    print("the file is wrong" if failed else "the file is right")
-    return 2 if failed else 0
-
-
-def describe(config: StationConfig) -> list[str]:
-    """What would run, a line each; variables are not replaced."""
-    lines = [f"station {config.name}, data in {config.data}"]
-    lines += [
-        f"camera {n}: {without_password(c.source)}, recipe {c.recipe}, trigger {c.trigger.kind}"
-        for n, c in config.cameras.items()
-    ]
-    lines += [f"output {name}: {output.kind}" for name, output in config.outputs.items()]
-    lines += [f"sink {name}: {sink.kind}" for name, sink in config.sinks.items()]
-    lines += [f"page on {config.web.listen}"] if config.web else ["no page"]
-    return lines + ([f"metrics on {config.metrics.listen}"] if config.metrics else [])
 
 
 if __name__ == "__main__":

@@ -131,7 +131,8 @@ class Recorder:
             self._spool.clear()
             self._change.notify_all()
         for thread in self._threads:
-            thread.join(timeout)
+            if thread.ident is not None:  # a station that could not start
+                thread.join(timeout)
         for record in left:
             log.error("not stored: %s", record.as_json() if isinstance(record, Inspection) else record)
         return len(left)

@@ -84,6 +84,9 @@ class Station:
     def start(self) -> None:
         """Opens everything. On failure nothing stays open."""
         try:
+            if self.config.metrics is not None:  # an address that is taken is told before anything runs
+                self._metrics = Metrics(list(self.config.cameras), self._numbers)
+                self._listener = self._metrics.listen(*split_address(self.config.metrics.listen), self._health_page)
             self.recorder.start()
             for name in self.config.cameras:
                 self._add_camera(name)
@@ -95,9 +98,8 @@ class Station:
             for camera in self.cameras.values():
                 if isinstance(camera.parts, FreeRunning):
                     camera.parts.answers_wanted = any(output.hears(camera.name) for output in self.outputs)
-            if self.config.metrics is not None:
-                self._metrics = Metrics(list(self.cameras), self._numbers)
-                self._listener = self._metrics.listen(*split_address(self.config.metrics.listen), self._health_page)
+            if self._listener is not None:
+                self._listener.start()
             self.sinks.start()
             for camera in self.cameras.values():
                 camera.capture.start()

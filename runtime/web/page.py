@@ -9,8 +9,12 @@ from dskd.runtime.web.server import WebOptions, WebServer
 TOKEN = "token"  # noqa: S105 a file name
 
 
-def open_page(station: Station) -> WebServer | None:
-    """A server that answers, None where the file names no page. Raises DskdError where it cannot listen."""
+def make_page(station: Station) -> WebServer | None:
+    """A server that listens and does not answer yet, None where the file names no page.
+
+    Made before the station starts: what is wrong with address, token file or libraries is known before a part comes.
+    Raises DskdError.
+    """
     config = station.config
     if config.web is None:
         return None
@@ -21,8 +25,11 @@ def open_page(station: Station) -> WebServer | None:
         config.web.public_url,
         tuple(config.web.trusted_proxies),
     )
-    sink = None if station.sinks is None else station.sinks.archive
-    archive = None if sink is None else Archive(sink)
-    server = WebServer(options, station, station.store, archive)
+    return WebServer(options, station, station.store)
+
+
+def start_page(server: WebServer, station: Station) -> None:
+    """Begins to answer for a station that has started."""
+    if station.sinks is not None and station.sinks.archive is not None:
+        server.use_archive(Archive(station.sinks.archive))
     server.start()
-    return server

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from dskd.runtime.configuration.fields import split_address
-from dskd.runtime.errors import CallError, DskdError, MissingPart
+from dskd.runtime.errors import CallError, MissingPart
+from dskd.runtime.listening import listen_at, written
 from dskd.runtime.station.control import StationControl
 from dskd.runtime.store import Store
 from dskd.runtime.web.archive import Archive
@@ -19,7 +19,6 @@ from dskd.runtime.web.token import load_token
 
 START_SECONDS = 10.0
 STOP_SECONDS = 5.0
-BACKLOG = 64
 LONGEST_HEAD = 16 << 10  # bytes of request line and headers
 KEEP_ALIVE_SECONDS = 10
 
@@ -42,8 +41,10 @@ class WebOptions:
 class WebServer:
     """Serves the page of one station until ``stop``. Sees the station through its control and its store alone."""
 
-    def __init__(self, options: WebOptions, control: StationControl, store: Store, archive: Archive | None) -> None:
-        """Opens the listening socket. Raises DskdError where the address or the token file cannot be used."""
+    def __init__(
+        self, options: WebOptions, control: StationControl, store: Store, archive: Archive | None = None
+    ) -> None:
+        """Opens the listening socket; who comes before ``start`` waits. Raises DskdError where the address or the token file cannot be used."""
         try:
             import starlette  # noqa: F401
             import uvicorn
@@ -59,7 +60,8 @@ class WebServer:
         except ValueError as error:
             raise CallError(f"web.listen: {error}") from error
         beyond = not ipaddress.ip_address(host).is_loopback
-        self._socket = _listen(host, port)
+        self._options = options
+        self._socket = listen_at(host, port, "web page", "web.listen")
         try:
             self.address: tuple[str, int] = self._socket.getsockname()[:2]
             door = Authenticator(load_token(options.token_file), viewing_is_free=not beyond)
@@ -85,12 +87,20 @@ class WebServer:
     @property
     def url(self) -> str:
         """Where a browser finds the page."""
-        host, port = self.address
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        return f"http://{written(*self.address)}/"
+
+    @property
+    def token_file(self) -> Path:
+        """Where the token lies."""
+        return self._options.token_file
 
     def sign_in_link(self) -> str:
         """An address that signs a person in, once and within ten minutes. It is a secret."""
         return f"{self.url}#sign-in={self._door.one_time_code()}"
+
+    def use_archive(self, archive: Archive) -> None:
+        """Shows the pictures that this one keeps; before ``start``."""
+        self._state.archive = archive
 
     def start(self) -> None:
         """Begins to answer."""
@@ -113,18 +123,3 @@ class WebServer:
 
     def _run(self) -> None:
         asyncio.run(self._server.serve(sockets=[self._socket]))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise DskdError(
-            f"web page: cannot listen on {host}:{port} ({error.strerror}); change web.listen in the station file"
-        ) from error
-    return listener

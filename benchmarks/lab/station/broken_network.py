@@ -83,14 +83,15 @@ def broker_down(bundle: Path, outage: float) -> Fault:
 
 def idle_reader(bundle: Path, outage: float) -> Fault:
     """Browsers that ask and never read. Detected: the server ends them. Recovered: the page answers somebody else."""
-    from dskd.runtime.web.page import open_page
+    from dskd.runtime.web.page import make_page, start_page
 
     port = free_port()
     web = {"listen": f"127.0.0.1:{port}"}
     with scratch() as folder, Drill(folder, bundle, f"test://pattern?size=320x240&fps={FPS:g}", web=web) as drill:
-        page = open_page(drill.station)
+        page = make_page(drill.station)
         if page is None:
             raise DskdError("drill: there is no page")
+        start_page(page, drill.station)
         try:
             idle = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(IDLE_READERS)]
             for link in idle:

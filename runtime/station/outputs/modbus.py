@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dskd.runtime.configuration.fields import Address, Name, Place, split_address
 from dskd.runtime.errors import CallError
+from dskd.runtime.listening import why_not
 from dskd.runtime.result import Answer
 from dskd.runtime.station.control import PartStatus
 from dskd.runtime.station.outputs.base import OutputConfig, OutputContext, OutputKind
@@ -83,7 +84,7 @@ class ModbusServer:
         except OSError as error:
             self._loop.close()
             raise CallError(
-                f"output {name}: cannot listen on {config.listen} ({error.strerror}); name another"
+                f"output {name}: cannot listen on {config.listen} ({why_not(error, self._host, self._port)}); name another"
             ) from error
         self.address: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         self._thread = threading.Thread(target=self._run, name=f"modbus-{name}", daemon=True)
