@@ -23,7 +23,7 @@ from dskd.runtime.station import housekeeping
 from dskd.runtime.station.control import PartStatus
 from dskd.runtime.station.load import load_station
 from dskd.runtime.station.station import Station
-from dskd.runtime.store import Label, Store, StoreBroken, StoreDamaged, StoreError, StoreReader, repair, writer
+from dskd.runtime.store import Label, Store, StoreBroken, StoreDamaged, StoreError, StoreReader, repair, writable_file
 from dskd.runtime.store.records import Record
 
 COUNT = 120
@@ -301,9 +301,9 @@ def test_killed_in_the_middle_of_a_repair_nothing_that_could_be_read_is_lost(tmp
 def test_a_start_does_not_wait_for_a_look_through_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path / "line.db")
     looked: list[float] = []
-    monkeypatch.setattr(writer, "quick_check", lambda database, stopping, seconds: looked.append(seconds))
+    monkeypatch.setattr(writable_file, "quick_check", lambda database, stopping, seconds: looked.append(seconds))
     Store(tmp_path / "line.db").close()
-    assert looked == [writer.START_CHECK]
+    assert looked == [writable_file.START_CHECK]
 
 
 def store_of(station: Station) -> PartStatus:
