@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from dskd.export.run_to_bundle import export
 from dskd.runtime import atomic
 from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.errors import CallError
+from dskd.train import progress
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import find_images
 from dskd.train.defects import ALL_PAINTERS
@@ -80,9 +82,28 @@ def test_painted_figure_covers_every_kind(trained_run: TrainedRun) -> None:
     assert all(0 <= value <= 1 for value in painted.values())
 
 
+def spied_pieces(monkeypatch: pytest.MonkeyPatch) -> tuple[list[str], list[str]]:
+    """Names of the pieces of work that were said to follow training, and of those that began."""
+    expected, begun = list[str](), list[str]()
+    expect, bar = progress.expect, progress._Bar.__init__
+
+    def spied_expect(pieces: list[tuple[str, float]]) -> None:
+        expected.extend(name for name, _ in pieces)
+        expect(pieces)
+
+    def spied_bar(self: progress._Bar, *given: Any, desc: str, **options: Any) -> None:
+        begun.append(desc)
+        bar(self, *given, desc=desc, **options)
+
+    monkeypatch.setattr("dskd.train.run.expect", spied_expect)
+    monkeypatch.setattr(progress._Bar, "__init__", spied_bar)
+    return expected, begun
+
+
 def test_thresholds_change_without_training_again(
-    trained_run: TrainedRun, small_set: Path, small_config: TrainConfig
+    trained_run: TrainedRun, small_set: Path, small_config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    expected, begun = spied_pieces(monkeypatch)
     weights = (trained_run.folder / "model.safetensors").read_bytes()
     changed = small_config.model_copy(
         update={"thresholds": small_config.thresholds.model_copy(update={"review_rate": 0.5})}
@@ -91,6 +112,7 @@ def test_thresholds_change_without_training_again(
         run(changed, find_images(small_set), "random", trained_run.folder, "cpu", strict=True)
         assert load_run(trained_run.folder).thresholds.review.false_reject_rate == 0.5
         assert (trained_run.folder / "model.safetensors").read_bytes() == weights
+        assert begun[begun.index("training") + 1 :] == expected  # what is still to come was known
     finally:
         run(small_config, find_images(small_set), "random", trained_run.folder, "cpu", strict=True)
 

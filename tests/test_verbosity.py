@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from conftest import SMALL, Command
@@ -15,12 +16,17 @@ def test_training_says_what_it_was_asked_to_say(command: Command, pictures: Path
     for word in ("--quiet", "--verbose"):
         done = command("train", "--data", pictures, *TRAIN, "--out", tmp_path / word, word)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("trained on ")
+        assert re.match(
+            r"trained on \d+ good images in \d+\.\d minutes: preparing .*, training .*, the map .*, thresholds and report ",
+            done.stdout,
+        )
         said[word] = done.stderr
     assert said["--quiet"].splitlines() == [
         "the teacher has random weights: fine to try the commands, useless for accuracy"
     ]
     assert "epoch 1: " in said["--verbose"]
+    assert re.search(r"^plan: \d+ pictures to train on", said["--verbose"], re.M)
+    assert re.search(r"^about .* in all: .* for the map, thresholds and the report$", said["--verbose"], re.M)
     assert "input " in said["--verbose"]
 
 

@@ -127,13 +127,18 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
         raise CallError(
             "name a folder of good images with --data (or DSKD_DATA); dskd train.synthetic DIR makes one to try"
         )
+    from dskd.train.progress import whole_work
+
+    with whole_work("preparing"):
+        return _carry_out(options, roots)
+
+
+def _carry_out(options: argparse.Namespace, roots: list[Path]) -> tuple[Path, dict[str, object]]:
     from dskd.train.checkpoint import CHECKPOINT, lighten
     from dskd.train.config import load_config  # torch, which --help does not wait for
     from dskd.train.products import find_products
-    from dskd.train.progress import clear_times
     from dskd.train.run import point_latest, run
 
-    clear_times()
     config = load_config(options.config, [*options.set, *as_settings(options)])
     images = find_products(roots, options.category)
     folder = options.out or Path("runs") / images.name
@@ -148,11 +153,9 @@ def carry_out(options: argparse.Namespace) -> tuple[Path, dict[str, object]]:
 def summary(record: dict[str, object], folder: Path) -> str:
     """The run for a terminal."""
     thresholds = Thresholds.model_validate(record["thresholds"])
-    from dskd.train.progress import times_text
+    from dskd.train.progress import gone, phases_text
 
-    lines = [f"trained on {record['training_images']} good images in {record['minutes']} minutes"]
-    if times := times_text():
-        lines.append(f"time: {times}")
+    lines = [f"trained on {record['training_images']} good images in {gone() / 60:.1f} minutes: {phases_text()}"]
     choices = record["choices"]
     assert isinstance(choices, dict)
     lines.append(f"map {choices['map']}")  # the input was told before training

@@ -28,13 +28,13 @@ from dskd.train.group import Process, agree, lost
 from dskd.train.methods.base import Method
 from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.image_input import ImageInput
-from dskd.train.progress import duration, progress
+from dskd.train.progress import duration, gone, progress, to_come
 from dskd.train.settings import RecipeConfig
 
 log = logging.getLogger(__name__)
 BETAS = (0.5, 0.999)  # RD4AD's: a short memory of gradients suits targets that are features
 MOMENTUM = 0.9  # STFPM's
-FEW = 20  # steps after which the time for all of them can be told
+FEW = 20  # steps after which, if there are twice as many, the time for all of them is told
 
 
 def learning_rate_factor(step: int, steps: int, warm_up: float, falls: bool = True) -> float:
@@ -75,6 +75,14 @@ def plan(config: TrainConfig, schedule: Schedule, held_out: int, device: torch.d
     )
 
 
+def forecast(training: float) -> str:
+    """How long it takes in all, where training takes so many seconds more."""
+    return (
+        f"about {duration(gone() + training + to_come())} in all: {duration(gone())} gone, {duration(training)} more for "
+        f"training, {duration(to_come())} for the map, thresholds and the report"
+    )
+
+
 def train(
     method: Method,
     images: Image,
@@ -110,7 +118,7 @@ def train(
     workers = min(8, (os.cpu_count() or 2) // 2) if device.type == "cuda" else 0
     loader = batches(images, config.augment, schedule, workers, config.data.turned)
     bar = progress(loader, initial=schedule.first_step, total=schedule.steps, desc="training", unit="step")
-    begun = time.monotonic()
+    pace = _Pace(schedule.first_step, schedule.steps)
     for step, (clean, seen) in enumerate(bar, schedule.first_step):
         factor = learning_rate_factor(step, schedule.steps, recipe.warm_up, recipe.schedule == "cosine")
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
@@ -122,9 +130,8 @@ def train(
             more = (phase,) if method.phases > 1 else ()
             with lost():
                 terms |= _update(step_module, inputs, more, optimiser, scaler, half, recipe, step)
-        if step == schedule.first_step + FEW and process.first:
-            left = (time.monotonic() - begun) / (FEW + 1) * (schedule.steps - step)
-            log.info("training takes about %s more, then maps, thresholds and the report", duration(left))
+        if process.first:
+            pace.note(step)
         if curve:
             values = {name: term.item() for name, term in terms.items()}
             curve.add(step, {"learning_rate": optimiser.param_groups[0]["lr"], **values})
@@ -136,6 +143,21 @@ def train(
             save_checkpoint(checkpoint, method, optimiser, done, scaler.state_dict(), run)
     if curve:
         curve.close()
+
+
+class _Pace:
+    """Tells once, after a few steps from ``first`` on, how long all of it takes."""
+
+    def __init__(self, first: int, steps: int) -> None:
+        self._first, self._steps, self._few = first, steps, min(FEW, (steps - first) // 2)
+        self._begun = 0.0
+
+    def note(self, step: int) -> None:
+        """``step`` is done."""
+        if step == self._first:
+            self._begun = time.monotonic()  # the first step is slower
+        elif step == self._first + self._few:
+            log.info("%s", forecast((time.monotonic() - self._begun) / self._few * (self._steps - step - 1)))
 
 
 def new_optimiser(method: Method, recipe: RecipeConfig) -> torch.optim.Optimizer:

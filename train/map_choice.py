@@ -79,6 +79,12 @@ class Settled:
     learnt: UsualFeatures | None = None
 
 
+def is_open(config: TrainConfig, held_out: int) -> bool:
+    """Whether so many held-out pictures choose between maps; else ``settle_map`` takes the first at once."""
+    enough = held_out >= FEWEST_HELD_OUT and not config.input.tiling
+    return config.map.distance == "joined" and enough and len(candidates(config)) > 1
+
+
 def settle_map(
     config: TrainConfig, graph: EagerGraph, images: Pictures, held_out: Sequence[Path], device: torch.device
 ) -> Settled:

@@ -1,9 +1,15 @@
-"""How far a long piece of work is: a bar on a terminal, else a line every ten seconds; and what each piece took."""
+"""How far a long piece of work is: a bar on a terminal, else a line every ten seconds; and how far all of it is.
+
+A command that takes minutes says what phases it goes through (``whole_work``, ``enter``) and, once it knows, what is
+still to come (``expect``). Then each bar also shows how much of the whole is done and how long the rest takes.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -11,22 +17,30 @@ from tqdm import tqdm
 from dskd.runtime.verbosity import quiet
 
 SECONDS = 10.0  # between lines where there is no terminal
-_times: dict[str, float] = {}
+_phases: dict[str, float] = {}  # when each began, by time.monotonic
+_to_come: list[tuple[str, float]] = []  # pieces of work, in order, and the seconds each is expected to take
 
 
-class _Timed(tqdm):  # type: ignore[type-arg] # tqdm has no stubs for its parameters
-    """A bar that notes at its end how long it stood."""
+class _Bar(tqdm):  # type: ignore[type-arg] # tqdm has no stubs for its parameters
+    """A bar that also shows how far the whole is."""
 
-    def close(self) -> None:
-        """Notes the time once."""
-        if not (self.disable or getattr(self, "noted", False)):  # tqdm keeps no time where it shows nothing
-            self.noted = True
-            name = self.desc.removesuffix(": ")
-            _times[name] = _times.get(name, 0.0) + float(self.format_dict["elapsed"])
-        super().close()
+    def __init__(self, work: Iterable[Any] | None, *, desc: str, **options: Any) -> None:
+        for k, (name, _) in enumerate(_to_come):
+            if name == desc:  # what stood before it was left out
+                del _to_come[: k + 1]
+                break
+        super().__init__(work, desc=desc, **options)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What the bar's text is made of."""
+        fields = dict(super().format_dict)
+        done, elapsed = fields["n"] - fields["initial"], fields["elapsed"]
+        left = elapsed / done * ((fields["total"] or 0) - fields["n"]) if done > 0 else 0.0
+        return fields | {"in_all": in_all(left)}
 
 
-class _Lines(_Timed):
+class _Lines(_Bar):
     """For a log: a line each time instead of a bar that is drawn over."""
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
@@ -38,22 +52,62 @@ class _Lines(_Timed):
 def progress(work: Iterable[Any] | None = None, *, desc: str, unit: str, **options: Any) -> Any:
     """``work`` with its progress on stderr; the words are tqdm's."""
     if sys.stderr is not None and sys.stderr.isatty():
-        return _Timed(work, desc=desc, unit=unit, leave=False, disable=quiet(), **options)
-    form = "{desc}: {n_fmt} of {total_fmt} " + unit + "s, {elapsed} gone, {remaining} left"
+        form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]{in_all}"
+        return _Bar(work, desc=desc, unit=unit, leave=False, bar_format=form, disable=quiet(), **options)
+    plural = f"{unit}es" if unit.endswith("ch") else f"{unit}s"
+    form = "{desc}: {n_fmt} of {total_fmt} " + plural + ", {elapsed} gone, {remaining} left{in_all}"
     return _Lines(
         work, desc=desc, unit=unit, leave=False, bar_format=form, mininterval=SECONDS, maxinterval=SECONDS,
         delay=SECONDS, disable=quiet() or sys.stderr is None, **options,
     )  # fmt: skip
 
 
-def clear_times() -> None:
-    """At the beginning of a command's work."""
-    _times.clear()
+@contextmanager
+def whole_work(phase: str) -> Iterator[None]:
+    """All that a command does, which begins with ``phase``."""
+    _phases.clear()
+    _to_come.clear()
+    enter(phase)
+    try:
+        yield
+    finally:
+        _to_come.clear()
 
 
-def times_text() -> str:
-    """What each piece took, in order: ``preparing 3 s, training 16 min``. Empty where nothing took a second."""
-    return ", ".join(f"{name} {duration(took)}" for name, took in _times.items() if took >= 1)
+def enter(phase: str) -> None:
+    """The phase that begins now; the one before it is over."""
+    _phases.setdefault(phase, time.monotonic())
+
+
+def expect(pieces: Iterable[tuple[str, float]]) -> None:
+    """What is still to come after the present piece: the ``desc`` of each and the seconds it is expected to take."""
+    _to_come[:] = pieces
+
+
+def gone() -> float:
+    """Seconds since the whole work began."""
+    return time.monotonic() - next(iter(_phases.values())) if _phases else 0.0
+
+
+def to_come() -> float:
+    """Seconds that the pieces after the present one are expected to take."""
+    return sum(seconds for _, seconds in _to_come)
+
+
+def in_all(left: float) -> str:
+    """``; 35% of all, about 4 min left``, where the present piece takes ``left`` seconds more. Empty where not known."""
+    if not _to_come:
+        return ""
+    left += to_come()
+    return f"; {gone() / (gone() + left):.0%} of all, about {duration(left)} left"
+
+
+def phases_text() -> str:
+    """What each phase took until now, in order: ``preparing 3 s, training 16 min``."""
+    begun = [*_phases.values(), time.monotonic()]
+    return ", ".join(
+        f"{name} {duration(end - start)}" for name, start, end in zip(_phases, begun, begun[1:], strict=False)
+    )
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 
 from dskd.runtime.errors import CallError
@@ -14,11 +16,12 @@ from dskd.train.trained_run import build_maps, graph_of
 FEW = 2  # pictures
 
 
-def rehearse(config: TrainConfig, method: Method, inputs: Image, device: torch.device) -> None:
+def rehearse(config: TrainConfig, method: Method, inputs: Image, device: torch.device) -> float:
     """Fits each inference path's map to a few of ``inputs`` [N, H, W, 3] and scores them; ``method`` stays as it is.
 
-    Raises CallError that names the path and what is wrong with it.
+    Returns the seconds that a look at one picture takes. Raises CallError that names the path and what is wrong with it.
     """
+    seconds = 0.0
     few, training, random = inputs[:FEW], method.training, torch.random.get_rng_state()
     maps = build_maps(config, method)
     try:
@@ -26,8 +29,11 @@ def rehearse(config: TrainConfig, method: Method, inputs: Image, device: torch.d
             try:
                 graph = graph_of(method, maps, reading)
                 fit_map(graph, few, few, config.map.ridge, device)
+                begun = time.monotonic()
                 with torch.no_grad():
                     score, anomaly_map = graph.eval().to(device)(torch.from_numpy(few.copy()).to(device))
+                score.cpu()  # waits for a GPU
+                seconds = (time.monotonic() - begun) / len(few)
             except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
                 raise CallError(
                     f"method {config.method}: its inference path {reading!r} gives no map with these settings "
@@ -42,3 +48,4 @@ def rehearse(config: TrainConfig, method: Method, inputs: Image, device: torch.d
     finally:
         method.train(training)
         torch.random.set_rng_state(random)
+    return seconds

@@ -30,6 +30,7 @@ from dskd.train.checkpoint import MODEL, load_model
 from dskd.train.config import TrainConfig
 from dskd.train.evaluate import Figures, Scored, figures, score, score_frames
 from dskd.train.fixture import settle_fixture
+from dskd.train.forecast import after_training
 from dskd.train.group import Process, join_processes
 from dskd.train.local_statistics import fit_map
 from dskd.train.map_choice import settle_map
@@ -37,6 +38,7 @@ from dskd.train.methods.base import Method, build
 from dskd.train.networks.backbones import BACKBONES
 from dskd.train.networks.rounding import rounding
 from dskd.train.products import figures_by_product, held_out_by_product, split_products
+from dskd.train.progress import enter, expect
 from dskd.train.rehearsal import rehearse
 from dskd.train.report import Labelled, write_report
 from dskd.train.selection import PaintedSet, score_painted
@@ -109,18 +111,22 @@ def _run(
     inputs = data.prepare_inputs(training, counts, config.input, prepared)
     if process.first and data.all_alike(inputs):
         log.warning("all good pictures look the same: thresholds learned from them mean nothing; take more parts")
-    rehearse(config, method.to(process.device), inputs, process.device)
+    seconds = rehearse(config, method.to(process.device), inputs, process.device)
     path = method.inference_path(next(iter(method.readings())))
     parts = [len(part) for part, _ in splits]
     shares = np.add.reduceat(counts, np.cumsum([0, *parts[:-1]])).tolist()  # network inputs of each product
+    held_out = [path for _, part in splits for path in part]
     if process.first:
-        held = sum(len(part) for _, part in splits)
-        log.info("%s", loop.plan(config, loop.schedule_of(len(inputs), config, process, shares), held, process.device))
+        schedule = loop.schedule_of(len(inputs), config, process, shares)
+        log.info("%s", loop.plan(config, schedule, len(held_out), process.device))
+        seen, tiles = len(Copies(inputs, config.data.turned)), len(inputs) / len(training)
+        expect(after_training(config, list(method.readings()), seen, len(held_out), len(images.test), tiles, seconds))
+    enter("training")
     with rounding(path, method.teacher.first) if config.recipe.rounded else nullcontext():
         loop.train(method, inputs, config, belongs, folder, process, shares)
     if process.world > 1:
         dist.destroy_process_group()
-    held_out = [path for _, part in splits for path in part]
+    enter("the map")
     maps, reason = build_maps(config, method), ""
     if process.first:
         config, maps, reason = _learn_maps(config, method, inputs, held_out, process.device)
@@ -184,6 +190,7 @@ def _finish(
     record: dict[str, object],
 ) -> None:
     """Everything after the last step: weights, thresholds, figures, report."""
+    enter("thresholds and report")
     held_out = [path for part in held_out_of_each for path in part]
     (folder / RECORD).unlink(missing_ok=True)  # of an earlier run here: until the end this one is not complete
     with atomic.replacing(folder / MODEL) as temporary:
