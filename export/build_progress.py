@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from dskd.runtime.verbosity import note, quiet
 
@@ -59,8 +59,8 @@ class Fraction:
 
 
 @contextmanager
-def watching(trt: Any, config: Any, label: str) -> Iterator[None]:
-    """Shows a build's progress on stderr while the body builds; Ctrl-C stops the build and raises KeyboardInterrupt.
+def watching(trt: Any, config: Any, label: str, screen: TextIO | None = None) -> Iterator[None]:
+    """Shows a build's progress on ``screen``, by default stderr, while the body builds; Ctrl-C stops the build and raises KeyboardInterrupt.
 
     TensorRT 8 reports no progress and cannot be stopped in between: there is one line, and Ctrl-C ends the process.
     """
@@ -72,7 +72,7 @@ def watching(trt: Any, config: Any, label: str) -> Iterator[None]:
         finally:
             signal.signal(signal.SIGINT, before)
         return
-    with _bar(label) as show, _interrupts() as interrupted:
+    with _bar(label, screen) as show, _interrupts() as interrupted:
         config.progress_monitor = _monitor(trt, Fraction(), show, interrupted)
         yield
 
@@ -100,7 +100,7 @@ def _monitor(trt: Any, fraction: Fraction, show: Callable[[float], None], interr
 
 
 @contextmanager
-def _bar(label: str) -> Iterator[Callable[[float], None]]:
+def _bar(label: str, screen: TextIO | None = None) -> Iterator[Callable[[float], None]]:
     """A function that takes the fraction done and draws it: tqdm's bar with time left where there is a terminal."""
     try:
         from tqdm import tqdm
@@ -109,7 +109,7 @@ def _bar(label: str) -> Iterator[Callable[[float], None]]:
         yield lambda fraction: None
         return
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with tqdm(total=1.0, desc=label, bar_format=form, disable=quiet() or None) as bar:
+    with tqdm(total=1.0, desc=label, bar_format=form, disable=quiet() or None, file=screen) as bar:
 
         def show(fraction: float) -> None:
             with suppress(OSError, ValueError):  # a terminal that has gone is no reason to lose the engine

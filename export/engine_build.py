@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dskd.export.build_progress import watching
 from dskd.export.engine_errors import BuildLog, build_failure, collecting_logger, parse_failure
@@ -16,6 +16,7 @@ from dskd.export.layer_report import LayerReport, report_layers
 from dskd.export.weak_typing import keep_types
 from dskd.runtime import atomic
 from dskd.runtime.errors import DskdError, MissingPart
+from dskd.runtime.inspection.cuda import hearing_driver
 
 INPUT, OUTPUTS = "image", ["score", "anomaly_map"]
 
@@ -52,6 +53,16 @@ def build_engine(trt: Any, onnx: Path, options: BuildOptions, calibrator: Any = 
     With a ``calibrator`` TensorRT finds INT8 ranges itself; else the types are those of the ONNX file.
     """
     log = BuildLog(file=options.verbose)
+    with hearing_driver() as driver:
+        built = _build(trt, onnx, options, calibrator, log, driver.screen)
+    log.take_driver(driver.lines)
+    if built is None:
+        raise driver.quoted_in(build_failure(log, onnx))
+    return built
+
+
+def _build(trt: Any, onnx: Path, options: BuildOptions, calibrator: Any, log: BuildLog, screen: TextIO) -> Built | None:
+    """None where TensorRT gives no plan."""
     logger = collecting_logger(trt, log)
     builder = _builder(trt, logger, log)
     if options.dla_core is not None and options.dla_core >= builder.num_DLA_cores:
@@ -79,11 +90,11 @@ def build_engine(trt: Any, onnx: Path, options: BuildOptions, calibrator: Any = 
         keep_types(trt, network, config, options.dla_core is not None)
     cache = _load_timing_cache(config, options.timing_cache)
     start = time.monotonic()
-    with watching(trt, config, f"building {onnx.name}"):
+    with watching(trt, config, f"building {onnx.name}", screen):
         plan = builder.build_serialized_network(network, config)
     seconds = time.monotonic() - start
     if plan is None:
-        raise build_failure(log, onnx)
+        return None
     if cache:
         _save_timing_cache(config, cache)
     return Built(bytes(plan), report_layers(network, config, options.dla_core), seconds)

@@ -25,6 +25,7 @@ class BuildLog:
     warnings: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     file: Path | None = None  # for every word of it
+    driver: list[str] = field(default_factory=list)  # what it wrote to standard error
 
     def write(self, severity: str, message: str) -> None:
         """To the end of ``file``, where there is one."""
@@ -32,9 +33,15 @@ class BuildLog:
             with suppress(OSError), self.file.open("a", errors="replace") as handle:
                 handle.write(f"[{severity[:1]}] {message}\n")
 
+    def take_driver(self, lines: list[str]) -> None:
+        """The driver's own lines, which come after the build is over."""
+        self.driver += lines
+        for line in lines:
+            self.write("driver", line)
+
     def blames(self, words: tuple[str, ...], warnings_too: bool) -> bool:
         """Whether an error, or a warning too, holds one of ``words``."""
-        lines = [*self.errors, *self.warnings] if warnings_too else self.errors
+        lines = [*self.errors, *self.warnings, *self.driver] if warnings_too else self.errors
         return any(word in line.casefold() for line in lines for word in words)
 
     def first(self, pattern: str) -> str:
@@ -112,6 +119,11 @@ def build_failure(log: BuildLog, onnx: Path) -> DskdError:
     if node:
         return DskdError(
             f"{onnx}: this TensorRT has no implementation for node {node}; use a newer TensorRT or another precision"
+        )
+    if any(word in line.casefold() for line in log.driver for word in MEMORY):
+        return DskdError(
+            f"{onnx}: not enough memory to build the engine ({_first_reason(log)}); close other programs or reboot, for "
+            "after days a Jetson's memory lies in pieces, or ask for less with --workspace 256 and a smaller --batch"
         )
     return DskdError(f"{onnx}: TensorRT cannot build it ({_first_reason(log)}); use another precision or export again")
 

@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "--verbose",
         type=Path,
         metavar="FILE",
-        help="file to write: all that TensorRT says of the build, for a bug report",
+        help="file to write: all that TensorRT and the driver say of the build, for a bug report",
     )
     add("--trtexec", action="store_true", help="only print the call of NVIDIA's trtexec that does the same")
     add("--check", action="store_true", help="only parse and build, with TensorRT-RTX; needs no GPU, leaves no engine")

@@ -21,7 +21,7 @@ from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.errors import DeviceLost, DskdError, MissingPart
 from dskd.runtime.inspection.backends.tensorrt_engine import IMAGE, MAP, SCORE, LoadedEngine, load_tensorrt
-from dskd.runtime.inspection.cuda import Device, Memory, find_device, open_memory
+from dskd.runtime.inspection.cuda import Device, Memory, find_device, hearing_driver, open_memory
 from dskd.runtime.inspection.cuda.base import Graph
 from dskd.runtime.inspection.engine import GRAPHS, build_command, engine_paths, read_facts, why_unfit
 from dskd.runtime.result import Image
@@ -105,10 +105,6 @@ class TensorRtBackend:
         dla_core: int | None = None,
     ) -> None:
         self.name, self.graph = f"tensorrt-{precision}", GRAPHS[precision]
-        device = find_device() if memory is None else memory.device
-        trt = load_tensorrt() if trt is None else trt
-        if plan is None:
-            plan, dla_core = fitting_engine(bundle, precision, device, trt.__version__)
         self._size = (bundle.manifest.input.height, bundle.manifest.input.width)
         self._lock, self._closed = threading.Lock(), False
         self._slots: list[_Slot] = []
@@ -116,14 +112,19 @@ class TensorRtBackend:
         self._engine: Any = None  # these three are there from _open to _release
         self._stream: Any = None
         self._copies: Any = None
-        self._memory = open_memory(device) if memory is None else memory
-        self._captures = self._memory.captures
-        try:
-            with self._memory.active():
-                self._open(trt, plan, dla_core)
-        except BaseException:
-            self.close()
-            raise
+        with hearing_driver():
+            device = find_device() if memory is None else memory.device
+            trt = load_tensorrt() if trt is None else trt
+            if plan is None:
+                plan, dla_core = fitting_engine(bundle, precision, device, trt.__version__)
+            self._memory = open_memory(device) if memory is None else memory
+            self._captures = self._memory.captures
+            try:
+                with self._memory.active():
+                    self._open(trt, plan, dla_core)
+            except BaseException:
+                self.close()
+                raise
 
     @property
     def largest(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dskd.runtime.errors import CallError, MissingPart
 from dskd.runtime.inspection.cuda.base import Memory
 from dskd.runtime.inspection.cuda.device import Device, find_device
+from dskd.runtime.inspection.cuda.driver_words import hearing_driver
 
 
 def _cuda_bindings(device: Device) -> Memory:
@@ -41,4 +42,4 @@ def open_memory(device: Device, name: str | None = None) -> Memory:
     raise MissingPart(" or ".join(reasons))
 
 
-__all__ = ["ADAPTERS", "Device", "Memory", "find_device", "open_memory"]
+__all__ = ["ADAPTERS", "Device", "Memory", "find_device", "hearing_driver", "open_memory"]
