@@ -100,6 +100,8 @@ def test_without_a_driver_one_line_and_the_next_step_come_at_once() -> None:
         (0, {"STUB_DEVICES": "0"}, "3 the NVIDIA driver finds no GPU; use --backend"),
         (0, {"STUB_FAIL": "cuInit=100"}, "3 the NVIDIA driver finds no GPU that works (cuInit: CUDA_ERROR_NO_DEVICE); use --backend"),
         (0, {"STUB_FAIL": "cuDeviceTotalMem_v2=999"}, "3 the NVIDIA driver finds no GPU that works (cuDeviceTotalMem_v2: CUDA_ERROR_OTHER); use"),
+        (0, {"STUB_DEVICES": "0", "CUDA_VISIBLE_DEVICES": "5"}, "3 the NVIDIA driver finds no GPU, and CUDA_VISIBLE_DEVICES=5 says which it shows; use"),
+        (0, {"STUB_FAIL": "cuInit=100", "CUDA_VISIBLE_DEVICES": ""}, "3 the NVIDIA driver finds no GPU that works (cuInit: CUDA_ERROR_NO_DEVICE), and CUDA_VISIBLE_DEVICES= says which"),
         (2, {"STUB_DEVICES": "2"}, "2 there is no GPU 2; the driver finds 2, counted from 0"),
         (-1, {}, "2 there is no GPU -1; the driver finds 1"),
     ],

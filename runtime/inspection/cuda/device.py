@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from dataclasses import dataclass
 
-from dskd.runtime.errors import CallError, MissingPart
+from dskd.runtime.errors import CallError, MissingPart, one_line
 
 DRIVER = "libcuda.so.1"
 NAME_BYTES = 256
 # CUdevice_attribute of cuda.h
 MULTIPROCESSORS, INTEGRATED, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 18, 75, 76
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # the driver itself reads it
 ELSEWHERE = "use --backend onnxruntime, or go to a machine with an NVIDIA GPU (a container needs --runtime nvidia)"
 
 
@@ -36,9 +38,9 @@ def find_device(index: int = 0) -> Device:
     count = ctypes.c_int()
     _ask(driver, "cuDeviceGetCount", ctypes.byref(count))
     if count.value == 0:
-        raise MissingPart(f"the NVIDIA driver finds no GPU; {ELSEWHERE}")
+        raise MissingPart(f"the NVIDIA driver finds no GPU{_visible()}; {ELSEWHERE}")
     if not 0 <= index < count.value:
-        raise CallError(f"there is no GPU {index}; the driver finds {count.value}, counted from 0")
+        raise CallError(f"there is no GPU {index}; the driver finds {count.value}, counted from 0{_visible()}")
     handle, name, size = ctypes.c_int(), ctypes.create_string_buffer(NAME_BYTES), ctypes.c_size_t()
     _ask(driver, "cuDeviceGet", ctypes.byref(handle), ctypes.c_int(index))
     _ask(driver, "cuDeviceGetName", name, ctypes.c_int(NAME_BYTES), handle)
@@ -67,4 +69,10 @@ def _ask(driver: ctypes.CDLL, function: str, *arguments: object) -> None:
     text = ctypes.c_char_p()
     driver.cuGetErrorName(ctypes.c_int(status), ctypes.byref(text))
     name = text.value.decode(errors="replace") if text.value else f"error {status}"
-    raise MissingPart(f"the NVIDIA driver finds no GPU that works ({function}: {name}); {ELSEWHERE}")
+    raise MissingPart(f"the NVIDIA driver finds no GPU that works ({function}: {name}){_visible()}; {ELSEWHERE}")
+
+
+def _visible() -> str:
+    """What hides GPUs from the driver, where something does."""
+    chosen = os.environ.get(VISIBLE)
+    return "" if chosen is None else f", and {VISIBLE}={one_line(chosen)[:64]} says which it shows"
