@@ -16,7 +16,8 @@ RELEASE = "/etc/nv_tegra_release"
 MODEL = "/proc/device-tree/model"
 COMPATIBLE = "/proc/device-tree/compatible"
 
-# L4T to JetPack. Sources disagree on 36.5.0 and 39.x; NVIDIA's release pages decided here.
+# L4T to JetPack. Sources disagree on 36.5.0 and 39.x; NVIDIA's release pages decided here. Of 39.0, said to be an early
+# access of 7.2, no page of NVIDIA's was found: it is told as unknown.
 JETPACKS: dict[Version, str] = {
     (35, 2, 1): "5.1",
     (35, 3, 1): "5.1.1",
@@ -61,6 +62,9 @@ MODULES = {
     "p3767-0003": Module("Orin Nano 8GB", 8, 128, 0),
     "p3767-0004": Module("Orin Nano 4GB", 4, 64, 0),
     "p3767-0005": Module("Orin Nano developer kit", 8, 128, 0),
+    # Linux's dt-bindings (P3971-0089+P3834-0008) and NVIDIA's technical brief TB-12572-001: 20 SM, 256 bit, no DLA. The part
+    # number of the T4000 (JetPack 7.1) was found in no source.
+    "p3834-0008": Module("AGX Thor developer kit (T5000)", 20, 256, 0),
 }
 
 
@@ -135,7 +139,7 @@ def _l4t(machine: Machine) -> Version | None:
 
 def _part(compatible: str) -> str | None:
     """The module's part number: ``nvidia,p3768-0000+p3767-0005-super`` is carrier board + module."""
-    found: list[str] = re.findall(r"p3701-\d{4}|p3767-\d{4}", compatible)
+    found: list[str] = re.findall(r"p3701-\d{4}|p3767-\d{4}|p3834-\d{4}", compatible)
     return found[0] if found else None
 
 

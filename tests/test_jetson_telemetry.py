@@ -45,6 +45,7 @@ def test_a_plain_machine_is_no_jetson(tmp_path: Path) -> None:
         ("# R36 (release), REVISION: 4.9, GCID: 1, ", "6.2.1", "jp6"),
         ("# R36 (release), REVISION: 9.0, GCID: 1, ", "6.2.2", "jp6"),
         ("# R39 (release), REVISION: 7.3, GCID: 1, ", "7.2.1", "jp7"),
+        ("# R39 (release), REVISION: 0.0, GCID: 1, ", "7.1", "jp7"),
         ("# R41 (release), REVISION: 0.0, GCID: 1, ", "7.2.1", "jp7"),
         ("# R32 (release), REVISION: 7.1, GCID: 1, ", "5.1", None),
     ],
@@ -56,6 +57,15 @@ def test_an_unknown_l4t_is_told_with_the_nearest_jetpack(
     put(tmp_path, "/etc/nv_tegra_release", release)
     found = find_platform(machine)
     assert (found.jetpack, found.jetpack_known, found.generation) == (jetpack, False, generation)
+
+
+def test_a_thor_is_known_by_its_module_and_not_by_its_board(tmp_path: Path) -> None:
+    put(tmp_path, "/proc/device-tree/compatible", "nvidia,p3971-0089+p3834-0008\0nvidia,p3834-0008\0nvidia,tegra264")
+    put(tmp_path, "/etc/nv_tegra_release", "# R38 (release), REVISION: 4.0, GCID: 1, ")
+    found = find_platform(Machine(tmp_path, path=""))
+    assert (found.part, found.jetpack, found.generation) == ("p3834-0008", "7.1", "jp7")
+    assert found.module is not None
+    assert found.module.name == "AGX Thor developer kit (T5000)"
 
 
 def test_dpkg_is_asked_where_the_release_file_is_missing(tmp_path: Path) -> None:
