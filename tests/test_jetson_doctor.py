@@ -240,6 +240,12 @@ def test_8_a_gpu_that_the_services_user_cannot_use(context: Context) -> None:
     context.__dict__["cuda_refusal"] = "cuInit gives 801 CUDA_ERROR_NOT_SUPPORTED"
     named(look(context, "permissions"), "FAIL", "dskd cannot use the GPU (cuInit gives 801", "/dev/dri/renderD128",
           "usermod -aG render,video dskd")  # fmt: skip
+    for node in nodes:
+        node.chmod(0o666)
+    for name in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/nvidia-uvm"):  # JetPack 7
+        put(context.machine.root, name, "").chmod(0o600)
+    named(look(context, "permissions"), "FAIL", "closed to it: /dev/nvidia0, /dev/nvidiactl, /dev/nvidia-uvm",
+          "usermod -aG video dskd")  # fmt: skip
 
 
 def test_cuda_is_asked_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from dskd.runtime.wall_clock import CLOCK, WallClock
 DEVICES = {"/dev/video*": "video", "/dev/gpiochip*": "gpio"}
 GPU_DEVICES = {  # with the permissions that CUDA needs; which ones there are, and whose, differs between releases
     "/dev/nvmap": ("video", 4), "/dev/nvhost-*": ("video", 4), "/dev/nvgpu/*/*": ("video", 4), "/dev/dri/renderD*": ("render", 4 | 2),
+    "/dev/nvidia[0-9c]*": ("video", 4 | 2), "/dev/nvidia-uvm": ("video", 4 | 2),
 }  # fmt: skip
 STATION = "/etc/dskd/station.yaml"
 ARGUS_MENDED = (36, 5, 0)  # L4T from which its daemon no longer stands still now and then
