@@ -30,6 +30,8 @@ def test_a_ceiling_is_the_lower_of_compute_and_memory() -> None:
     many = Load(macs=1, weights=10**9, constants=10**9 // 4, activations=10**9)
     assert many.ceiling(peak, "INT8", 1) == (pytest.approx(1 / 3), "memory")
     assert many.ceiling(peak, "FP16", 2) == (pytest.approx(1 / (1.5 + 2)), "memory")
+    halves = Load(macs=1, weights=0, constants=0, activations=0, halves=10**9)  # two bytes each in every precision
+    assert halves.ceiling(peak, "INT8", 1) == halves.ceiling(peak, "FP16", 1) == (pytest.approx(0.5), "memory")
 
 
 def test_sizes_are_of_what_was_written() -> None:

@@ -18,6 +18,7 @@ import onnx
 from dskd.benchmarks.lab.station.line_simulation import simulate
 from dskd.benchmarks.lab.station.load_sizes import CAMERAS, SIDE, Sizes, measure
 from dskd.export.graph.cost import graph_cost
+from dskd.export.graph.half_head import head_in_half
 from dskd.export.prune import prune
 from dskd.export.run_to_bundle import convert
 from dskd.runtime.bundle.manifest import InputSpec, Tiling
@@ -73,17 +74,21 @@ PEAKS = (
 
 @dataclass(frozen=True)
 class Load:
-    """What one inspection asks of a module: MACs, and numbers held as weights, float32 constants and activations."""
+    """What one inspection asks of a module: MACs, and numbers held as weights, as constants and as activations.
+
+    ``constants`` are float32; ``halves`` are those that engines keep in half precision (``export/graph/half_head.py``).
+    """
 
     macs: int
     weights: int
     constants: int
     activations: int
+    halves: int = 0
 
     def bytes(self, precision: str, batch: int) -> float:
         """Through memory for one inspection: constants once a batch, what each convolution reads and writes once."""
         size = WEIGHT_BYTES[precision]
-        return (self.weights * size + self.constants * 4) / batch + self.activations * size
+        return (self.weights * size + self.constants * 4 + self.halves * 2) / batch + self.activations * size
 
     def ceiling(self, peak: Peak, precision: str, batch: int) -> tuple[float, str]:
         """Inspections a second that the data sheet cannot exceed, and which of its figures says so."""
@@ -102,9 +107,10 @@ def default_load() -> Load:
 
         probe = torch.zeros((1, config.input.height, config.input.width, 3), dtype=torch.uint8)
         convert(graph, probe, 20, Path(folder) / "model.onnx")
-        model = onnx.load(Path(folder) / "model.onnx")
+        model = head_in_half(onnx.load(Path(folder) / "model.onnx"))
+    halves = sum(prod(t.dims) for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT16)
     found, held = graph_cost(model), sum(prod(tensor.dims) for tensor in model.graph.initializer)
-    return Load(found.macs, found.parameters, held - found.parameters, found.activations)
+    return Load(found.macs, found.parameters, held - found.parameters - halves, found.activations, halves)
 
 
 def modules(load: Load, rate: float, shares: Sequence[float]) -> list[str]:
@@ -196,10 +202,12 @@ ceilings from data sheets, the second a simulation, the last one arithmetic over
 ## Cameras per module
 
 One inspection at 256 pixels with the default configuration is {gmacs:.2f} GMAC. Through memory go {weights:.1f} M weights,
-{constants:.1f} M float32 constants of the map, once a batch, and {activations:.1f} M activations, counted as what each
-convolution reads and writes: {fp16:.0f} MB at FP16 and {int8:.0f} MB at INT8 with batch 1. A module cannot inspect faster
-than its peak multiply-accumulates allow, nor faster than its memory moves these bytes; the table holds the lower of
-the two in inspections a second and names it. Preprocessing, the camera and everything else come on top.
+{constants:.1f} M constants of the map in float32 and {halves:.1f} M in half precision, all of these once a batch, and
+{activations:.1f} M activations, counted as what each convolution reads and writes: {fp16:.0f} MB at FP16 and {int8:.0f} MB at
+INT8 with batch 1. A second camera in the batch adds its activations alone, {more16:.0f} MB at FP16 and {more8:.0f} MB at INT8,
+{share16:.0%} and {share8:.0%} of what the first one costs. A module cannot inspect faster than its peak
+multiply-accumulates allow, nor faster than its memory moves these bytes; the table holds the lower of the two in
+inspections a second and names it. Preprocessing, the camera and everything else come on top.
 
 The last columns are cameras with {rate:g} parts a second each at a share of the ceiling of INT8 with batch 8. Which share a
 module reaches is not known here; {low:.0%} and {high:.0%} are two ends to reckon with until `python -m benchmarks throughput`
@@ -260,9 +268,13 @@ takes up to 1000; how many a broker across a plant's network bears is not known 
 def page(rate: float, shares: tuple[float, float]) -> str:
     """``docs/scaling.md``."""
     load, sizes, cut = default_load(), measure(), InputSpec(height=256, width=256, tiling=Tiling(side=256))
+    one = {precision: load.bytes(precision, 1) for precision in WEIGHT_BYTES}
+    more = {precision: 2 * load.bytes(precision, 2) - one[precision] for precision in WEIGHT_BYTES}
     return PAGE.format(
         gmacs=load.macs / 1e9, weights=load.weights / 1e6, constants=load.constants / 1e6,
-        activations=load.activations / 1e6, fp16=load.bytes("FP16", 1) / 1e6, int8=load.bytes("INT8", 1) / 1e6,
+        activations=load.activations / 1e6, fp16=one["FP16"] / 1e6, int8=one["INT8"] / 1e6,
+        halves=load.halves / 1e6, more16=more["FP16"] / 1e6, share16=more["FP16"] / one["FP16"],
+        more8=more["INT8"] / 1e6, share8=more["INT8"] / one["INT8"],
         window=ON_THE_WAY, rate=rate, low=shares[0], high=shares[1], cameras=CAMERAS, flagged=FLAGGED, passes=PASSES_KEPT,
         modules="\n".join(modules(load, rate, shares)), batch=BATCH,
         lines="\n".join(lines(load, rate, shares[0])), measured="\n".join(measured(sizes)),
