@@ -40,6 +40,11 @@ LAB = {
     "peers": ("peers", "the same frames through anomalib, or through trtexec on a device"),
 }
 
+EXAMPLES = """examples:
+  dskd benchmarks latency --bundle runs/latest/bundle
+  dskd benchmarks all --out all.json
+  dskd benchmarks compare before.json after.json"""
+
 
 def main(arguments: list[str]) -> int:
     """Hands over to the benchmark that the first argument names."""
@@ -47,6 +52,7 @@ def main(arguments: list[str]) -> int:
     if name in ("-h", "--help"):
         print("usage: python -m benchmarks NAME [options]   (NAME --help tells more)\n")
         print("\n".join(f"  {known:12} {text}" for known, text in NAMES.items()))
+        print(f"\n{EXAMPLES}")
         print("\nin a checkout:\n")
         print("\n".join(f"  {known:12} {text}" for known, (_, text) in LAB.items()))
         return 0

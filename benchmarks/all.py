@@ -22,7 +22,9 @@ SHARED = ("bundle", "source", "size", "backend", "precision", "threads", "json")
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
     parser = Parser(
-        prog="python -m benchmarks all", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks all",
+        description=__doc__,
+        examples="python -m benchmarks all --bundle runs/latest/bundle --out all.json",
     )
     add_options(parser)
     options = parser.parse_args(arguments)

@@ -49,7 +49,9 @@ LOOK = 0.005  # seconds between looks at a process' memory
 def parser() -> Parser:
     """The command's options."""
     options = Parser(
-        prog="python -m benchmarks coldstart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks coldstart",
+        description=__doc__,
+        examples="python -m benchmarks coldstart --bundle runs/latest/bundle --rounds 20",
     )
     add_options(options, ("bundle", "size", "backend", "precision", "threads", "rounds"))
     return options

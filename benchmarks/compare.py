@@ -11,7 +11,6 @@ turns on one core (taskset -c 1 ... --threads 1 --rounds 10 --seconds 0.03) see 
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +60,9 @@ class Change:
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code: 1 where something became slower or worse."""
     options = Parser(
-        prog="python -m benchmarks compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks compare",
+        description=__doc__,
+        examples='python -m benchmarks compare before.json after.json --only "frame to verdict"',
     )
     options.add_argument("before", type=Path, metavar="A.json")
     options.add_argument("after", type=Path, metavar="B.json")

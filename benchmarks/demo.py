@@ -20,11 +20,14 @@ from dskd.train.synthetic import NAME
 SETTINGS = ["input.height=192", "input.width=256", "recipe.epochs=24"]
 LIGHT = "efficientnet_lite0"  # its weights come with the development packages
 OF_LIGHT = [f"backbone={LIGHT}", "embedding.width=0.5", "decoder.width=0.5", "map.components=256"]  # dskd-lite
+EXAMPLES = """dskd demo                                         in ./demo, some minutes
+dskd demo --serve                                 then a station on its pictures, with the operator's page
+dskd demo --out /tmp/demo --set recipe.epochs=2   only to see that all of it runs"""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    parser = Parser(prog="dskd demo", description=__doc__)
+    parser = Parser(prog="dskd demo", description=__doc__, examples=EXAMPLES)
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder, emptied first (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a training setting")
     parser.add_argument(

@@ -55,7 +55,9 @@ class Watch:
 def parser() -> Parser:
     """The command's options."""
     options = Parser(
-        prog="python -m benchmarks energy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks energy",
+        description=__doc__,
+        examples="python -m benchmarks energy --bundle runs/latest/bundle",
     )
     add_options(options, ("bundle", "source", "size", "backend", "precision", "threads", "seconds"), seconds=30.0)
     return options

@@ -41,7 +41,9 @@ OFFERS = ("bundle", "source", "size", "backend", "precision", "threads")  # fram
 def parser() -> Parser:
     """The command's options."""
     options = Parser(
-        prog="python -m benchmarks memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks memory",
+        description=__doc__,
+        examples="python -m benchmarks memory --bundle runs/latest/bundle --frames 2000",
     )
     add_options(options, OFFERS)
     options.add_argument("--frames", type=int, default=500, help="that each contender inspects (default: %(default)s)")

@@ -17,7 +17,9 @@ NAME = "parity"
 def parser() -> Parser:
     """The command's options."""
     options = Parser(
-        prog="python -m benchmarks parity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks parity",
+        description=__doc__,
+        examples="python -m benchmarks parity --bundle runs/latest/bundle",
     )
     add_options(options, ("bundle", "backend", "precision", "threads"))
     return options

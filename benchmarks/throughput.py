@@ -37,7 +37,7 @@ def parser() -> Parser:
     options = Parser(
         prog="python -m benchmarks throughput",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples="python -m benchmarks throughput --bundle runs/latest/bundle",
     )
     add_options(options, rounds=5, seconds=2.0, launches=1)
     options.add_argument("--batches", default="1,2,4,8", help="up to the bundle's largest (default: %(default)s)")

@@ -36,7 +36,7 @@ WORKER = (sys.executable, "-m", "dskd.benchmarks.tile_worker")
 def parser() -> Parser:
     """The command's options."""
     options = Parser(
-        prog="python -m benchmarks tiles", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks tiles", description=__doc__, examples="python -m benchmarks tiles --out tiles.json"
     )
     add_options(options, ("bundle", "backend", "precision", "threads", "launches", "rounds"), rounds=7, launches=1)
     options.add_argument("--sides", default="2048,4096,8192", help="of square frames, in pixels (default: %(default)s)")

@@ -29,6 +29,10 @@ COMMANDS = {
     "completion": ("dskd.completion", "a script that completes commands and options in bash and zsh"),
     "benchmarks": ("dskd.benchmarks", "measure accuracy, latency, memory and more"),
 }
+EXAMPLES = """examples, one after another:
+  dskd train --data parts/good
+  dskd export.onnx
+  dskd runtime --source parts/test --sink images://overlays"""
 EXTRAS = {  # the first that fits
     "dskd.benchmarks.evaluate": "evaluate",
     "dskd.train": "train", "dskd.export": "export", "dskd.calibration": "export", "dskd.benchmarks": "export", "dskd.jetson": "fleet",
@@ -41,6 +45,7 @@ def main(arguments: list[str]) -> int:
     if name in ("-h", "--help"):
         print("usage: dskd COMMAND [options]   (dskd COMMAND --help tells more; dskd --version)\n")
         print("\n".join(f"  {command:15} {text}" for command, (_, text) in COMMANDS.items()))
+        print(f"\n{EXAMPLES}")
         return 0
     if name == "--version":
         from dskd import __version__

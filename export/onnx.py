@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from dskd.export.run_to_bundle import Exported
 
 OPSETS = (20, 17)  # 17 for the TensorRT 8.5 and 8.6 of JetPack 5 and 6.0
+EXAMPLES = """dskd export.onnx                                  the newest run becomes runs/latest/bundle
+dskd export.onnx --run runs/bottle --out bundles/bottle
+dskd export.onnx --opset 17                       for the TensorRT of JetPack 5 and 6.0"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = Parser(prog="dskd export.onnx", description=__doc__)
+    options = Parser(prog="dskd export.onnx", description=__doc__, examples=EXAMPLES)
     options.add_argument(
         "--run", type=Path, default=Path("runs/latest"), help="folder of the trained run (default: %(default)s)"
     )

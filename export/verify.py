@@ -11,11 +11,14 @@ from dskd.runtime.errors import CallError, Parser, exit_with_code
 from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 
 PARITY_IMAGES = 32  # fewer would not be a proof
+EXAMPLES = """dskd export.verify                                the newest run's bundle on 32 pictures
+dskd export.verify --bundle bundles/bottle --run runs/bottle --images 200
+dskd export.verify --json"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = Parser(prog="dskd export.verify", description=__doc__)
+    options = Parser(prog="dskd export.verify", description=__doc__, examples=EXAMPLES)
     options.add_argument("--bundle", type=Path, help="bundle folder (default: $DSKD_BUNDLE, else runs/latest/bundle)")
     options.add_argument("--run", type=Path, help="folder of the run it came from (default: the bundle's parent)")
     options.add_argument(

@@ -8,7 +8,7 @@ from dskd.runtime.errors import CallError, exit_with_code
 from dskd.runtime.imports import LABORATORY, import_command
 
 COMMANDS = {
-    "doctor": ("dskd.jetson.doctor.command:main", "what is wrong here, and how to mend it"),
+    "doctor": ("dskd.jetson.doctor.command:main", "what is wrong here, and what to do about it"),
     "power": ("dskd.jetson.power:main", "power mode by name, clocks; says what it would do without --apply"),
     "telemetry": ("dskd.jetson.telemetry_command:main", "power, temperatures, load, clocks, throttling"),
     "wheels": ("dskd.jetson.wheels:main", "a folder of wheels that installs on a device without a network"),
@@ -22,12 +22,19 @@ COMMANDS = {
     "inventory": ("dskd.jetson.fleet_commands:show_inventory", "what this device is and runs"),
 }
 
+EXAMPLES = """examples:
+  dskd jetson doctor                 what is missing or wrong on this device
+  dskd jetson power                  its power mode
+  dskd jetson telemetry --watch 5    its sensors, every five seconds
+  dskd jetson slots status           which bundle serves"""
+
 
 def main(arguments: list[str]) -> int:
     """Hands over to the command that the first word names."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: dskd jetson COMMAND [options]   (COMMAND --help tells more)\n")
         print("\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()))
+        print(f"\n{EXAMPLES}")
         return 0
     if arguments[0] not in COMMANDS:
         raise CallError(f"no command {arguments[0]!r}; one of: {', '.join(COMMANDS)}")

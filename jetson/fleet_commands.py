@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import signal
 import socket
@@ -16,10 +15,21 @@ from dskd.jetson.inventory import inventory
 from dskd.runtime.errors import CallError, Parser
 
 CONFIG = Path("/etc/dskd/fleet.yaml")
+EXAMPLES = {
+    "agent": "dskd jetson agent                                 as the service dskd-agent does\n"
+    "dskd jetson agent --config fleet.yaml",
+    "update": "sudo dskd jetson update                           take the newest update now\n"
+    "sudo dskd jetson update --json",
+    "slots": "dskd jetson slots status\n"
+    "sudo dskd jetson slots confirm                    what is on trial stays\n"
+    "sudo dskd jetson slots roll-back\n"
+    "sudo dskd jetson slots allow --version 12",
+    "inventory": "dskd jetson inventory\ndskd jetson inventory --config fleet.yaml",
+}
 
 
 def _parser(name: str, description: str) -> Parser:
-    options = Parser(prog=f"dskd jetson {name}", description=description, formatter_class=argparse.RawTextHelpFormatter)
+    options = Parser(prog=f"dskd jetson {name}", description=description, examples=EXAMPLES[name])
     options.add_argument("--config", type=Path, default=CONFIG, help=f"default: {CONFIG}")
     options.add_schema(lambda: FleetConfig)
     return options

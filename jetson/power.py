@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import json
 import os
@@ -109,9 +108,14 @@ def _mode(machine: Machine, modes: dict[str, int]) -> str | None:
     return next((name for name, number in modes.items() if match and number == int(match[1])), None)
 
 
+EXAMPLES = """dskd jetson power                                 which mode it is in, and which there are
+dskd jetson power --mode MAXN --clocks lock       what that would run
+sudo dskd jetson power --mode MAXN --clocks lock --apply"""
+
+
 def main(arguments: list[str]) -> int:
     """``dskd jetson power``."""
-    options = Parser(prog="dskd jetson power", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options = Parser(prog="dskd jetson power", description=__doc__, examples=EXAMPLES)
     options.add_argument("--mode", help="power mode by name, as MAXN_SUPER or 15W")
     options.add_argument(
         "--clocks", choices=("lock", "free"), help="lock GPU and memory at their highest, or free them"

@@ -107,7 +107,11 @@ def main(arguments: list[str]) -> int:
 
 def keys_main(arguments: list[str]) -> int:
     """``dskd jetson keys``."""
-    options = Parser(prog="dskd jetson keys", description="A new pair of ed25519 keys.")
+    options = Parser(
+        prog="dskd jetson keys",
+        description="A new pair of ed25519 keys.",
+        examples="dskd jetson keys --out ~/keys --name plant-1      publish with plant-1.pem, devices get plant-1.pub",
+    )
     options.add_argument("--out", type=Path, required=True, help="folder for NAME.pem (private) and NAME.pub")
     options.add_argument("--name", required=True, help="what to call the pair")
     chosen = options.parse_args(arguments)

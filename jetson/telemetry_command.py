@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from pathlib import Path
@@ -11,10 +10,14 @@ from dskd.jetson.telemetry import THROTTLE, Reading, prometheus, read_telemetry,
 from dskd.runtime import atomic
 from dskd.runtime.errors import CallError, Parser
 
+EXAMPLES = """dskd jetson telemetry
+dskd jetson telemetry --watch 5 --json
+dskd jetson telemetry --watch 15 --textfile /var/lib/node_exporter/dskd.prom"""
+
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = Parser(prog="dskd jetson telemetry", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    options = Parser(prog="dskd jetson telemetry", description=__doc__, examples=EXAMPLES)
     options.add_argument("--json", action="store_true", help="one JSON object a reading")
     options.add_argument("--watch", type=float, metavar="SECONDS", help="read again and again, until interrupted")
     options.add_argument("--textfile", type=Path, help="also write Prometheus' text format here, whole each time")

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
 from typing import Any, NoReturn
 
 from dskd.runtime.verbosity import verbose
@@ -55,7 +56,10 @@ class _ByType(argparse.HelpFormatter):
 class Parser(argparse.ArgumentParser):
     """argparse that says a wrong option in one line like every other wrong call."""
 
-    def __init__(self, *, formatter_class: Any = argparse.HelpFormatter, **options: Any) -> None:
+    def __init__(self, *, formatter_class: Any = argparse.HelpFormatter, examples: str = "", **options: Any) -> None:
+        if examples:  # one call a line
+            options["epilog"] = "examples:\n" + indent(examples.strip(), "  ")
+            formatter_class = argparse.RawTextHelpFormatter
         formatter: Any = type("Formatter", (_ByType, formatter_class), {})
         super().__init__(formatter_class=formatter, **options)
         self.description = (self.description or "").replace("``", "")  # a docstring's marks mean nothing in a terminal

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -13,23 +15,52 @@ from conftest import ROOT
 from dskd.__main__ import COMMANDS
 
 SCRIPT = """
-import sys
+import contextlib, io, json, sys
 from dskd.__main__ import COMMANDS, main
+from dskd.benchmarks.__main__ import NAMES
+from dskd.jetson.__main__ import COMMANDS as DEVICE
+told, loaded = {}, {}
+def ask(*words):
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        main([*words, "--help"])
+    told[" ".join(words)] = text.getvalue()
+ask()
 for name in COMMANDS:
-    before = set(sys.modules)
-    try:
-        main([name, "--help"])
-    except SystemExit as end:
-        assert not end.code, (name, end.code)
-    heavy = {"torch", "matplotlib", "ray", "safetensors", "onnxsim"} & set(sys.modules)
-    assert not heavy, (name, heavy)
+    ask(name)
+    loaded[name] = sorted({"torch", "matplotlib", "ray", "safetensors", "onnxsim"} & set(sys.modules))
+for name, (module, _) in DEVICE.items():
+    if ".lab." not in module:
+        ask("jetson", name)
+ask("station", "test-output")
+for name in NAMES:
+    ask("benchmarks", name)
+print(json.dumps([told, loaded]))
 """
 
 
-def test_no_help_waits_for_a_training_library() -> None:
+@pytest.fixture(scope="module")
+def asked() -> tuple[dict[str, str], dict[str, list[str]]]:
+    """What each command says to ``--help``, by its words; and the libraries for training that were loaded by then."""
     done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("usage:") >= 14
+    told, loaded = json.loads(done.stdout)
+    return told, loaded
+
+
+def test_no_help_waits_for_a_training_library(asked: tuple[dict[str, str], dict[str, list[str]]]) -> None:
+    assert asked[1] == {name: [] for name in COMMANDS}
+
+
+def test_every_help_has_examples_that_can_be_typed(asked: tuple[dict[str, str], dict[str, list[str]]]) -> None:
+    told, _ = asked
+    assert len(told) > 40
+    for command, text in told.items():
+        assert text.startswith("usage: "), command
+        assert "``" not in text, command
+        _, found, examples = text.partition("\nexamples")
+        assert found, f"dskd {command} --help has no examples"
+        word = command.split()[-1] if command else "train"
+        assert re.search(rf"^  .*\b(dskd|python -m|torchrun|make)\b.*\b{re.escape(word)}\b", examples, re.M), command
 
 
 def parser_of(command: str) -> argparse.ArgumentParser | None:

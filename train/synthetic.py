@@ -189,9 +189,14 @@ def _defective_part(
             return image, mask
 
 
+EXAMPLES = """dskd train.synthetic sets                         then: dskd train --data sets/brushed_plate
+dskd train.synthetic sets --train 300 --seed 1
+dskd train.synthetic sets --size 2048 2048        large pictures, to try tiles"""
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    parser = Parser(prog="dskd train.synthetic", description=__doc__)
+    parser = Parser(prog="dskd train.synthetic", description=__doc__, examples=EXAMPLES)
     parser.add_argument("out", type=Path, help="folder to write the set into")
     parser.add_argument("--train", type=int, default=60, help="good training images (default: %(default)s)")
     parser.add_argument("--test-good", type=int, default=16, help="good test images (default: %(default)s)")

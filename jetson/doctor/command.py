@@ -38,7 +38,11 @@ CHECKS: dict[str, Callable[[Context], Finding]] = {
     "service": surroundings.service,
 }
 DATA = Path("/var/lib/dskd")
-EPILOG = "Exit code 0: nothing failed; 1: something did; 2: the call was wrong."
+EPILOG = """examples:
+  dskd jetson doctor
+  dskd jetson doctor --bundle runs/latest/bundle --json
+
+Exit code 0: nothing failed; 1: something did; 2: the call was wrong."""
 
 
 def examine(context: Context) -> dict[str, Finding]:

@@ -15,11 +15,13 @@ UNSEEN = (
     "nothing moved? The kernel takes the order whether or not the pin is a GPIO: on JetPack 6 and later set the pin in "
     "/opt/nvidia/jetson-io/jetson-io.py and reboot; see GPIO in docs/jetson.md"
 )
+EXAMPLES = """dskd station test-output gate
+dskd station test-output gate --station line.yaml --pulses 20 --ms 50 --pause 0.5"""
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command; returns its exit code."""
-    options = Parser(prog="dskd station test-output", description=__doc__)
+    options = Parser(prog="dskd station test-output", description=__doc__, examples=EXAMPLES)
     options.add_argument("output", help="its name in the station file")
     options.add_argument("--station", type=Path, default=STATION, help=f"station file (default: {STATION})")
     options.add_argument("--pulses", type=int, default=5, help="how many (default: 5)")
