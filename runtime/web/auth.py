@@ -1,6 +1,6 @@
 """Who may look and who may change: a bearer token or a session, and a limit on wrong guesses.
 
-Looking is free where the page listens on loopback alone; everything else needs the token. A session is made by the
+Viewing needs no sign-in where the page listens on loopback alone; everything else needs the token. A session is made by the
 sign-in form, lives in memory, and comes as a cookie that scripts cannot read and other sites cannot send.
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dskd.runtime.web.endpoint import Endpoint
 
 DESCRIPTION = (
-    "Looking is free where the page listens on loopback alone. Everything that changes something needs the station's "
+    "Viewing needs no sign-in where the page listens on loopback alone. Everything that changes something needs the station's "
     "token: 'Authorization: Bearer TOKEN', with 'X-Operator: NAME' for the audit log, or the cookie that "
     '/api/sign-in gives. Errors are {"error": sentence}.'
 )

@@ -36,7 +36,7 @@ const TABLE = {
   "Sign in": ["Anmelden", "登录"],
   "Sign out {person}": ["{person} abmelden", "退出 {person}"],
   "nobody signed in": ["niemand hat sich angemeldet", "没有人登录"],
-  "Looking is free. Changes need the station's token, which lies in its data folder, and are written to the log under your name.": ["Ansehen darf jeder. Änderungen brauchen das Token der Station (es liegt in ihrem Datenordner) und stehen mit Ihrem Namen im Log.", "查看无需登录。更改需要检测站的令牌（在其数据文件夹中），并以您的名字记入日志。"],
+  "Viewing needs no sign-in. Changes need the station's token, which lies in its data folder, and are written to the log under your name.": ["Zum Ansehen ist keine Anmeldung nötig. Änderungen brauchen das Token der Station (es liegt in ihrem Datenordner) und stehen mit Ihrem Namen im Log.", "查看无需登录。更改需要检测站的令牌（在其数据文件夹中），并以您的名字记入日志。"],
   "Your name": ["Ihr Name", "您的姓名"],
   "Token": ["Token", "令牌"],
   "Cancel": ["Abbrechen", "取消"],
