@@ -111,6 +111,33 @@ def test_an_inspection_is_kept_whole_and_found_by_its_record(running: Queued, fo
     assert running.status().health == "ok"
 
 
+def test_the_map_itself_is_kept_where_that_is_asked_for(folder: Path, tmp_path: Path) -> None:
+    archive = opened(folder, map=True, overlay=False, heat=False, max_count=1)
+    archive.start()
+    values = np.random.default_rng(0).random((8, 12), np.float32) * 3
+    first, found = (replace(inspection(number, Verdict.REJECT), anomaly_map=values) for number in (1, 2))
+    keep(archive, first)
+    keep(archive, found)
+    assert [name.split(".", 2)[-1] for name in names(folder)] == [
+        "json",
+        "map.npy",
+        "png",
+    ]  # the first made room, whole
+    store = Store(tmp_path / "line.db")
+    store.add([found])
+    (record,) = store.after(0, 1)
+    path = archive.sink.anomaly_map(record)
+    assert path is not None
+    read = np.load(path, allow_pickle=False)
+    assert read.dtype == np.float32
+    assert np.array_equal(read, values)
+    assert Pictures(archive.sink).anomaly_map(record) == path.read_bytes()
+    path.unlink()
+    assert Pictures(archive.sink).anomaly_map(record) is None
+    store.close()
+    assert archive.stop()
+
+
 def test_jpeg_alone(folder: Path) -> None:
     archive = opened(folder, original="jpeg", overlay=False, heat=False)
     archive.start()

@@ -3,11 +3,13 @@
 ROOT/2026-11-21/13/134023.512345-top-FRAME-REJECT.png, .heat.png, .overlay.jpg and .json, by the time of capture in UTC.
 The name follows from the record, so a picture is found without an index; the JSON is written last, so where it is, all
 is. The heat layer has the map's size and transparency; stretched over ``crop`` (in the JSON; null: the whole original)
-it gives the heat map at any strength.
+it gives the heat map at any strength. With ``map: true`` .map.npy holds the anomaly map itself, float32 [H, W] in the
+score's unit, for the same place.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import random
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from dskd.runtime import atomic
@@ -54,6 +58,11 @@ class ArchiveConfig(SinkConfig):
     original: Literal["png", "jpeg"] = Field("png", description="png keeps every pixel; jpeg is a tenth of its size")
     overlay: bool = Field(True, description="also a picture with heat map and regions")
     heat: bool = Field(True, description="also the heat layer alone, a PNG with transparency to lay over the original")
+    map: bool = Field(
+        False,
+        description="also the anomaly map itself as .map.npy: float32 [height, width] at the network's size, in the score's "
+        "unit, so where it is over the record's threshold the part is rejected; 256 KB at 256 x 256",
+    )
     quality: int = Field(92, ge=50, le=100, description="of JPEG")
     max_count: Positive | None = Field(None, description="inspections kept at most; the oldest go first")
     max_age_days: float | None = Field(None, gt=0, le=36_500, description="older ones go, hour by hour")
@@ -143,6 +152,10 @@ class Archive(Sink):
         """The heat layer alone."""
         return self._found(record, ".heat.png")
 
+    def anomaly_map(self, record: Record) -> Path | None:
+        """The anomaly map itself, for numpy."""
+        return self._found(record, ".map.npy")
+
     def details(self, record: Record) -> Path | None:
         """The JSON."""
         return self._found(record, ".json")
@@ -158,6 +171,8 @@ class Archive(Sink):
         if self._config.heat and found.anomaly_map is not None:
             layer = heat_layer(found.anomaly_map, found.threshold)
             atomic.write_bytes(stem.with_name(f"{stem.name}.heat.png"), _png(layer))
+        if self._config.map and found.anomaly_map is not None:
+            atomic.write_bytes(stem.with_name(f"{stem.name}.map.npy"), _npy(found.anomaly_map))
         if self._config.overlay:
             atomic.write_bytes(stem.with_name(f"{stem.name}.overlay.jpg"), _jpeg(_drawn(picture, found), 85))
         fields = {**found.as_dict(), "crop": found.covers}
@@ -226,6 +241,12 @@ def _jpeg(picture: Image, quality: int) -> bytes:
 
 def _png(picture: Image) -> bytes:
     return _encode(picture, ".png", [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def _npy(anomaly_map: NDArray[np.float32]) -> bytes:
+    held = io.BytesIO()
+    np.save(held, anomaly_map.astype(np.float32, copy=False), allow_pickle=False)
+    return held.getvalue()
 
 
 def _encode(picture: Image, kind: str, options: list[int]) -> bytes:

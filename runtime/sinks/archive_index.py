@@ -18,9 +18,11 @@ from dskd.runtime.errors import DskdError
 from dskd.runtime.wall_clock import EARLIEST
 
 MISTIMED = "mistimed.json"
-SUFFIXES = (".png", ".jpg", ".heat.png", ".overlay.jpg", ".json")
+SUFFIXES = (".png", ".jpg", ".heat.png", ".map.npy", ".overlay.jpg", ".json")
 _DAY, _HOUR = re.compile(r"\d{4}-\d\d-\d\d"), re.compile(r"\d\d")
-_STEM = re.compile(r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg|\.heat\.png|\.overlay\.jpg)")
+_STEM = re.compile(
+    r"(\d{6}\.\d{6}-.+-(?:PASS|REVIEW|REJECT))(\.json|\.png|\.jpg|\.heat\.png|\.map\.npy|\.overlay\.jpg)"
+)
 
 
 class ArchiveIndex:

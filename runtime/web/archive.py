@@ -40,6 +40,10 @@ class Kept(Protocol):
         """The heat layer alone."""
         ...
 
+    def anomaly_map(self, record: Record) -> Path | None:
+        """The anomaly map itself, for numpy."""
+        ...
+
     def details(self, record: Record) -> Path | None:
         """The JSON."""
         ...
@@ -60,6 +64,13 @@ class Archive:
     def heat(self, record: Record) -> tuple[bytes, str]:
         """The heat layer as PNG, to lay over what ``crop`` says of the original."""
         return _read(self._kept.heat(record))
+
+    def anomaly_map(self, record: Record) -> bytes | None:
+        """The file that ``numpy.load`` takes; None where none was kept."""
+        path = self._kept.anomaly_map(record)
+        with suppress(Refused):
+            return _read(path)[0]
+        return None
 
     def layers(self, record: Record) -> dict[str, object]:
         """Which pictures are there, which part of the original [x, y, width, height] the heat layer covers, and where the

@@ -1,7 +1,8 @@
 """Stored inspections to take away: a CSV, or pictures and labels as a data set to train and evaluate on.
 
 The data set has MVTec's layout: ``dskd train --data FOLDER`` takes ``train/good``, ``dskd evaluate BUNDLE FOLDER`` takes
-``test``. Of the parts that people called good every fifth is kept for the test, always the same ones.
+``test``. Of the parts that people called good every fifth is kept for the test, always the same ones. Where the archive
+keeps anomaly maps, ``maps`` holds them under the names of their pictures.
 """
 
 from __future__ import annotations
@@ -91,10 +92,12 @@ class Export:
             for row in rows:
                 try:
                     data, kind = await self._state.exports.run(partial(archive.original, row), PICTURE_SECONDS)
-                    place = (
-                        f"{folder_of(row)}/{row.id:08}-{file_name(row.part or row.frame or '')}{SUFFIXES.get(kind, '')}"
-                    )
+                    stem = f"{folder_of(row)}/{row.id:08}-{file_name(row.part or row.frame or '')}"
+                    place = stem + SUFFIXES.get(kind, "")
                     packed.writestr(_entry(place, row.captured), data)
+                    values = await self._state.exports.run(partial(archive.anomaly_map, row), PICTURE_SECONDS)
+                    if values is not None:
+                        packed.writestr(_entry(f"maps/{stem}.npy", row.captured), values)
                 except Refused:  # not kept, or deleted meanwhile
                     place = ""
                 told.append((place, row))

@@ -33,7 +33,7 @@ class PictureStation:
 
     def __init__(self, bundle: Bundle, pictures: Path, data: Path, cameras: tuple[str, ...] = ("top",)) -> None:
         self.store = Store(data / "station.db")
-        config = ArchiveConfig(kind="archive", keep="all", min_free_gb=0)
+        config = ArchiveConfig(kind="archive", keep="all", min_free_gb=0, map=True)
         self.archive = Archive(config, data / "archive")
         self.pictures = Queued("archive", "archive", self.archive)
         self.pictures.start()

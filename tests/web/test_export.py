@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from dskd.benchmarks.evaluate import labelled_pictures
@@ -61,6 +62,9 @@ def test_labelled_parts_are_a_data_set_to_train_and_evaluate_on(
     assert len(list((tmp_path / "unlabelled" / "PASS").iterdir())) == 1
     rows = list(csv.DictReader(io.StringIO((tmp_path / "parts.csv").read_text())))
     assert all((tmp_path / row["file"]).is_file() for row in rows)
+    maps = [tmp_path / "maps" / Path(row["file"]).with_suffix(".npy") for row in rows]
+    highest = [float(np.load(path, allow_pickle=False).max()) for path in maps]
+    assert highest == pytest.approx([float(row["score"]) for row in rows], rel=1e-4)
     scratch = next(row for row in rows if row["defect"])
     assert (scratch["label"], scratch["defect"], scratch["note"]) == (
         "confirmed defect", "deep scratch", "'=1+1 from the press",
