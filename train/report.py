@@ -16,7 +16,7 @@ from dskd.runtime import atomic
 from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.capture.image_files import encode_png
 from dskd.runtime.errors import one_line
-from dskd.runtime.inspection.overlay import annotate, heat_map
+from dskd.runtime.inspection.overlay import COLOURS, annotate, heat_map
 from dskd.runtime.inspection.threshold import describe
 from dskd.runtime.result import Image, Verdict
 from dskd.train.evaluate import Figures, Scored
@@ -26,6 +26,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+VERDICTS = {  # and how the banner over each picture is coloured
+    verdict: f"rgb({red}, {green}, {blue})" for verdict, (blue, green, red) in COLOURS.items()
+}
 WORST = 6  # overlays shown of each kind
 
 
@@ -59,6 +62,9 @@ def write_report(
     page = _TEMPLATE.render(
         title=title,
         facts=facts,
+        verdicts=VERDICTS,
+        counts=_counts(held_out, labelled, thresholds),
+        heat=_heat_scale(),
         review=describe(thresholds.review),
         reject=describe(thresholds.reject),
         histogram=_picture(_histogram(held_out, labelled, thresholds)),
@@ -77,19 +83,44 @@ def verdict_of(score: float, thresholds: Thresholds) -> Verdict:
     return Verdict.REVIEW if score > thresholds.review.score else Verdict.PASS
 
 
+def _counts(held_out: NDArray[np.float32], labelled: Labelled, thresholds: Thresholds) -> dict[str, dict[Verdict, int]]:
+    """How many parts of each class get which verdict: held-out good ones, then what was tested or painted."""
+    classes = {"good, held out": held_out}
+    names = np.array(labelled.defects)
+    for name in sorted(set(labelled.defects), key=lambda name: (name != "good", name)):
+        if not (labelled.painted and name == "good"):  # these are the held-out ones again
+            shown = f"{name.replace('_', ' ')}, painted" if labelled.painted else f"{name}, tested"
+            classes[shown] = labelled.scored.scores[names == name]
+    found = {}
+    for name, scores in classes.items():
+        given = [verdict_of(float(score), thresholds) for score in scores]
+        found[name] = {verdict: given.count(verdict) for verdict in VERDICTS}
+    return found
+
+
+def _heat_scale() -> str:
+    """The heat's colours on grey, from no score at the left to 1.5 times the reject threshold at the right."""
+    ramp = np.tile(np.linspace(0, 1.5, 360, dtype=np.float32), (24, 1))
+    drawn = heat_map(np.full((24, 360, 3), 128, np.uint8), ramp, 1.0, (0, 0, 360, 24))
+    return _base64(encode_png(drawn))
+
+
 def _histogram(held_out: NDArray[np.float32], labelled: Labelled, thresholds: Thresholds) -> Figure:
     groups = {"held-out good": held_out}
     good, scores = np.array(labelled.defects) == "good", labelled.scored.scores
     groups |= (
         {"painted": scores[~good]} if labelled.painted else {"test good": scores[good], "test defective": scores[~good]}
     )
+    unit = thresholds.reject.score if thresholds.reject.score > 0 else 1.0
+    groups = {name: scores / unit for name, scores in groups.items()}
     figure, axes = plt.subplots(figsize=(8, 3))
     bins = np.histogram_bin_edges(np.concatenate(list(groups.values())), 60).tolist()
     for (name, scores), colour in zip(groups.items(), ("#8aa", "#6a4", "#d55"), strict=False):
         axes.hist(scores, bins, alpha=0.6, label=f"{name} ({len(scores)})", color=colour, density=True)
     for name, threshold, style in (("review", thresholds.review, ":"), ("reject", thresholds.reject, "--")):
-        axes.axvline(threshold.score, color="black", linestyle=style, label=f"{name} {threshold.score:.3f}")
-    axes.set(xlabel="score", ylabel="density")
+        at = threshold.score / unit
+        axes.axvline(at, color="black", linestyle=style, label=f"{name} from {at:.2f}")
+    axes.set(xlabel="score, as a multiple of the reject threshold", ylabel="density")
     axes.legend(fontsize=8)
     return figure
 
@@ -152,13 +183,18 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
 td:first-child, th:first-child { text-align: left } img { max-width: 100% }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem }
-figure { margin: 0 } figcaption { color: #666; font-size: 13px; overflow-wrap: anywhere }
+.swatch { padding: .1rem .5rem; margin-right: .3rem } figure { margin: 0 } figcaption { color: #666; font-size: 13px; overflow-wrap: anywhere }
 </style>
 <h1>{{ title }}</h1>
 <table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
 <h2>Scores and thresholds</h2>
-<ul><li>A part is rejected over a score of {{ reject }}.</li>
-<li>A person looks at it over a score of {{ review }}.</li></ul>
+<ul><li><b>REJECT</b>, the part is thrown out: a score over {{ reject }}.</li>
+<li><b>REVIEW</b>, a person looks: a score over {{ review }}.</li>
+<li><b>PASS</b>: every other part.</li></ul>
+<table><tr><th>parts{% for verdict in verdicts %}<th>{{ verdict }}{% endfor %}</tr>
+{% for name, given in counts.items() %}<tr><td>{{ name }}{% for verdict in verdicts %}<td>{{ given[verdict] }}{% endfor %}</tr>
+{% endfor %}</table>
+<p>The thresholds were set by the held-out parts, so their row shows what was asked for; more good pictures prove it.</p>
 <img alt="score histogram" src="data:image/png;base64,{{ histogram }}">
 {% for reading, f in readings.items() %}
 <h2>Accuracy on labelled pictures{% if readings | length > 1 %}, inference path {{ reading.replace('_', ' ') }}{% endif %}</h2>
@@ -174,6 +210,11 @@ figure { margin: 0 } figcaption { color: #666; font-size: 13px; overflow-wrap: a
 <p>Defects painted on held-out good pictures, and how often one scores higher than a good part (image AUROC; 1 is always).
 They choose settings without a defective part, and are no promise about real defects.</p>
 <table>{% for name, value in painted.items() %}<tr><td>{{ name.replace("_", " ") }}</td><td>{{ '%.4f' | format(value) }}</td></tr>{% endfor %}</table>
+<h2>What the colours mean</h2>
+<p>Each picture stands beside itself with heat. The banner says the verdict and the score as a multiple of the reject
+threshold: {% for verdict, colour in verdicts.items() %}<span class="swatch" style="background: {{ colour }}">{{ verdict }}</span> {% endfor %}</p>
+<figure><img alt="colours of the heat" src="data:image/png;base64,{{ heat }}"><figcaption>Heat, from no score (left) to 1.5 times
+the reject threshold (right): clear up to half of it, deepest from 1.25 times on. A line surrounds what lies over it.</figcaption></figure>
 {% for name, pictures in galleries.items() if pictures %}
 <h2>{{ name }}</h2>
 <div class="gallery">{% for p in pictures %}<figure>
