@@ -44,9 +44,10 @@ EXAMPLES = """examples:
   dskd runtime --source rtsp://USER:PASSWORD@10.0.0.5/stream --sink images://out
   dskd runtime --source 'csi://0?width=1920&height=1080&exposure=1000&gain=1'
 
-A score over the reject threshold is REJECT, over the review threshold REVIEW, else PASS. Exit code 0: every frame
-was inspected (or, of a live camera, overtaken by a newer one); 1: some were dropped or the work failed; 2: the call
-was wrong; 3: a camera or library is missing."""
+A score over the reject threshold is REJECT, over the review threshold REVIEW, else PASS. It is told as a multiple of
+the reject threshold, over 1 is REJECT, and as it is in brackets. Exit code 0: every frame was inspected (or, of a live
+camera, overtaken by a newer one); 1: some were dropped or the work failed; 2: the call was wrong; 3: a camera or
+library is missing."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -198,7 +199,9 @@ def line(inspection: Inspection, steps: bool = False) -> str:
     """One inspection for a terminal; with the time of each of its ``steps`` where that is asked for."""
     milliseconds = sum(inspection.timings_ms.values())
     found = f"  {len(inspection.regions)} region(s)" if inspection.regions else ""
-    told = f"{inspection.verdict.value:6}  {inspection.score:8.4f}  {inspection.frame}  {milliseconds:.1f} ms{found}"
+    times = "     -" if inspection.ratio is None else f"{inspection.ratio:5.2f}x"
+    score = f"{times} ({inspection.score:.4f})"
+    told = f"{inspection.verdict.value:6}  {score:16}  {inspection.frame}  {milliseconds:.1f} ms{found}"
     if not steps:
         return told
     return told + "  (" + ", ".join(f"{step} {took:.1f}" for step, took in inspection.timings_ms.items()) + ")"

@@ -62,7 +62,8 @@ class Result:
     @property
     def ratio(self) -> float:
         """Score over reject threshold: over 1 is REJECT. Infinite where the threshold is 0."""
-        return self.score / self.threshold if self.threshold else float("inf")
+        ratio = self.inspection.ratio
+        return float("inf") if ratio is None else ratio
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -103,8 +104,8 @@ class Result:
         return drawn
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, as the command writes them to JSON, and ``ratio``."""
-        return {**self.inspection.as_dict(), "ratio": self.ratio}
+        """Plain values, as the command writes them to JSON; ``ratio`` is None where the threshold is 0."""
+        return self.inspection.as_dict()
 
     def __str__(self) -> str:
         found = f", {len(self.regions)} region(s)" if self.regions else ""

@@ -101,6 +101,11 @@ class Found:
         return {"corners": [list(c) for c in self.corners], "angle": self.angle, "likeness": self.likeness}
 
 
+def ratio_of(score: float | None, threshold: float | None) -> float | None:
+    """A score as a multiple of the reject threshold; None where one is not known or the threshold is 0."""
+    return score / threshold if score is not None and threshold else None
+
+
 @dataclass(frozen=True)
 class Inspection:
     """What was decided about one frame.
@@ -125,6 +130,11 @@ class Inspection:
     covers: tuple[int, int, int, int] | None = field(default=None, repr=False)
     found: Found | None = None
 
+    @property
+    def ratio(self) -> float | None:
+        """Score over reject threshold: over 1 is REJECT. None where the threshold is 0."""
+        return ratio_of(self.score, self.threshold)
+
     def as_dict(self) -> dict[str, object]:
         """The fields that other programs read; the map is left out."""
         return {
@@ -134,6 +144,7 @@ class Inspection:
             "verdict": self.verdict.value,
             "score": self.score,
             "threshold": self.threshold,
+            "ratio": self.ratio,
             "regions": [{"box": list(r.box), "area": r.area, "peak": r.peak} for r in self.regions],
             "timings_ms": self.timings_ms,
             "bundle": self.bundle,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -127,7 +128,7 @@ def test_runtime_json_of_one_image_has_the_agreed_fields(bundle: Bundle, small_s
     done = command("runtime", "--bundle", bundle.path, "--source", image, "--review-threshold", "0", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    agreed = {"source", "frame", "verdict", "score", "threshold", "regions", "timings_ms", "bundle", "backend"}
+    agreed = {"source", "frame", "verdict", "score", "threshold", "ratio", "regions", "timings_ms", "bundle", "backend"}
     assert agreed <= set(told)
     assert set(told["regions"][0]) == {"box", "area", "peak"}
     assert told["bundle"] == bundle.id
@@ -138,6 +139,9 @@ def test_bare_runtime_inspects_the_golden_frames(bundle: Bundle, command: Comman
     assert done.returncode == 0, done.stderr
     assert "golden check of 8 frames" in done.stdout
     assert "inspected 8" in done.stdout
+    told = re.findall(r"^(PASS|REVIEW|REJECT) +(\d+\.\d\d)x \((\d+\.\d{4})\)  ", done.stdout, re.M)
+    assert len(told) == 8
+    assert all((float(ratio) > 1) == (verdict == "REJECT") for verdict, ratio, _ in told if ratio != "1.00")
 
 
 def test_a_video_is_inspected_frame_by_frame(bundle: Bundle, small_set: Path, command: Command, tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +17,8 @@ import yaml
 from conftest import ROOT, SMALL
 
 import dskd
-from dskd.runtime.bundle.loading import Bundle
+from dskd.runtime.__main__ import line
+from dskd.runtime.bundle.loading import Bundle, load_bundle
 from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.model import Model
 
@@ -40,6 +43,23 @@ def test_a_file_and_a_colour_frame_give_the_same_verdict(model: Model, crack: Pa
     assert (told["verdict"], told["ratio"]) == (by_name.verdict.value, by_name.ratio)
     drawn = by_name.plot(tmp_path / "crack.png")
     assert np.array_equal(read_image(tmp_path / "crack.png"), drawn)
+
+
+def test_what_is_below_the_public_names_takes_a_name_and_says_what_it_takes_instead_of_a_picture(
+    model: Model, bundle: Bundle, crack: Path
+) -> None:
+    assert load_bundle(str(bundle.path)).id == load_bundle(bundle.path).id
+    with pytest.raises(
+        dskd.CallError, match=r"takes a Frame, not a ndarray; for a picture call dskd\.load\(BUNDLE\)\(image\)"
+    ):
+        model._inspector.inspect(read_image(crack))  # type: ignore[arg-type]
+
+
+def test_without_a_threshold_there_is_no_multiple(model: Model, crack: Path) -> None:
+    found = replace(model(crack).inspection, threshold=0.0)
+    assert found.ratio is None
+    assert json.loads(found.as_json())["ratio"] is None
+    assert re.match(rf"{found.verdict} +- \({found.score:.4f}\)  ", line(found))
 
 
 def test_a_grey_frame_is_read_as_a_grey_file_is(model: Model, crack: Path, tmp_path: Path) -> None:

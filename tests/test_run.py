@@ -17,6 +17,8 @@ from dskd.export.run_to_bundle import export
 from dskd.runtime import atomic
 from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.errors import CallError
+from dskd.runtime.inspection.overlay import COLOURS
+from dskd.runtime.inspection.threshold import conformal_thresholds
 from dskd.train import progress
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.data import find_images
@@ -36,8 +38,8 @@ def test_report_shows_figures_thresholds_and_decodable_pictures(trained_run: Tra
     assert f"{trained_run.thresholds.reject.score:.4f}" in page
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert (
-        len(pictures) == 2 + 6 + 4 + 3 + 6
-    )  # histogram, losses; misses, false alarms (4 good ones), usual ones, finds
+        len(pictures) == 3 + 6 + 4 + 3 + 6
+    )  # histogram, losses, heat's colours; misses, false alarms (4 good ones), usual ones, finds
     for kind, value in trained_run.record["painted"].items():
         assert f"<td>{kind.replace('_', ' ')}</td><td>{value:.4f}</td>" in page
     for data in pictures:
@@ -57,8 +59,30 @@ def test_report_of_a_plain_folder_shows_good_parts_and_painted_defects(trained_r
     )
     for heading in ("Painted defects with the lowest scores", "Held-out good parts with the highest scores"):
         assert f"<h2>{heading}</h2>" in page.read_text()
-    assert page.read_text().count('src="data:image/png;base64,') == 2 + 6 + 5 + 3 + 6
+    assert page.read_text().count('src="data:image/png;base64,') == 3 + 6 + 5 + 3 + 6
     assert "<td>scratch</td><td>0.7500</td>" in page.read_text()
+
+
+def test_report_counts_the_verdicts_of_each_class_and_says_what_colours_mean(
+    trained_run: TrainedRun, tmp_path: Path
+) -> None:
+    thresholds = conformal_thresholds(np.arange(1, 100) / 100, 0.05, 0.01)  # 0.95 and 0.99
+    scores = np.array([0.1, 0.96, 0.2, 0.97, 1.5, 2.0, 0.3], np.float32)
+    scored, pictures = Scored(scores, np.zeros((7, 32, 48), np.float32)), np.zeros((7, 32, 48, 3), np.uint8)
+    defects = ["good", "good", "scratch", "scratch", "scratch", "dark_spot", "dark_spot"]
+    shown = Labelled(pictures, defects, [f"{k}.png" for k in range(7)], scored, painted=True)
+    page, curve = tmp_path / "report.html", trained_run.folder / "log.csv"
+    write_report(page, "Training report: part", {}, thresholds, scores[:2], {}, shown, {"all": 0.75}, curve)
+    text = page.read_text()
+    rows = re.findall(r"<tr><td>([^<]+)<td>(\d+)<td>(\d+)<td>(\d+)</tr>", text)
+    assert rows == [
+        ("good, held out", "1", "1", "0"), ("dark spot, painted", "1", "0", "1"), ("scratch, painted", "1", "1", "1"),
+    ]  # fmt: skip
+    assert "<tr><th>parts<th>PASS<th>REVIEW<th>REJECT</tr>" in text
+    assert "<h1>Training report: part</h1>" in text
+    for verdict, (blue, green, red) in COLOURS.items():
+        assert f'style="background: rgb({red}, {green}, {blue})">{verdict}</span>' in text
+    assert 'alt="colours of the heat"' in text
 
 
 @pytest.mark.parametrize(("folder", "words"), [("good", "are good; add some defective"), ("crack", "are defective")])
@@ -129,6 +153,17 @@ def test_latest_leads_to_the_run(tmp_path: Path, out: str) -> None:
     point_latest(tmp_path / out)
     assert (tmp_path / "runs" / "latest").resolve() == tmp_path / "runs" / "a"
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {"a", "latest"}
+
+
+def test_latest_says_when_it_leads_elsewhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level("INFO")
+    for name in ("a", "b", "b"):
+        (tmp_path / "runs" / name).mkdir(parents=True, exist_ok=True)
+        point_latest(Path("runs") / name)
+    assert caplog.messages == ["runs/latest leads to b now, before it led to a"]
 
 
 def test_latest_leaves_a_real_folder_alone(tmp_path: Path) -> None:

@@ -97,13 +97,14 @@ def test_scores_are_not_reordered_for_the_caller() -> None:
 
 def test_a_supported_rate_is_said_in_one_sentence() -> None:
     sentence = describe(conformal_threshold(np.arange(99) / 100, 0.01))
-    assert sentence == "0.9800 (at most 1.00% of good parts, from 99)"
+    assert sentence == "0.9800, as at most 1.00% of good parts have (known from 99 that were held out)"
 
 
 def test_a_rate_that_the_images_do_not_support_is_said_with_what_would() -> None:
     sentence = describe(conformal_threshold(np.arange(9), 0.01))
     assert sentence == (
-        "8.0000 (at most 10.00% of good parts, from 9); 1.00% was asked for, which needs 99 held-out good images, "
+        "8.0000, as at most 10.00% of good parts have (known from 9 that were held out); 1.00% was asked for, which needs "
+        "99 held-out good images, "
         "90 more than there are: take more good pictures or hold out more of them (data.held_out), or ask for 10.00%"
     )
 

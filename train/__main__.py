@@ -171,9 +171,12 @@ def summary(record: dict[str, object], folder: Path) -> str:
     for name, own in (products or {}).items():
         limit = Thresholds.model_validate(own["thresholds"]).reject.score
         auroc = [f"{reading} {found['image_auroc']:.4f}" for reading, found in own.get("figures", {}).items()]
-        lines.append(f"product {name}: reject over {limit:.4f}  image_auroc {', '.join(auroc) or 'not known'}")
+        lines.append(
+            f"product {name}: REJECT over a score of {limit:.4f}  image_auroc {', '.join(auroc) or 'not known'}"
+        )
     lines.append(f"defects painted on held-out images: image_auroc {record['painted']['all']:.4f}")  # type: ignore[index]
-    lines += [f"reject over {describe(thresholds.reject)}", f"review over {describe(thresholds.review)}"]
+    lines.append(f"REJECT, the part is thrown out: a score over {describe(thresholds.reject)}")
+    lines.append(f"REVIEW, a person looks: a score over {describe(thresholds.review)}")
     latest = Path("runs") / "latest"
     where = "" if latest.exists() and latest.samefile(folder) else f" --run {shlex.quote(str(folder))}"
     lines.append(f"report: {folder / 'report.html'}   next: dskd export.onnx{where}")

@@ -231,7 +231,7 @@ def _finish(
     atomic.write_text(folder / RECORD, json.dumps(record, indent=1))
     write_report(
         report,
-        f"{images.name}: {config.method}",
+        f"Training report: {images.name}",
         facts,
         thresholds,
         held.scores,
@@ -310,16 +310,20 @@ def _painted_and_good(painted: PaintedSet, held: Scored, held_out: list[Path], s
 
 
 def point_latest(folder: Path) -> None:
-    """Makes ``latest`` beside the run lead to it, in one step."""
+    """Makes ``latest`` beside the run lead to it, in one step, and says so where it led elsewhere."""
     folder = folder.resolve()
     link = folder.parent / "latest"
     if link == folder or (link.exists() and not link.is_symlink()):
         log.warning("%s is no link and stays as it is; name the run with --run", link)
         return
+    before = link.resolve() if link.is_symlink() else folder
     temporary = folder.parent / f".latest.{os.getpid()}.tmp"
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
     os.replace(temporary, link)
+    if before != folder:
+        shown = Path(os.path.relpath(link))
+        log.info("%s leads to %s now, before it led to %s", shown, folder.name, before.name)
 
 
 def versions() -> dict[str, str]:

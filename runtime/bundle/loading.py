@@ -179,11 +179,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def load_bundle(path: Path, later: bool = False) -> Bundle:
+def load_bundle(path: str | os.PathLike[str], later: bool = False) -> Bundle:
     """Reads a manifest and checks every file. Raises DskdError that names the first wrong file.
 
     ``later`` leaves the graphs and their golden answers, which are large, until they are asked for: most are not used.
     """
+    path = Path(path)
     manifest = _read_manifest(path)
     present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_symlink() or not file.is_dir()}
     foreign = {name for name in present - set(manifest.files) - {MANIFEST} if not name.startswith(IGNORED)}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import InputSpec
-from dskd.runtime.errors import DeviceLost, DskdError
+from dskd.runtime.errors import CallError, DeviceLost, DskdError
 from dskd.runtime.inspection.backends import Backend, Output
 from dskd.runtime.inspection.backends.base import Overlapping
 from dskd.runtime.inspection.decision import Map, Settings, decide
@@ -74,6 +74,11 @@ class Inspector:
 
     def inspect(self, frame: Frame) -> Inspection:
         """Inspects one frame. Raises DskdError where it is blank, does not fit, or the backend gives no number."""
+        if not isinstance(frame, Frame):  # who calls this from a program of their own is not checked by a type checker
+            kind = type(frame).__name__
+            raise CallError(
+                f"Inspector.inspect takes a Frame, not a {kind}; for a picture call dskd.load(BUNDLE)(image)"
+            )
         (found,) = self.finish(self.begin([(frame, self.settings)]))
         if isinstance(found, DskdError):
             raise found

@@ -71,8 +71,11 @@ def _below(scores: NDArray[np.floating], reject: Threshold, rate: float) -> Thre
 
 
 def describe(threshold: Threshold) -> str:
-    """One sentence for people."""
-    sentence = f"{threshold.score:.4f} (at most {threshold.supported_rate:.2%} of good parts, from {threshold.images})"
+    """For people, after "a score over"."""
+    sentence = (
+        f"{threshold.score:.4f}, as at most {threshold.supported_rate:.2%} of good parts have "
+        f"(known from {threshold.images} that were held out)"
+    )
     if not _is_supported(threshold):
         needed = math.ceil(1 / threshold.false_reject_rate - ROUNDING) - 1
         if needed > threshold.images:

@@ -182,8 +182,8 @@ def main(arguments: list[str]) -> int:
         return 0
     print(f"camera {found.camera}, bundle {found.bundle} on {found.backend}")
     print(f"{found.thresholds.reject.images} {found.basis} from {_day(found.since)} to {_day(found.until)}")
-    print(f"reject over {describe(found.thresholds.reject)}; now {found.present_reject:.4f}")
-    print(f"review over {describe(found.thresholds.review)}")
+    print(f"REJECT: a score over {describe(found.thresholds.reject)}; now {found.present_reject:.4f}")
+    print(f"REVIEW: a score over {describe(found.thresholds.review)}")
     print(f"caution: {found.caution()}")
     changes = [f"{name} {found.before[name]} -> {found.after[name]}" for name in found.before]
     print(f"the last {sum(found.before.values())} inspections by score: {', '.join(changes)}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from dskd.runtime.result import Answer, Dropped, Entry, Inspection, Region, Verdict
+from dskd.runtime.result import Answer, Dropped, Entry, Inspection, Region, Verdict, ratio_of
 from dskd.runtime.store.schema import BY_HAND
 
 Kind = Literal["inspection", "dropped", "answer"]
@@ -76,7 +76,7 @@ class Record:
             }  # fmt: skip
         return {
             **head, "frame": self.frame, "captured": self.captured, "verdict": verdict, "score": self.score,
-            "threshold": self.threshold,
+            "threshold": self.threshold, "ratio": ratio_of(self.score, self.threshold),
             "regions": [{"box": list(r.box), "area": r.area, "peak": r.peak} for r in self.regions],
             "timings_ms": self.timings_ms,
             "bundle": self.bundle, "backend": self.backend, **part,
