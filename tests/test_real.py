@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from half_sums import answers_in_half
 
-from dskd.export.run_to_bundle import export
+from dskd.export.run_to_bundle import HALF, export
+from dskd.runtime.bundle.loading import PROBE_STEP, Bundle
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.inspection.backends import open_backend
 from dskd.runtime.inspection.decision import Settings
-from dskd.runtime.inspection.golden import golden_check
+from dskd.runtime.inspection.golden import LIMITS, PROBE_LIMITS, disagreement, golden_check, probe_disagreement
 from dskd.runtime.inspection.inspector import Inspector
 from dskd.runtime.pipeline import Tally
 from dskd.runtime.pipeline import run as run_pipeline
@@ -60,8 +64,15 @@ def test_a_short_training_tells_defects_from_good_tiles(short_run: TrainedRun) -
     assert figures["encoder_student"]["image_auroc"] > 0.5
 
 
-def test_the_exported_bundle_judges_good_tiles_at_the_rate_it_names(short_run: TrainedRun, real_data: Path) -> None:
-    bundle, _ = export(short_run, "teacher", short_run.folder / "bundle", opset=20, batch=1, licence="test")
+@pytest.fixture(scope="module")
+def short_bundle(short_run: TrainedRun) -> Bundle:
+    return export(short_run, "teacher", short_run.folder / "bundle", opset=20, batch=1, licence="test")[0]
+
+
+def test_the_exported_bundle_judges_good_tiles_at_the_rate_it_names(
+    short_run: TrainedRun, short_bundle: Bundle, real_data: Path
+) -> None:
+    bundle = short_bundle
     backend = open_backend(bundle)
     assert golden_check(bundle, backend).score < 1e-4
     thresholds = bundle.manifest.graphs[backend.graph].thresholds
@@ -72,3 +83,15 @@ def test_the_exported_bundle_judges_good_tiles_at_the_rate_it_names(short_run: T
     assert tally.dropped == 0
     # 24 of the same tiles are held out, which supports 1 in 25 and knows the true rate to some 10 %.
     assert tally.inspected - tally.verdicts[Verdict.PASS] < 191 * (thresholds.review.supported_rate + 0.12)
+
+
+def test_half_precision_that_sums_in_half_is_accepted_on_tiles(short_bundle: Bundle) -> None:
+    """A network of full size, as a device computes it that rounds products to half and adds them up in half."""
+    golden, probes = short_bundle.golden(HALF), short_bundle.probes(HALF)
+    assert probes is not None
+    model = onnx.load(short_bundle.graph_file(HALF))
+    scores, maps = answers_in_half(model, np.concatenate([golden.inputs[:2], probes.inputs[:2]]))
+    assert np.abs(maps[:2] - golden.maps[:2]).max() > 1e-5  # it does compute otherwise
+    assert disagreement(scores[:2], maps[:2], golden.scores[:2], golden.maps[:2], LIMITS["fp16"]) == ""
+    sparse = maps[2:, ::PROBE_STEP, ::PROBE_STEP]
+    assert probe_disagreement(sparse, probes.maps[:2], *PROBE_LIMITS["fp16"]) == ""
