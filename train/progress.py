@@ -99,7 +99,8 @@ def in_all(left: float) -> str:
     if not _to_come:
         return ""
     left += to_come()
-    return f"; {gone() / (gone() + left):.0%} of all, about {duration(left)} left"
+    share = gone() / max(gone() + left, 1e-9)
+    return f"; {share:.0%} of all, about {duration(left)} left"
 
 
 def phases_text() -> str:

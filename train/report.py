@@ -181,12 +181,12 @@ _TEMPLATE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right }
-td:first-child, th:first-child { text-align: left } img { max-width: 100% }
+td:first-child, th:first-child, .facts td { text-align: left } img { max-width: 100% }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem }
 .swatch { padding: .1rem .5rem; margin-right: .3rem } figure { margin: 0 } figcaption { color: #666; font-size: 13px; overflow-wrap: anywhere }
 </style>
 <h1>{{ title }}</h1>
-<table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
+<table class="facts">{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
 <h2>Scores and thresholds</h2>
 <ul><li><b>REJECT</b>, the part is thrown out: a score over {{ reject }}.</li>
 <li><b>REVIEW</b>, a person looks: a score over {{ review }}.</li>
@@ -209,7 +209,7 @@ td:first-child, th:first-child { text-align: left } img { max-width: 100% }
 <h2>Painted defects</h2>
 <p>Defects painted on held-out good pictures, and how often one scores higher than a good part (image AUROC; 1 is always).
 They choose settings without a defective part, and are no promise about real defects.</p>
-<table>{% for name, value in painted.items() %}<tr><td>{{ name.replace("_", " ") }}</td><td>{{ '%.4f' | format(value) }}</td></tr>{% endfor %}</table>
+<table><tr><th>kind<th>image AUROC</tr>{% for name, value in painted.items() %}<tr><td>{{ name.replace("_", " ") }}</td><td>{{ '%.4f' | format(value) }}</td></tr>{% endfor %}</table>
 <h2>What the colours mean</h2>
 <p>Each picture stands beside itself with heat. The banner says the verdict and the score as a multiple of the reject
 threshold: {% for verdict, colour in verdicts.items() %}<span class="swatch" style="background: {{ colour }}">{{ verdict }}</span> {% endfor %}</p>
