@@ -11,13 +11,19 @@ import pytest
 import torch
 from half_sums import answers_in_half
 
+from dskd.export.golden import held_out_images
+from dskd.export.graph.half import to_half
 from dskd.export.run_to_bundle import HALF, export
 from dskd.runtime.bundle.loading import PROBE_STEP, Bundle
+from dskd.runtime.capture.image_files import read_image
 from dskd.runtime.capture.sources import open_source
 from dskd.runtime.inspection.backends import open_backend
+from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
 from dskd.runtime.inspection.decision import Settings
 from dskd.runtime.inspection.golden import LIMITS, PROBE_LIMITS, disagreement, golden_check, probe_disagreement
 from dskd.runtime.inspection.inspector import Inspector
+from dskd.runtime.inspection.network_input import network_input
+from dskd.runtime.inspection.threshold import conformal_threshold
 from dskd.runtime.pipeline import Tally
 from dskd.runtime.pipeline import run as run_pipeline
 from dskd.runtime.result import Verdict
@@ -95,3 +101,24 @@ def test_half_precision_that_sums_in_half_is_accepted_on_tiles(short_bundle: Bun
     assert disagreement(scores[:2], maps[:2], golden.scores[:2], golden.maps[:2], LIMITS["fp16"]) == ""
     sparse = maps[2:, ::PROBE_STEP, ::PROBE_STEP]
     assert probe_disagreement(sparse, probes.maps[:2], *PROBE_LIMITS["fp16"]) == ""
+
+
+def test_what_is_usual_in_half_changes_no_verdict(short_run: TrainedRun, short_bundle: Bundle, real_data: Path) -> None:
+    """The FP16 graph beside the same one that keeps what is usual in float32, each with thresholds of its own."""
+    single = to_half(onnx.load(short_bundle.graph_file("model.onnx"))).SerializeToString()
+    backends = [OnnxRuntimeBackend(short_bundle, HALF, 1), OnnxRuntimeBackend(short_bundle, HALF, 1, single)]
+
+    def scores(paths: list[Path]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        inputs = [network_input(read_image(path), short_bundle.manifest.input)[None] for path in paths]
+        return np.array([[backend.infer(image).scores[0] for image in inputs] for backend in backends])
+
+    held_out = scores(held_out_images(short_run))
+    tested = scores([item.path for item in find_images(real_data).test[::4]])
+    reject = [conformal_threshold(found, 0.01).score for found in held_out]
+    review = [conformal_threshold(found, 0.05).score for found in held_out]
+    half, float32 = (
+        (found > low).astype(int) + (found > high) for found, low, high in zip(tested, review, reject, strict=True)
+    )
+    assert np.bincount(half).min() > 5  # all three verdicts occur
+    assert np.abs(tested[0] - tested[1]).max() < 0.01 * held_out[1].std()
+    assert (half != float32).sum() <= 1  # none here; a score may lie on a threshold on another CPU
