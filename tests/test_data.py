@@ -62,7 +62,7 @@ def test_hidden_folders_are_no_defects(tmp_path: Path) -> None:
     assert {item.defect for item in data.find_images(root).test} == {"good", "crack", "stain"}
 
 
-@pytest.mark.parametrize("below", ["parts", "parts/good"])
+@pytest.mark.parametrize("below", ["parts", "parts/good", "parts/train/good"])
 def test_a_plain_folder_is_good_images_of_the_product_it_names(tmp_path: Path, below: str) -> None:
     for name in ("b.png", "a.png"):
         write_image(tmp_path / below / name, picture())

@@ -97,9 +97,11 @@ def _good_folders(folder: Path) -> list[Path]:
 
 
 def _product(folder: Path) -> str:
-    """The product's name: the folder's, or its parent's where the folder only says that the parts are good."""
+    """The product's name: the nearest folder's that says more than that its parts are good."""
     folder = folder.resolve()
-    return folder.parent.name if folder.name.lower() in (*GOOD, "train", "images") else folder.name
+    while folder.name.lower() in (*GOOD, "train", "images") and folder.parent != folder:
+        folder = folder.parent
+    return folder.name
 
 
 def find_labelled(tests: Path, masks: Path) -> list[TestImage]:
