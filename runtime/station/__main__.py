@@ -30,6 +30,7 @@ EXAMPLES = """examples:
   dskd station line-3.yaml --check-config    what would run, and all that is wrong in the file
   dskd station line-3.yaml                   run until SIGTERM or Ctrl-C
   dskd station test-output gate              pulses on a GPIO line, to see that it moves what it should
+  dskd station sign-in-link line-3.yaml      a link, and at a terminal a QR code, that signs in on the page once
 
 Exit code 0: stopped when told to; 1: the work failed, or only a new process can go on; 2: the file is wrong; 3: a library or device is missing."""
 MOST_FILES = 16_384
@@ -64,6 +65,10 @@ def main(arguments: list[str]) -> int:
         from dskd.runtime.station.outputs.line_test import main as test_output
 
         return test_output(arguments[1:])
+    if arguments[:1] == ["sign-in-link"]:
+        from dskd.runtime.web.sign_in_link import main as sign_in_link
+
+        return sign_in_link(arguments[1:])
     options = parser().parse_args(arguments)
     if options.check_config:
         return check(options.station)

@@ -184,7 +184,8 @@ class WebConfig(Strict):
 
     listen: Address = Field("127.0.0.1:8080", description="address and port")
     public_url: Annotated[Text, AfterValidator(_public_url)] | None = Field(
-        None, description="what browsers see where a TLS proxy stands before the page; then looking needs the token too"
+        None,
+        description="what browsers see where a TLS proxy stands before the page; then looking needs the token too. Sign-in links lead there",
     )
     trusted_proxies: list[Annotated[str, AfterValidator(_network)]] = Field(
         [], max_length=64, description="addresses or networks of proxies: what they say of clients is believed"

@@ -31,6 +31,7 @@ class AppState:
     door: Authenticator
     cookie: str
     shifts: tuple[str, ...]
+    address: str  # of the page, as browsers find it; ends with a slash
     live: LivePictures = field(default_factory=LivePictures)
     views: Calls = field(default_factory=lambda: Calls("view", threads=4, waiting=64))
     changes: Calls = field(default_factory=lambda: Calls("change", threads=2, waiting=8))
@@ -50,6 +51,10 @@ class AppState:
             if camera.status.name == name:
                 return camera
         raise Refused(404, "there is no such camera")
+
+    def sign_in_link(self) -> str:
+        """An address that signs a person in, once and within ten minutes. It is a secret."""
+        return f"{self.address}#sign-in={self.door.one_time_code()}"
 
     def close(self) -> None:
         """Waits for calls that run."""

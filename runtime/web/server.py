@@ -13,6 +13,7 @@ from dskd.runtime.errors import CallError, MissingPart
 from dskd.runtime.listening import listen_at, written
 from dskd.runtime.station.control import StationControl
 from dskd.runtime.store import Store
+from dskd.runtime.web.addresses import shown_at
 from dskd.runtime.web.archive import Archive
 from dskd.runtime.web.auth import Authenticator
 from dskd.runtime.web.token import load_token
@@ -66,8 +67,8 @@ class WebServer:
             self.address: tuple[str, int] = self._socket.getsockname()[:2]
             door = Authenticator(load_token(options.token_file), viewing_is_free=not beyond)
             cookie = f"dskd-{self.address[1]}"  # browsers keep one jar for all ports of a host
-            self._door = door
-            self._state = AppState(control, store, archive, door, cookie, options.shifts)
+            address = shown_at(host, self.address[1], options.public_url)
+            self._state = AppState(control, store, archive, door, cookie, options.shifts, address)
             names = None if beyond else ("localhost", "127.0.0.1", "::1", host)
             origin = "" if options.public_url is None else origin_of(options.public_url)
             proxies = tuple(network_of(text) for text in options.trusted_proxies)
@@ -96,7 +97,7 @@ class WebServer:
 
     def sign_in_link(self) -> str:
         """An address that signs a person in, once and within ten minutes. It is a secret."""
-        return f"{self.url}#sign-in={self._door.one_time_code()}"
+        return self._state.sign_in_link()
 
     def use_archive(self, archive: Archive) -> None:
         """Shows the pictures that this one keeps; before ``start``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Annotated
 
 from pydantic import Field
@@ -16,6 +17,7 @@ from dskd.runtime.web.changes import Empty
 from dskd.runtime.web.endpoint import Call, Endpoint, Refused
 from dskd.runtime.web.visitor import visitor_of
 
+log = logging.getLogger(__name__)
 WRONG_SECONDS = 0.3  # a wrong guess takes longer than a right one, whatever its first letters are
 
 
@@ -36,6 +38,14 @@ class Session:
         """The routes."""
         return [
             Endpoint("POST", "/api/sign-in", "a session cookie for the token", self.sign_in, open=True, body=SignIn),
+            Endpoint(
+                "POST",
+                "/api/sign-in-link",
+                "a link that signs in once, within ten minutes; for the token itself alone",
+                self.link,
+                changes=True,
+                body=Empty,
+            ),
             Endpoint("POST", "/api/sign-out", "ends the session", self.sign_out, open=True, body=Empty),
         ]
 
@@ -52,6 +62,13 @@ class Session:
             secure=visitor.secure,
         )  # fmt: skip
         return answer
+
+    async def link(self, call: Call) -> Response:
+        """Not for a session: it would never end."""
+        if not call.request.headers.get("authorization", "").lower().startswith("bearer "):
+            raise Refused(403, "this needs the station's token itself, as a bearer")
+        log.info("web page: a sign-in link was made by %s", call.who)
+        return as_json({"link": self._state.sign_in_link()})
 
     async def sign_out(self, call: Call) -> Response:
         """Forgets the session here and in the browser."""

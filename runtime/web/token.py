@@ -37,6 +37,18 @@ def load_token(path: Path) -> Token:
     try:
         if not path.exists():
             _make(path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    word = read_token(path)
+    try:
+        return Token(word)
+    except DskdError as error:
+        raise DskdError(f"token file {path}: {error}, or delete the file to have one made") from error
+
+
+def read_token(path: Path) -> str:
+    """The word itself, a secret. Raises DskdError where the file cannot be read, or others could read it."""
+    try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(handle, "rb") as file:
             status = os.fstat(handle)
@@ -44,13 +56,13 @@ def load_token(path: Path) -> Token:
                 raise DskdError(f"token file {path}: is not a regular file; name another")
             if status.st_mode & 0o077:
                 raise DskdError(f"token file {path}: others may read it; run: chmod 600 {path}")
-            word = file.read(LONGEST_FILE).decode(errors="replace").strip()
+            return file.read(LONGEST_FILE).decode(errors="replace").strip()
     except OSError as error:
-        raise DskdError(f"token file {path}: {error.strerror}; check the path and its rights") from error
-    try:
-        return Token(word)
-    except DskdError as error:
-        raise DskdError(f"token file {path}: {error}, or delete the file to have one made") from error
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, error: OSError) -> DskdError:
+    return DskdError(f"token file {path}: {error.strerror}; check the path and its rights")
 
 
 def _make(path: Path) -> None:

@@ -35,6 +35,7 @@ BODIES = {
     "label": {"found": "good"},
     "rejudge": {},
     "clock": {},
+    "sign-in-link": {},
 }
 
 
