@@ -5,6 +5,7 @@ The plan alone is TensorRT's, so that trtexec can read it; the facts say where i
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,6 +75,19 @@ def engine_paths(bundle: Bundle, precision: Precision) -> tuple[Path, Path]:
     """Plan and facts of the bundle's engine of that precision, whether they exist or not."""
     folder = bundle.path / "engines"
     return folder / f"model.{precision}.plan", folder / f"model.{precision}.json"
+
+
+def built_here(bundle: Bundle) -> bool:
+    """Whether the bundle has engines that are not plainly another kind of machine's: a Jetson's, on something else."""
+    found = [facts for facts in (engine_paths(bundle, precision)[1] for precision in GRAPHS) if facts.is_file()]
+    return any(platform.machine() == "aarch64" or not _of_jetson(facts) for facts in found)
+
+
+def _of_jetson(file: Path) -> bool:
+    try:
+        return read_facts(file).built_on.l4t is not None
+    except DskdError:
+        return False
 
 
 def write_facts(file: Path, facts: EngineFacts) -> None:

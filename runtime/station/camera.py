@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -31,6 +31,8 @@ from dskd.runtime.status import Health
 ACKNOWLEDGE = 1.0  # seconds that the acknowledgement of a trigger waits for the store
 LATENCIES = 4096  # of the last inspections
 LATENCY_SECONDS = 300.0
+LAST = 100  # verdicts by which a camera counts as slow
+NO_DEADLINE = 5000.0  # milliseconds; without a deadline a verdict is late that the page shows as past when it comes
 CAMERA_ERROR, BACKEND_ERROR, STORE_ERROR = 1, 2, 3  # as in the Modbus register map
 QUEUE = 16  # frames that wait where none may be replaced
 
@@ -189,8 +191,8 @@ class StationCamera:
         counts = capture.counts
         inspected = sum(verdicts.values())
         not_ready, serving = self.not_ready_reason(), self._serving
-        health, detail = self._health(capture, not_ready)
         recent = [ms for moment, ms in latencies if moment > time.time() - LATENCY_SECONDS] or [0.0]
+        health, detail = self._health(capture, not_ready, recent[-LAST:])
         p50, p99 = np.percentile(recent, [50, 99])
         return CameraStatus(
             status=PartStatus(self.name, "camera", health, detail, capture.since),
@@ -210,14 +212,32 @@ class StationCamera:
             latency_ms={"p50": round(float(p50), 3), "p99": round(float(p99), 3), "max": round(max(recent), 3)},
         )
 
-    def _health(self, capture: CaptureStatus, not_ready: str) -> tuple[Health, str]:
+    def _health(self, capture: CaptureStatus, not_ready: str, last: Sequence[float]) -> tuple[Health, str]:
         if capture.state != "running":
             return ("fault" if capture.state == "lost" else "warning"), capture.detail
         if not_ready:
             return "fault", not_ready
         if capture.fault:  # of a file alone: the station works, and a watchdog must not restart it
             return "fault" if capture.live else "warning", capture.fault
-        return "ok", capture.detail
+        slow = [text for text in (self._without_engine(), self._late(last)) if text]
+        return ("warning", "; ".join(slow)) if slow else ("ok", capture.detail)
+
+    def _without_engine(self) -> str:
+        backend = self.inspects.backend
+        return f"engine present, runs on {backend.name}: {backend.without_engine}" if backend.without_engine else ""
+
+    def _late(self, last: Sequence[float]) -> str:
+        """Where more than one in a hundred of the ``last`` verdicts (milliseconds) came late, and more than one at all."""
+        trigger = self.config.trigger
+        deadline = NO_DEADLINE if isinstance(trigger, FreeTrigger) else float(trigger.deadline_ms)
+        late = sum(ms > deadline for ms in last)
+        if late < 2 or late <= len(last) / 100:
+            return ""
+        told = "the page calls live" if isinstance(trigger, FreeTrigger) else "the trigger's deadline_ms"
+        return (
+            f"{late} of the last {len(last)} verdicts came later than {deadline:.0f} ms ({told}), 99 in 100 within "
+            f"{np.percentile(last, 99):.0f} ms; use a faster backend or precision, or less work for it"
+        )
 
     def frame_ready(self) -> None:
         """Called by the capture thread. A frame that the camera's own input started announces its part itself."""

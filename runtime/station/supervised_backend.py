@@ -18,6 +18,7 @@ from dskd.runtime.errors import DeviceLost, DskdError, one_line
 from dskd.runtime.inspection.backends import Backend, Candidate, first_that
 from dskd.runtime.inspection.backends.base import Warming
 from dskd.runtime.inspection.decision import Settings
+from dskd.runtime.inspection.engine import built_here
 from dskd.runtime.inspection.golden import golden_check
 from dskd.runtime.inspection.inspector import BackendFailed, Batch, Inspector
 from dskd.runtime.reason import NotInspected, Reason
@@ -26,6 +27,7 @@ from dskd.runtime.status import Health, Status
 
 FAILURES = 3  # in a row, after which a backend is opened anew: one may be a hiccup, three are a state
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between attempts to open a backend
+ENGINES = "tensorrt"  # the library that runs them, as its backends' names begin
 log = logging.getLogger(__name__)
 
 
@@ -46,6 +48,7 @@ class SupervisedBackend:
         self.bundle, self._tried, self._keep_maps = bundle, tried, keep_maps
         self.opened: Future[Backend] = Future()
         self.name = ""  # of the backend in use, or of the last one
+        self.without_engine = ""  # why the bundle's engine for this machine is not used; empty: it is, or there is none
         self.lost: DeviceLost | None = None  # the process cannot use the device any more
         self._lost_inspector: Inspector | None = None
         self._inspector: Inspector | None = None
@@ -162,8 +165,15 @@ class SupervisedBackend:
             self._inspector = None
 
     def _open_inspector(self) -> Inspector:
-        backend, _ = first_that(self._prove, self._tried(), again=self.opened.done())
+        refused = list[str]()
+
+        def passed(candidate: Candidate, error: DskdError) -> None:
+            if candidate.library == ENGINES and built_here(self.bundle):
+                refused.append(one_line(str(error)))
+
+        backend, _ = first_that(self._prove, self._tried(), again=self.opened.done(), passed=passed)
         self.name = backend.name
+        self.without_engine = "" if backend.name.startswith(ENGINES) else "; ".join(refused)
         graph = self.bundle.manifest.graphs[backend.graph]
         return Inspector(self.bundle, backend, Settings.of(graph.thresholds), self._keep_maps)
 

@@ -88,10 +88,16 @@ def open_backend(
     return first_that(lambda backend: None, candidates(bundle, name, threads, precision))[0]
 
 
-def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate], again: bool = False) -> tuple[Backend, Proof]:
+def first_that(
+    prove: Callable[[Backend], Proof],
+    tried: list[Candidate],
+    again: bool = False,
+    passed: Callable[[Candidate, DskdError], None] | None = None,
+) -> tuple[Backend, Proof]:
     """The first backend that opens and for which ``prove`` raises nothing, with what it gave.
 
-    Where a library or its device is missing, the rest of what needs it is not tried. Raises the last DskdError; DeviceLost
+    ``passed`` hears of each that is passed over, with the reason. Where a library or its device is missing, the rest of
+    what needs it is not tried. Raises the last DskdError; DeviceLost
     at once where this process had a backend before (``again``), since a new process may use the device.
     """
     inexact = list[NotExact]()
@@ -109,14 +115,16 @@ def first_that(prove: Callable[[Backend], Proof], tried: list[Candidate], again:
                 tried = [other for other in tried if other.library != candidate.library]
             if not tried or (again and isinstance(error, DeviceLost)):
                 raise
+            if passed is not None:
+                passed(candidate, error)
             if isinstance(error, NotExact):
                 inexact.append(error)
             else:
                 note(f"passed over: {one_line(str(error))}")
         else:
-            for passed in inexact:
-                if not passed.told:
-                    note(f"{one_line(str(passed))}; using {backend.name} instead")
+            for wrong in inexact:
+                if not wrong.told:
+                    note(f"{one_line(str(wrong))}; using {backend.name} instead")
             return backend, proof
 
 
