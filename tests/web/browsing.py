@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -32,6 +32,13 @@ FLAGS = (
     "--disable-component-update --disable-sync --disable-dev-shm-usage"
 )
 SIZES = {"phone": (390, 844), "desktop": (1920, 1080), "4K": (3840, 2160)}
+
+
+class Reached(Protocol):
+    """Whatever has a page."""
+
+    @property
+    def url(self) -> str: ...
 
 
 @dataclass
@@ -120,7 +127,7 @@ def screen(browser: Any, name: str, dark: bool = False) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": media})
 
 
-def open_view(browser: Any, line: Line, view: str) -> None:
+def open_view(browser: Any, line: Reached, view: str) -> None:
     browser.get("about:blank")
     browser.get(f"{line.url}#{view}")
     wait(lambda: text(browser, "#station") == "line-3", 20)

@@ -25,6 +25,10 @@ export const page = {
   age() {
     return Math.max(performance.now() - this.received[0], Date.now() - this.received[1]) / 1000;
   },
+  // Seconds since the epoch by the station's clock: a browser's may be wrong.
+  now() {
+    return this.state.now + this.age();
+  },
   chosen() {
     return this.state?.cameras.find((camera) => camera.name === this.camera) ?? this.state?.cameras[0] ?? null;
   },

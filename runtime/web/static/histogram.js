@@ -8,6 +8,8 @@ const HEIGHT = 300;
 const FLOOR = 262; // where the bars stand
 const TOP = 46;
 const MOST_BINS = 60;
+const HEAD = 100; // width of a handle
+const APART = 108; // least distance between the middles of two
 
 export class Histogram {
   constructor(holder) {
@@ -38,7 +40,7 @@ export class Histogram {
   line(name) {
     const group = s("g", { class: `line line-${name}`, role: "slider", tabindex: 0, "aria-label": name === "review" ? t("review threshold") : t("reject threshold") },
       s("rect", { class: "line-grip", x: -18, y: 0, width: 36, height: FLOOR }),
-      s("line", { y1: TOP - 12, y2: FLOOR }), s("rect", { class: "line-head", x: -50, y: 2, width: 100, height: 32, rx: 8 }),
+      s("line", { y1: TOP - 12, y2: FLOOR }), s("rect", { class: "line-head", x: -HEAD / 2, y: 2, width: HEAD, height: 32, rx: 8 }),
       s("text", { y: 24, "text-anchor": "middle" }, t(name)));
     group.addEventListener("pointerdown", (event) => {
       group.setPointerCapture(event.pointerId);
@@ -99,12 +101,16 @@ export class Histogram {
       group.setAttribute("aria-valuemin", "0");
       group.setAttribute("aria-valuemax", String(this.most));
     }
-    // The two heads stand side by side where their lines are close.
-    const apart = this.x(limits.reject) - this.x(limits.review);
-    const aside = Math.max(0, (108 - Math.abs(apart)) / 2) * (apart < 0 ? -1 : 1);
-    for (const [name, sign] of [["review", -1], ["reject", 1]]) {
-      this.lines[name].querySelector(".line-head").setAttribute("x", String(-50 + sign * aside));
-      this.lines[name].querySelector("text").setAttribute("x", String(sign * aside));
+    // The two heads stand side by side where their lines are close, and inside the drawing.
+    const [left, right] = this.x(limits.review) <= this.x(limits.reject) ? ["review", "reject"] : ["reject", "review"];
+    const units = this.units ?? WIDTH;
+    const aside = Math.max(0, (APART - (this.x(limits[right]) - this.x(limits[left]))) / 2);
+    const first = clamp(this.x(limits[left]) - aside, HEAD / 2, units - HEAD / 2 - APART);
+    const second = clamp(this.x(limits[right]) + aside, first + APART, units - HEAD / 2);
+    for (const [name, middle] of [[left, first], [right, second]]) {
+      const from = middle - this.x(limits[name]);
+      this.lines[name].querySelector(".line-head").setAttribute("x", String(from - HEAD / 2));
+      this.lines[name].querySelector("text").setAttribute("x", String(from));
     }
   }
 
@@ -128,5 +134,7 @@ export class Histogram {
 
 // Up to three counts that the bars are read by; on a scale of square roots a quarter of them is half as high.
 function heights(tallest) {
-  return [...new Set([1, Math.round(tallest / 4), tallest])].filter((count, place, all) => count > 0 && (place === all.length - 1 || count < 0.4 * tallest) && (count !== 1 || tallest < 30));
+  return [...new Set([1, Math.round(tallest / 4), tallest])].filter((count) => count === tallest || (count > 0 && count < 0.4 * tallest && (count !== 1 || tallest < 30)));
 }
+
+const clamp = (value, least, most) => Math.max(least, Math.min(most, value));

@@ -51,7 +51,7 @@ export function startLive(page) {
       const camera = page.chosen()?.name ?? "";
       const { inspections } = await get(`api/inspections?limit=${STRIP}&camera=${encodeURIComponent(camera)}`);
       live.newest = wanted;
-      showStrip(live, inspections);
+      showStrip(page, live, inspections);
     } catch { /* asked again with the next part */ }
   }
 
@@ -145,11 +145,11 @@ function showCameras(page) {
   });
 }
 
-function showStrip(live, inspections) {
+function showStrip(page, live, inspections) {
   const ids = inspections.map((row) => `${row.id}${row.label}`).join();
   if (live.strip === ids && byId("strip").children.length) return;
   live.strip = ids;
-  if (inspections.length) byId("strip").replaceChildren(...inspections.map(tile));
+  if (inspections.length) byId("strip").replaceChildren(...inspections.map((row) => tile(row, page)));
   else byId("strip").replaceChildren(h("p", { class: "nothing" }, t("None so far. Parts that need a look appear here.")));
 }
 

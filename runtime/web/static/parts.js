@@ -13,18 +13,28 @@ const LABELLED = { "": t("Any label or none"), none: t("Not labelled"), any: t("
 const ORDERS = { newest: t("Newest first"), oldest: t("Oldest first"), score: t("Highest score first") };
 const FIELDS = ["part", "since", "until", "least", "most", "label", "order"];
 const YOUNG = 60; // seconds in which a picture may still be on its way to the disk
+const AGAIN = 2000; // milliseconds until it is asked for again, then twice as long each time
 
 // A picture with verdict, score and time; a link, so that it opens with a click, a key or in a tab of its own.
-export function tile(row) {
-  const image = h("img", { src: `api/inspections/${row.id}/thumbnail`, alt: "", loading: "lazy", decoding: "async" });
-  const young = Date.now() / 1000 - row.captured < YOUNG;
-  image.onerror = () => image.replaceWith(h("span", { class: "tile-gone" }, young ? t("picture not there yet") : t("picture not kept")));
+export function tile(row, page) {
   const words = { verdict: t(row.verdict), part: row.part ?? row.frame, score: times(row.score, row.threshold), time: moment(row.captured) };
   return h("a", { class: "tile", href: `#parts/${row.id}`, "data-kind": row.verdict, "aria-label": t("{verdict}, part {part}, score {score}, {time}", words) },
-    h("span", { class: "tile-picture" }, image, h("span", { class: "tile-badge" }, shape(row.verdict), t(row.verdict))),
+    h("span", { class: "tile-picture" }, thumbnail(row, page), h("span", { class: "tile-badge" }, shape(row.verdict), t(row.verdict))),
     h("span", { class: "tile-text" },
       h("strong", { title: score(row.score) }, times(row.score, row.threshold)), h("span", {}, moment(row.captured)),
       h("span", { class: "tile-part" }, row.label ? [LABELS[row.label] ?? row.label, row.defect].filter(Boolean).join(": ") : (row.part ?? row.frame))));
+}
+
+// Asked for again while it is young, by the station's clock: a line that stands still brings no other occasion.
+function thumbnail(row, page, pause = AGAIN) {
+  const image = h("img", { src: `api/inspections/${row.id}/thumbnail`, alt: "", loading: "lazy", decoding: "async" });
+  image.onerror = () => {
+    const young = page.state?.pictures && page.now() - row.captured < YOUNG;
+    const told = h("span", { class: "tile-gone" }, young ? t("picture not there yet") : t("picture not kept"));
+    image.replaceWith(told);
+    if (young) setTimeout(() => told.isConnected && told.replaceWith(thumbnail(row, page, 2 * pause)), pause);
+  };
+  return image;
 }
 
 export function startParts(page) {
@@ -82,7 +92,7 @@ export function startParts(page) {
   }
 
   function show() {
-    if (list.rows.length) byId("parts").replaceChildren(...list.rows.map(tile));
+    if (list.rows.length) byId("parts").replaceChildren(...list.rows.map((row) => tile(row, page)));
     else byId("parts").replaceChildren(h("p", { class: "nothing" }, t("No such parts are stored.")));
   }
 

@@ -14,13 +14,14 @@ const IN_USE = t("In use from the next part on, and written to the log.");
 const DOUBTED = 422; // the station's answer to thresholds that it asks about
 
 // `start`: both thresholds when a handle was taken; `blank`: fields that hold no number; `wrong`: why the station took
-// nothing; `inUse`: what was applied here last; `edited`: the field that was typed into last.
+// nothing; `inUse`: what was applied here last; `edited`: the field that was typed into last. `recipe`: which one was chosen
+// here, for which camera, what the station said to it, and whether it took it.
 const fresh = () => ({ touched: false, start: null, blank: {}, edited: "", wrong: "", inUse: null });
 const nothing = { rows: [], defects: [], others: 0 };
 
 export function startSettings(page) {
   const view = byId("view-settings");
-  const set = { camera: null, bundle: "", backend: "", last: 500, basis: nothing, review: 0, reject: 0, loaded: "", ...fresh() };
+  const set = { camera: null, bundle: "", backend: "", last: 500, basis: nothing, review: 0, reject: 0, loaded: "", recipe: null, ...fresh() };
   const parts = build(view, set, { choose: (name) => page.choose(name), reload: () => load(), apply: () => apply(), reset: () => reset(), recipe });
 
   function show() {
@@ -61,7 +62,7 @@ export function startSettings(page) {
       : t("{n} of these parts would be judged otherwise:", { n: others.length }));
     if (parts.tiles.dataset.key === key) return;
     parts.tiles.dataset.key = key;
-    parts.tiles.replaceChildren(...shown.map(tile));
+    parts.tiles.replaceChildren(...shown.map((row) => tile(row, page)));
   }
 
   async function load() {
@@ -113,15 +114,22 @@ export function startSettings(page) {
   }
 
   async function recipe() {
-    text(parts.recipeTold, t("Loading …"));
+    const asked = (set.recipe = { camera: page.chosen().name, wish: parts.recipe.value, said: t("Loading …"), taken: false });
+    showRecipe(parts, set, page);
     try {
-      await page.change(`api/cameras/${encodeURIComponent(set.camera)}/recipe`, { recipe: parts.recipe.value });
-      text(parts.recipeTold, IN_USE);
+      await page.change(`api/cameras/${encodeURIComponent(asked.camera)}/recipe`, { recipe: asked.wish });
+      Object.assign(asked, { said: "", taken: true });
       set.touched = false;
     } catch (error) {
-      text(parts.recipeTold, error.message);
+      asked.said = error.message;
     }
+    showRecipe(parts, set, page);
   }
+
+  parts.recipe.onchange = () => {
+    set.recipe = { camera: page.chosen().name, wish: parts.recipe.value, said: "", taken: false };
+    showRecipe(parts, set, page);
+  };
 
   // A handle pushes the other threshold before it, and gives it back when it is moved back.
   parts.histogram.onstart = () => (set.start = null);
@@ -144,8 +152,7 @@ export function startSettings(page) {
 
   return {
     open() {
-      Object.assign(set, { wrong: "", inUse: null });
-      text(parts.recipeTold, "");
+      Object.assign(set, { wrong: "", inUse: null, recipe: null });
       if (page.state) load();
     },
     render() {
@@ -153,6 +160,7 @@ export function startSettings(page) {
       const camera = page.chosen();
       if (!camera) return;
       chooser(parts, page, camera);
+      showRecipe(parts, set, page);
       if (!of(set, camera)) {
         const moved = set.camera === camera.name && set.touched;
         Object.assign(set, fresh(), { basis: nothing, wrong: moved ? t("Another bundle runs by now: look at its scores and set the thresholds again.") : "" });
@@ -179,10 +187,17 @@ function chooser(parts, page, camera) {
   const names = page.state.cameras.map((one) => one.name);
   if (parts.camera.children.length !== names.length) parts.camera.replaceChildren(...names.map((name) => h("option", { value: name }, name)));
   if (document.activeElement !== parts.camera) parts.camera.value = camera.name;
-  if (parts.recipe.children.length !== page.state.recipes.length) {
-    parts.recipe.replaceChildren(...page.state.recipes.map((name) => h("option", { value: name }, name)));
-    parts.recipe.value = camera.recipe;
-  }
+  if (parts.recipe.children.length !== page.state.recipes.length) parts.recipe.replaceChildren(...page.state.recipes.map((name) => h("option", { value: name }, name)));
+}
+
+// The camera's recipe, or the one that was chosen here for this camera and is not in use yet; and what came of it.
+function showRecipe(parts, set, page) {
+  const camera = page.chosen();
+  if (set.recipe && (set.recipe.camera !== camera.name || (set.recipe.seen && camera.recipe !== set.recipe.wish))) set.recipe = null;
+  const chosen = set.recipe;
+  if (chosen?.taken && camera.recipe === chosen.wish) chosen.seen = true;
+  parts.recipe.value = chosen?.wish ?? camera.recipe;
+  text(parts.recipeTold, chosen?.seen ? IN_USE : chosen?.said ?? "");
   text(parts.recipeNow, t("Camera {name} uses {recipe}, bundle {bundle}. All cameras of a recipe run the same bundle.", camera));
   parts.useRecipe.disabled = parts.recipe.value === camera.recipe || page.lost;
 }
@@ -203,7 +218,7 @@ function build(view, set, on) {
     recipe: h("select", { id: "recipe" }),
     recipeNow: h("p", { class: "hint" }),
     useRecipe: h("button", { id: "use-recipe", type: "button", onclick: on.recipe }, t("Use this recipe")),
-    recipeTold: h("span", { class: "told", role: "status" }),
+    recipeTold: h("span", { class: "told", role: "status", id: "recipe-told" }),
     changedHead: h("h3", {}),
     tiles: h("div", { class: "tiles small" }),
   };
