@@ -14,7 +14,7 @@ from dskd.export.engine_build import BuildOptions
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.bundle.manifest import Precision
 from dskd.runtime.inspection.backends.tensorrt_engine import IMAGE, MAP, SCORE, LoadedEngine
-from dskd.runtime.inspection.cuda import Memory
+from dskd.runtime.inspection.cuda import Memory, hearing_driver
 from dskd.runtime.inspection.engine import GRAPHS, engine_paths
 
 WARM_UP, RUNS = 5, 50
@@ -38,7 +38,7 @@ def profile_layers(
     The sum is more than a run takes without it: layers are timed one by one. Closes ``memory``.
     """
     try:
-        with memory.active():
+        with hearing_driver(), memory.active():
             stream = memory.stream()
             engine = LoadedEngine(trt, memory, stream.handle, plan, dla_core, size)
             context, times = engine.context(), _profiler(trt)

@@ -45,7 +45,7 @@ def test_the_drivers_last_lines_stand_in_the_error_and_others_pass() -> None:
     done = child("""
 try:
     with hearing_driver():
-        for k in range(5):
+        for k in range(5000):
             says(f"NvRmMemInitNvmap failed with error {k}\\n")
         says("**** NvRmMemMgrInit failed **** error type: 196626\\n")
         says("libEGL warning: something else\\n")
@@ -56,8 +56,8 @@ except DskdError as error:
 says("NvMap afterwards\\n")
 """)
     assert done.stdout == (
-        "m.plan: has no execution context; the driver said: NvRmMemInitNvmap failed with error 3; NvRmMemInitNvmap "
-        "failed with error 4; **** NvRmMemMgrInit failed **** error type: 196626\n"
+        "m.plan: has no execution context; the driver said: NvRmMemInitNvmap failed with error 4998; NvRmMemInitNvmap "
+        "failed with error 4999; **** NvRmMemMgrInit failed **** error type: 196626\n"
     )
     assert done.stderr == "libEGL warning: something else\na note\nNvMap afterwards\n"
 

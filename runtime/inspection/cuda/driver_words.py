@@ -20,6 +20,7 @@ from dskd.runtime.errors import DskdError, one_line
 
 _DRIVERS = r"^[* ]*(NvRm|NvMap|NvDla|NvTls|NvSci|NVRM|NVMAP|nvmap|nvgpu|libnvrm)"
 _QUOTED, _LONGEST = 3, 160  # lines, and characters of each
+_KEPT = 1 << 16  # bytes at the end of what it wrote
 _PATIENCE = 1.0  # seconds; a process that was started meanwhile holds the other end for as long as it lives
 _ONE_AT_A_TIME = threading.Lock()
 _Error = TypeVar("_Error", bound=DskdError)
@@ -94,6 +95,7 @@ def _sorted_out(heard: Heard) -> Iterator[None]:
             sed.stdin.close()
             with suppress(subprocess.TimeoutExpired):
                 sed.wait(_PATIENCE)
+            kept.seek(max(0, os.fstat(kept.fileno()).st_size - _KEPT))
             heard.lines += kept.read().decode(errors="replace").splitlines()
 
 
