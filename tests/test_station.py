@@ -8,8 +8,6 @@ import random
 import shutil
 import socket
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT
 from pymodbus.client import ModbusTcpClient
 from station_files import PATTERN, STRICT, Process, rows, wait_for, write_station
 
@@ -306,48 +303,6 @@ def test_it_tells_systemd_and_stops_cleanly(tmp_path: Path) -> None:
     assert all(line.count("\n") == 0 and line[:2] == "20" for line in process.text().splitlines())
     captured = rows(tmp_path, "SELECT count(*) FROM records")
     assert int(str(captured[0][0])) > 0
-
-
-LOSES_ITS_BACKEND = """
-import sys
-from dskd.runtime.errors import DeviceLost, exit_with_code
-from dskd.runtime.inspection.backends.onnx_runtime import OnnxRuntimeBackend
-from dskd.runtime.station import recipes_in_use
-from dskd.runtime.station.__main__ import main
-
-recipes_in_use.MOST_IDLE = 0.2  # seconds instead of minutes
-calls, answer = [], OnnxRuntimeBackend.infer
-def infer(self, batch):
-    calls.append(1)
-    if len(calls) > 20:  # the golden frames and some pictures
-        raise ERROR
-    return answer(self, batch)
-OnnxRuntimeBackend.infer = infer
-exit_with_code(main)
-"""
-
-
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (
-            'DeviceLost("cuStreamSynchronize: CUDA_ERROR_LAUNCH_FAILED")',
-            "cuStreamSynchronize: CUDA_ERROR_LAUNCH_FAILED",
-        ),
-        ('RuntimeError("no power")', "nothing was inspected for 0 minutes, because there is no backend: "),
-    ],
-)
-def test_it_ends_to_be_started_again_where_only_a_new_process_can_go_on(tmp_path: Path, error: str, said: str) -> None:
-    """The unit restarts on any end: test_jetson_files."""
-    script = LOSES_ITS_BACKEND.replace("ERROR", error)
-    with subprocess.Popen(
-        [sys.executable, "-c", script, write_station(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-    ) as process:
-        lines = process.communicate(timeout=60)[1].splitlines()
-    assert process.returncode == 1
-    assert lines[-1].startswith(f"error: {said}")
-    assert any("the station ends, to be started again" in line for line in lines)
-    assert rows(tmp_path, "SELECT count(*) > 0 FROM dropped") == [(1,)]
 
 
 @pytest.mark.slow
