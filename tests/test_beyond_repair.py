@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -45,6 +48,27 @@ exit_with_code(main)
 """
 
 
+@contextmanager
+def heard_by_systemd(address: Path) -> Iterator[list[str]]:
+    """Everything that is told to it, complete at the end; it reads all the time, as its queue is short."""
+    told: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+
+        def hear() -> None:
+            while (word := systemd.recv(4096).decode()) != "THE END":
+                told.append(word)
+
+        listening = threading.Thread(target=hear)
+        listening.start()
+        try:
+            yield told
+        finally:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+                last.sendto(b"THE END", str(address))
+            listening.join()
+
+
 @pytest.mark.parametrize(
     ("error", "hangs", "said"),
     [
@@ -57,19 +81,11 @@ exit_with_code(main)
 )  # fmt: skip
 def test_a_station_ends_to_be_started_again(tmp_path: Path, error: str, hangs: str, said: str) -> None:
     script = LOSES_ITS_BACKEND.replace("ERROR", error).replace("HANGS", hangs)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
+    with heard_by_systemd(tmp_path / "notify") as told:
         process = subprocess.run(
             [sys.executable, "-c", script, write_station(tmp_path)], cwd=ROOT, capture_output=True, text=True,
-            timeout=60, env={"NOTIFY_SOCKET": str(tmp_path / "notify")}, check=False,
+            timeout=60, env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")}, check=False,
         )  # fmt: skip
-        systemd.setblocking(False)
-        told = []
-        while True:
-            try:
-                told.append(systemd.recv(4096).decode())
-            except BlockingIOError:
-                break
     lines = process.stderr.splitlines()
     assert process.returncode == 1
     assert lines[-1].startswith(f"error: {said}")

@@ -149,7 +149,7 @@ def test_a_code_is_read_back() -> None:
 
 @pytest.mark.skipif(not hasattr(cv2, "QRCodeEncoder"), reason="this OpenCV makes no QR codes")
 def test_at_a_terminal_there_is_a_code_for_the_phone(tmp_path: Path) -> None:
-    web = {"listen": f"127.0.0.1:{free_port()}", "public_url": PUBLIC}
+    web = {"listen": f"127.0.0.1:{free_port()}", "public_url": PUBLIC, "trusted_proxies": ["127.0.0.1"]}
     file = write_station(tmp_path, web=web)
     process = Process(file)
     try:
