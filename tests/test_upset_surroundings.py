@@ -6,13 +6,16 @@ import logging
 import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from station_files import wait_for, write_station
+from tiny_bundle import tiny_bundle
 
 from dskd.runtime import atomic
 from dskd.runtime.errors import CallError
@@ -176,3 +179,26 @@ def test_a_library_that_complains_without_end_is_cut(monkeypatch: pytest.MonkeyP
     for k in range(3 * log_module.MOST_KINDS):
         repeats.filter(record("asyncio", f"{k} other"))
     assert len(repeats._seen) == log_module.MOST_KINDS
+
+
+NO_TEMPORARY_FOLDER = """
+import runpy, sys, tempfile
+tempfile.tempdir = "/nowhere"
+sys.argv = ["dskd runtime", *sys.argv[1:]]
+runpy.run_module("dskd.runtime", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_pictures_are_inspected_where_no_temporary_file_can_be_made(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "bundle")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "a.png"), np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:-2000])
+    words = ["--bundle", bundle.path, "--source", f"folder://{folder}"]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_TEMPORARY_FOLDER, *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr  # one of two was dropped
+    assert "captured 2 inspected 1 dropped 1" in done.stdout
+    assert [line.partition(" ")[0] for line in done.stderr.splitlines()] == ["dropped:"]
