@@ -36,12 +36,18 @@ class HealthLimits:
 class FrameHealth:
     """Judges the frames of one camera in order, across reconnects."""
 
-    def __init__(self, limits: HealthLimits | None = None) -> None:
+    def __init__(self, limits: HealthLimits | None = None, size: tuple[int, int] | None = None) -> None:
+        """``size``: what the camera gave before, where the limits name none."""
         self.limits = limits or HealthLimits()
-        self._size = self.limits.size
+        self._size = self.limits.size or size
         self._last: Image | None = None
         self._last_samples: NDArray[np.uint8] | None = None
         self._still = 0
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(width, height) that frames must have; None before the first sound one."""
+        return self._size
 
     def fault(self, image: Image, live: bool = True) -> NotInspected | None:
         """Why ``image`` [H, W, 3] must not be inspected, what is seen and what to do; None where it is sound.
@@ -53,7 +59,10 @@ class FrameHealth:
             return NotInspected(Reason.SIZE, detail)
         size = (image.shape[1], image.shape[0])
         if self._size is not None and size != self._size:
-            detail = f"{size[0]}x{size[1]} instead of {self._size[0]}x{self._size[1]}; check which camera it is"
+            detail = (
+                f"{size[0]}x{size[1]} instead of {self._size[0]}x{self._size[1]}; check which camera it is, or name the "
+                f"size where it is right: health.size [{size[0]}, {size[1]}]"
+            )
             return NotInspected(Reason.SIZE, detail)
         samples = samples_of(image)
         fault = self._frozen(image, samples) if live and self.limits.frozen else None

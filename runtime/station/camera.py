@@ -41,8 +41,15 @@ class StationCamera:
     """Capture, parts and recipe of one camera. ``closing``: no more triggers."""
 
     def __init__(
-        self, name: str, config: Camera, make_source: Callable[[], Source], recorder: Recorder, serving: Serving
+        self,
+        name: str,
+        config: Camera,
+        make_source: Callable[[], Source],
+        recorder: Recorder,
+        serving: Serving,
+        size: tuple[int, int] | None = None,
     ) -> None:
+        """``size``: what the camera's pictures had before."""
         self.name, self.config = name, config
         self._serving = self._served = serving
         self.closing = False
@@ -63,8 +70,8 @@ class StationCamera:
             triggered=trigger.kind in ("software", "gpio"),
             patience=None if trigger.kind == "line" else PATIENCE,
         )
-        health = FrameHealth(HealthLimits(**config.health.model_dump()))
-        self.capture = Capture(name, make_source, settings, health=health, listener=self)
+        self.health = FrameHealth(HealthLimits(**config.health.model_dump()), size)
+        self.capture = Capture(name, make_source, settings, health=self.health, listener=self)
         self.parts: PartTracker | FreeRunning
         if isinstance(trigger, FreeTrigger):
             self.parts = FreeRunning(self, recorder, trigger, live=policy == "latest")

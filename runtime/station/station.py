@@ -25,6 +25,7 @@ from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.control import Live, PartStatus, StationStatus, health_fields
 from dskd.runtime.station.drift_watches import DriftWatches
+from dskd.runtime.station.frame_size import keep_sizes, known_size
 from dskd.runtime.station.free_running import FreeRunning
 from dskd.runtime.station.housekeeping import Housekeeping
 from dskd.runtime.station.outputs.guarded import open_guarded
@@ -105,7 +106,7 @@ class Station:
                 camera.capture.start()
             for trigger in self._triggers:
                 trigger.start()
-            self.housekeeping.start(self.sinks.settle, self.drift.refresh)
+            self.housekeeping.start(self.sinks.settle, self.drift.refresh, self._keep_sizes)
         except BaseException:
             self.stop()
             raise
@@ -136,6 +137,7 @@ class Station:
         if self._listener is not None:
             self._listener.stop()
         self.housekeeping.stop()
+        self._keep_sizes()
         self.store.close()
         self._owner.close()
         self._tell_end(left)
@@ -229,11 +231,17 @@ class Station:
         trigger: Trigger = "software" if config.trigger.kind == "gpio" else config.trigger.kind
         reader = DecodingProcess()  # a process only where files are read
         self._readers.append(reader)
-        added = StationCamera(name, config, lambda: open_source(uri, trigger, reader.read), self.recorder, serving)
+        size = known_size(self.store, name, config.source)
+        added = StationCamera(
+            name, config, lambda: open_source(uri, trigger, reader.read), self.recorder, serving, size
+        )
         serving.thread.attach(added)
         self.cameras[name] = added
         if config.trigger.kind == "gpio":
             self._triggers.append(EdgeTrigger(name, config.trigger, added.announce))
+
+    def _keep_sizes(self) -> None:
+        keep_sizes(self.store, self.cameras.values())
 
     def _answer_lost(self) -> None:
         """Parts that were under way at a kill: the line has had no answer, and now they are listed as not inspected."""

@@ -1,0 +1,68 @@
+"""A station that starts while a wrong camera is attached does not take it for the right one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from station_files import PATTERN, wait_for, write_station
+
+from dskd.runtime.capture.sources import open_source
+from dskd.runtime.station.control import CameraStatus
+from dskd.runtime.station.load import load_station
+from dskd.runtime.station.station import Station
+
+
+@pytest.fixture
+def attached(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What the camera behind the file's address really is."""
+    real = {"source": PATTERN}
+    monkeypatch.setattr(
+        "dskd.runtime.station.station.open_source", lambda uri, *more: open_source(real.get("source", uri), *more)
+    )
+    return real
+
+
+def run(file: Path, until: Any) -> CameraStatus:
+    """Starts a station, waits, stops it; what its camera said."""
+    station = Station(load_station(file))
+    station.start()
+    try:
+        wait_for(lambda: until(station.status().cameras[0]))
+        return station.status().cameras[0]
+    finally:
+        station.stop()
+
+
+def inspects(camera: CameraStatus) -> bool:
+    return camera.inspected > 3
+
+
+def refuses(camera: CameraStatus) -> bool:
+    return camera.dropped > 3
+
+
+def test_a_wrong_camera_at_the_start_is_told_and_the_right_one_goes_on(
+    tmp_path: Path, attached: dict[str, str]
+) -> None:
+    file = write_station(tmp_path)
+    run(file, inspects)
+    attached["source"] = "test://pattern?size=96x64&fps=25"
+    told = run(file, refuses)
+    assert told.inspected == 0
+    assert told.status.health == "fault"
+    assert "96x64 instead of 64x64" in told.status.detail
+    assert "health.size [96, 64]" in told.status.detail
+    attached["source"] = PATTERN
+    assert run(file, inspects).status.health == "ok"
+
+
+def test_who_names_another_size_or_address_has_another_camera(tmp_path: Path, attached: dict[str, str]) -> None:
+    run(write_station(tmp_path), inspects)
+    attached["source"] = "test://pattern?size=96x64&fps=25"
+    named = {"source": PATTERN, "recipe": "good", "health": {"size": [96, 64]}}
+    assert run(write_station(tmp_path, cameras={"top": named}), inspects).dropped == 0
+    attached.clear()
+    other = {"source": "test://pattern?size=80x64&fps=25", "recipe": "good"}
+    assert run(write_station(tmp_path, cameras={"top": other}), inspects).dropped == 0
