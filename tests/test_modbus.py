@@ -305,6 +305,18 @@ def test_a_client_that_never_reads_holds_nobody_up(plc: Plc) -> None:
     sloth.close()
 
 
+def test_a_server_that_was_closed_is_no_fault_and_one_that_died_is() -> None:
+    closed, died = (
+        ModbusServer("plc", ModbusOutput(kind="modbus", listen="127.0.0.1:0", camera="top"), Plc().handshake)
+        for _ in range(2)
+    )
+    closed.close()
+    assert closed.status().health == "ok"
+    died._loop.call_soon_threadsafe(died._loop.stop)
+    died._thread.join(10)
+    assert died.status().health == "fault"
+
+
 def test_an_address_in_use_is_one_line(plc: Plc) -> None:
     listen = f"127.0.0.1:{plc.server.address[1]}"
     with pytest.raises(CallError, match="cannot listen"):

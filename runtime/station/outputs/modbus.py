@@ -75,7 +75,7 @@ class ModbusServer:
         self._host, self._port = split_address(config.listen)
         self._tasks: dict[asyncio.Task[None], float] = {}  # when each asked last, 0 before its first request
         self._since, self.refused = time.time(), 0
-        self._closing = False
+        self._closing = self._closed = False
         self._loop = asyncio.new_event_loop()
         try:
             self._server = self._loop.run_until_complete(
@@ -101,6 +101,8 @@ class ModbusServer:
     def status(self) -> PartStatus:
         """How many clients there are, and whether results wait for them."""
         waiting, clients = self._handshake.waiting, len(self._tasks)
+        if self._closed:  # the station stops, and health is asked until its end
+            return PartStatus(self.name, "modbus", "ok", "stopped", self._since)
         if not self._thread.is_alive():
             return PartStatus(self.name, "modbus", "fault", "its thread died; start the station again", self._since)
         health: Health = "warning" if not clients or self._handshake.overrun else "ok"
@@ -115,6 +117,7 @@ class ModbusServer:
 
     def close(self) -> None:
         """Ends all connections."""
+        self._closed = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
