@@ -250,6 +250,24 @@ def test_no_label_of_the_gauge_is_cut_or_lies_on_another(page: Any, line: Line, 
     assert page.execute_script(f"return (async () => {{ {GAUGE} }})()") == []
 
 
+HISTOGRAM = """
+const { Histogram } = await import(new URL("static/histogram.js", location.href));
+const holder = document.createElement("div");
+document.body.append(holder);
+const limits = { review: 1.35, reject: 1.42 };
+new Histogram(holder).show([1.33, 1.41, 1.43, 12].map((score) => ({ score })), limits, limits);
+const bars = [...holder.querySelectorAll(".bars rect")].map((bar) => bar.getAttribute("class"));
+holder.remove();
+return bars;
+"""
+
+
+def test_parts_of_one_bar_are_coloured_by_what_becomes_of_each(page: Any, line: Line, rejects: list[int]) -> None:
+    open_view(page, line, "live")
+    bars = page.execute_script(f"return (async () => {{ {HISTOGRAM} }})()")
+    assert bars == ["bar-pass", "bar-review", "bar-reject", "bar-reject"]
+
+
 @pytest.mark.parametrize(
     ("wanted", "language", "word"),
     [("de-AT,en", "de", "SCHLECHT"), ("fr,zh-TW,de", "zh", "不合格"), ("pt,it", "en", "REJECT")],

@@ -76,17 +76,24 @@ export class Histogram {
     const high = scores.length ? scores[Math.floor(0.995 * (scores.length - 1))] : 0;
     if (!this.svg.querySelector(":active")) this.most = Math.max(1.35 * present.reject, 1.1 * high, 1.1 * limits.reject, 1.1 * limits.review) || 1;
     const bins = Math.round(Math.min(MOST_BINS, Math.max(24, (this.units ?? WIDTH) / 20)));
-    const counts = new Array(bins).fill(0);
-    for (const value of scores) counts[Math.min(bins - 1, Math.max(0, Math.floor((value / this.most) * bins)))] += 1;
-    const tallest = Math.max(1, ...counts);
+    const counts = Array.from({ length: bins }, () => ({ pass: 0, review: 0, reject: 0 }));
+    for (const value of scores) {
+      const kind = value > limits.reject ? "reject" : value > limits.review ? "review" : "pass";
+      counts[Math.min(bins - 1, Math.max(0, Math.floor((value / this.most) * bins)))][kind] += 1;
+    }
+    const totals = counts.map((kinds) => kinds.pass + kinds.review + kinds.reject);
+    const tallest = Math.max(1, ...totals);
     const wide = (this.units ?? WIDTH) / bins;
-    this.bars.replaceChildren(...counts.flatMap((count, bin) => {
-      if (!count) return [];
-      const tall = Math.max(3, (FLOOR - TOP) * Math.sqrt(count / tallest));
-      const middle = ((bin + 0.5) / bins) * this.most;
-      const kind = middle > limits.reject ? "reject" : middle > limits.review ? "review" : "pass";
-      return s("rect", { class: `bar-${kind}`, x: bin * wide + 0.12 * wide, width: 0.76 * wide, y: FLOOR - tall, height: tall, rx: 2 },
-        s("title", {}, t("{count} with a score around {score}", { count, score: score(middle) })));
+    // A bar is as tall as its parts are many; its colours are what becomes of them.
+    this.bars.replaceChildren(...counts.flatMap((kinds, bin) => {
+      const tall = Math.max(3, (FLOOR - TOP) * Math.sqrt(totals[bin] / tallest));
+      const words = t("{count} with a score around {score}", { count: totals[bin], score: score(((bin + 0.5) / bins) * this.most) });
+      let floor = FLOOR;
+      return Object.entries(kinds).filter(([, count]) => count).map(([kind, count]) => {
+        const height = (tall * count) / totals[bin];
+        floor -= height;
+        return s("rect", { class: `bar-${kind}`, x: bin * wide + 0.12 * wide, width: 0.76 * wide, y: floor, height, rx: 2 }, s("title", {}, words));
+      });
     }));
     this.scale(tallest);
     this.ghosts.replaceChildren(...Object.values(present).map((value) => s("line", { x1: this.x(value), x2: this.x(value), y1: TOP - 8, y2: FLOOR })));
@@ -126,7 +133,7 @@ export class Histogram {
       s("line", { x1: 0, x2: units, y1: FLOOR, y2: FLOOR }),
       ...heights(tallest).flatMap((count) => {
         const y = FLOOR - (FLOOR - TOP) * Math.sqrt(count / tallest);
-        return [s("line", { class: "level", x1: 0, x2: units, y1: y, y2: y }), s("text", { x: 4, y: y + 18 }, count === 1 ? t("1 part") : t("{n} parts", { n: whole(count) }))];
+        return [s("line", { class: "level", x1: 0, x2: units, y1: y, y2: y }), s("text", { x: units - 4, y: y + 18, "text-anchor": "end" }, count === 1 ? t("1 part") : t("{n} parts", { n: whole(count) }))];
       }),
       ...marks.map((value) => s("text", { x: Math.min(units - 4, Math.max(4, this.x(value))), y: FLOOR + 26, "text-anchor": value === 0 ? "start" : "middle" }, String(Number(value.toPrecision(3))))));
   }
