@@ -89,7 +89,7 @@ def test_a_recipe_is_the_published_one(name: str) -> None:
         (["method=rd", "dskd.mixed=0.5"], "dskd holds settings of another method than rd"),
         (["urd.injection=plain"], "urd holds settings of another method than dskd"),
         (["method=rdp"], "Input should be 'dskd', 'rd'"),
-        (["method=snl", "snl.centers=3"], "did you mean centres"),
+        (["method=snl", "snl.centers=3"], "did you mean snl.centres"),
     ],
 )
 def test_settings_of_another_method_are_refused(settings: list[str], message: str) -> None:

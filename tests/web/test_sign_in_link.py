@@ -173,6 +173,6 @@ def test_at_a_terminal_there_is_a_code_for_the_phone(tmp_path: Path) -> None:
         found = LINK.search(text)
         assert found
         assert found[1] == PUBLIC
-        assert read_code(text) == found[0]
+        assert qr_code(found[0]) in text  # OpenCV makes codes well and reads one in fifty of its own not
     finally:
         process.end()
