@@ -12,6 +12,7 @@ from dskd.runtime.capture.sources import open_source
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.station.load import load_station
 from dskd.runtime.station.station import Station
+from dskd.runtime.store import StoreError
 
 
 @pytest.fixture
@@ -66,3 +67,24 @@ def test_who_names_another_size_or_address_has_another_camera(tmp_path: Path, at
     attached.clear()
     other = {"source": "test://pattern?size=80x64&fps=25", "recipe": "good"}
     assert run(write_station(tmp_path, cameras={"top": other}), inspects).dropped == 0
+
+
+def test_a_store_that_refuses_ends_neither_housekeeping_nor_a_stop(
+    tmp_path: Path, attached: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = Station(load_station(write_station(tmp_path)))
+    station.start()
+    try:
+        wait_for(lambda: inspects(station.status().cameras[0]))
+
+        def refuses_to_tell(name: str) -> None:
+            raise StoreError("locked")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(station.store, "recall", refuses_to_tell)
+            station._keep_sizes()  # as once a minute
+        assert station.store.recall(f"frame size/top/{PATTERN}") is None
+        station._keep_sizes()
+        assert station.store.recall(f"frame size/top/{PATTERN}") == "64x64"
+    finally:
+        station.stop()

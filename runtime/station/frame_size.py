@@ -24,10 +24,11 @@ def keep_sizes(store: Store, cameras: Iterable[StationCamera]) -> None:
     """Keeps what cameras gave that nobody has to name; files may be of any size. A store that refuses is asked again."""
     for camera in cameras:
         source, size = camera.config.source, camera.health.size
-        if size is None or camera.config.health.size or known_size(store, camera.name, source) == size:
+        if size is None or camera.config.health.size:
             continue
         with suppress(DskdError):
-            store.remember(_name(camera.name, source), f"{size[0]}x{size[1]}")
+            if known_size(store, camera.name, source) != size:
+                store.remember(_name(camera.name, source), f"{size[0]}x{size[1]}")
 
 
 def _name(camera: str, source: str) -> str:
