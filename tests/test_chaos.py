@@ -22,7 +22,8 @@ KILL = Kind("SIGKILL", restarts=True)
 
 def said(*moments: float, since: float | None = -1000.0, **parts: str) -> list[Sample]:
     return [
-        Sample(at, {"mqtt mes": "ok", **{k.replace("_", " "): v for k, v in parts.items()}}, since) for at in moments
+        Sample(at, at, {"mqtt mes": "ok", **{k.replace("_", " "): v for k, v in parts.items()}}, since)
+        for at in moments
     ]
 
 
@@ -47,13 +48,20 @@ def test_an_alarm_without_a_fault_is_a_lie() -> None:
     assert found(said(150, mqtt_mes="warning", since=150 - SETTLING / 2)) == []
 
 
+def test_a_fault_that_begins_while_health_is_asked_is_neither_hidden_nor_a_false_alarm() -> None:
+    span = Span(BROKER, 100, 120)
+    assert found([Sample(99, 101, {"mqtt mes": "fault"}, -1000.0)], span) == []
+    assert found([Sample(97, 99, {"mqtt mes": "fault"}, -1000.0)], span) == [("false alarm", 97)]
+    assert found([Sample(119, 121, {"mqtt mes": "ok"}, -1000.0)], span) == []
+
+
 def test_a_station_that_runs_and_says_nothing_lies() -> None:
     moments = [100 + k for k in range(int(SILENCE) + 3)]
-    silent = [Sample(at, None, -1000.0) for at in moments]
+    silent = [Sample(at, at, None, -1000.0) for at in moments]
     assert [what for what, _ in found(silent)] == ["silent"]
     assert found(silent, Span(KILL, 95, 95)) == []
-    assert found([Sample(at, None, None) for at in moments]) == []
-    assert found([Sample(at, None, 100 - STARTING / 2) for at in moments]) == []
+    assert found([Sample(at, at, None, None) for at in moments]) == []
+    assert found([Sample(at, at, None, 100 - STARTING / 2) for at in moments]) == []
 
 
 def answer(part: str, reason: Reason = Reason.INSPECTED) -> Answer:

@@ -13,6 +13,7 @@ from dskd.benchmarks.lab.chaos.line import Ended
 from dskd.benchmarks.lab.chaos.truth import Lie, Sample, Span
 from dskd.benchmarks.lab.station.figures import row
 
+RECENT = 60.0  # seconds back for faults that may have to do with an untrue answer
 CALM = 150.0  # seconds after which health must be ok again, whatever the faults were
 
 
@@ -59,10 +60,21 @@ def figures(run: Run, found: Account, told_lies: list[Lie], more: dict[str, Any]
         "by fault": by_fault(run),
         "slowest": [asdict(each) for each in sorted(run.rounds, key=lambda each: -(each.recovered or 1e9))[:5]],
         "looks at health": len(run.samples),
-        "lies": [{**asdict(lie), "at": round(lie.at - begun, 1)} for lie in told_lies],
+        "lies": [
+            {**asdict(lie), "at": round(lie.at - begun, 1), "recent": recent(run.spans, lie.at)} for lie in told_lies
+        ],
         "account": found.as_dict(),
         **more,
     }
+
+
+def recent(spans: Sequence[Span], at: float) -> list[str]:
+    """Faults of the minute before, each with the seconds from its begin and from its end; negative: it went on."""
+    return [
+        f"{span.kind.name} {at - span.begin:.0f}, {at - span.end:.0f}"
+        for span in spans
+        if span.begin <= at <= span.end + RECENT
+    ]
 
 
 def by_fault(run: Run) -> dict[str, dict[str, float | None]]:
@@ -129,7 +141,10 @@ def page(fields: dict[str, Any]) -> str:
         f"(p10 {recovery['p10']}, p90 {recovery['p90']}), not in {CALM:g} s: {len(fields['not recovered'])}",
         "longest until seen / until ok after the mend, s: "
         + "; ".join(f"{name} {each['detected']} / {each['recovered']}" for name, each in fields["by fault"].items()),
-        *(f"  lie at {lie['at']} s: {lie['what']}: {lie['detail']}" for lie in fields["lies"][:20]),
+        *(
+            f"  lie at {lie['at']} s: {lie['what']}: {lie['detail']} ({'; '.join(lie['recent'])})"
+            for lie in fields["lies"][:20]
+        ),
         f"station starts {fields['station starts']}, strange ends {fields['strange ends']}, last exit code "
         f"{fields['last exit code']}, last update confirmed: {fields['last update confirmed']}",
     ]

@@ -38,9 +38,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Sample:
-    """What health said at ``at``; None where nothing answered. ``since``: when the station was started, None while none runs."""
+    """What health said, asked at ``at``; None where nothing answered. ``since``: when the station was started, None while none runs.
+
+    What it said was so at some moment between ``at`` and ``answered``.
+    """
 
     at: float
+    answered: float
     parts: dict[str, str] | None
     since: float | None
 
@@ -69,7 +73,7 @@ def _hidden(samples: Sequence[Sample], spans: Sequence[Span]) -> list[Lie]:
             if sample.parts is None or sample.since is None:
                 continue
             begun = max(span.begin, sample.since + SETTLING if sample.since > span.begin else span.begin)
-            if not begun + span.kind.detect < sample.at < span.end:
+            if not begun + span.kind.detect < sample.at <= sample.answered < span.end:
                 continue
             if all(sample.parts.get(part, "ok") == "ok" for part in span.kind.shows):
                 found.append(Lie("hidden", sample.at, f"{span.kind.name}: {', '.join(sorted(span.kind.shows))} ok"))
@@ -83,7 +87,7 @@ def _false_alarms(samples: Sequence[Sample], spans: Sequence[Span]) -> list[Lie]
         if sample.parts is None or sample.since is None or sample.at < sample.since + SETTLING:
             continue
         for part in (name for name, health in sample.parts.items() if health != "ok"):
-            if any(_explains(span, part, sample.at) for span in spans):
+            if any(_explains(span, part, sample) for span in spans):
                 continue
             if sample.at - told.get(part, -1e9) > SILENCE:
                 found.append(Lie("false alarm", sample.at, f"{part} is {sample.parts[part]}"))
@@ -91,9 +95,10 @@ def _false_alarms(samples: Sequence[Sample], spans: Sequence[Span]) -> list[Lie]
     return found
 
 
-def _explains(span: Span, part: str, at: float) -> bool:
+def _explains(span: Span, part: str, sample: Sample) -> bool:
     touched = span.kind.shows | span.kind.may
-    return span.begin <= at <= span.end + span.kind.recover and (touched == ALL or "*" in touched or part in touched)
+    meets = span.begin <= sample.answered and sample.at <= span.end + span.kind.recover
+    return meets and ("*" in touched or part in touched)
 
 
 def _silences(samples: Sequence[Sample], spans: Sequence[Span]) -> list[Lie]:
