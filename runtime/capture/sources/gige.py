@@ -104,6 +104,8 @@ class GigeSource(Source):
                 raise SourceLost(f"source {self.uri}: control of the camera is lost; check its power and cable")
             return None
         try:
+            if buffer.get_status() == self._aravis.BufferStatus.CLEARED:
+                return None  # no packet ever came into it, so its number means nothing
             self._find_gap(buffer.get_frame_id())
             self._arrived.append(self._captured(buffer))  # behind the frames that were lost before it
         finally:
