@@ -377,6 +377,37 @@ def test_a_log_that_is_taken_away_from_an_open_store_costs_nothing(tmp_path: Pat
     store.close()
 
 
+@pytest.mark.parametrize("gone", [("-wal", "-shm"), ("",), ("", "-wal", "-shm")])
+def test_a_file_that_is_taken_away_while_the_store_opens_is_missed(
+    tmp_path: Path, gone: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, in the moment between SQLite's opening and our first look: a chaos run met it."""
+    path, away = tmp_path / "store.db", tmp_path / "away"
+    away.mkdir()
+
+    def check_and_take(*words: object) -> None:
+        quick_check(*words)  # type: ignore[arg-type]
+        monkeypatch.undo()
+        for end in gone:
+            Path(f"{path}{end}").rename(away / f"log{end}")
+
+    store = Store(path)
+    store.add([inspection(1)])
+    quick_check = writable_file.quick_check
+    monkeypatch.setattr(writable_file, "quick_check", check_and_take)
+    path.rename(away / "store.db")  # so the next one begins a new store
+    for number in (2, 3, 4, 5):
+        with suppress(StoreError):
+            store.add([inspection(number)])
+    store.add([inspection(6)])
+    fresh = StoreReader(path)
+    frames = [record.frame for record in fresh.after(0, 10)]
+    assert inspection(6).frame in frames
+    assert frames == [record.frame for record in store.after(0, 10)]
+    fresh.close()
+    store.close()
+
+
 def test_who_reads_while_the_log_is_taken_away_holds_nothing_up(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     store = Store(path)

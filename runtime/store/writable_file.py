@@ -31,6 +31,7 @@ LOG_PATIENCE = 1.0  # seconds that those who read have to give their connections
 WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camera to verdict
 START_CHECK = 2.0  # seconds of a start that may go into looking for damage; the rest is looked at later
 CHECKED = 100  # records looked at before a pause
+NO_FILE = 0, 0  # device and inode of what is not there
 REPAIR_PAUSE = 60.0  # seconds in which a file is not repaired twice
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,8 @@ class WritableFile(StoreReader):
         self._write_lock = threading.Lock()
         self._news = threading.Condition()
         self._database: sqlite3.Connection | None = None
-        self._inode = (0, 0)
-        self._log_inodes = [(0, 0), (0, 0)]  # of the log and of its index
+        self._inode = NO_FILE
+        self._log_inodes = [NO_FILE, NO_FILE]  # of the log and of its index
         self._newest = 0
         self._sinks: set[str] = set()  # asked for by this process: they get cursors in a new file too
         self._open(OPEN_PATIENCE)
@@ -116,8 +117,7 @@ class WritableFile(StoreReader):
 
         Else SQLite would go on with a file that has no name: lost at a kill, and not to be read by anybody new.
         """
-        known = zip(self._log_inodes, self._present_log(), strict=True)
-        if all(before in ((0, 0), now) for before, now in known):
+        if all(_still_there(*pair) for pair in zip(self._log_inodes, self._present_log(), strict=True)):
             return
         log.warning("store %s: its log was moved or deleted while open; the store is opened anew", self.path)
         with self._without_readers(patience):
@@ -185,7 +185,7 @@ class WritableFile(StoreReader):
             self._close_writer()
             with self._idle_lock:
                 self._forget_connections()
-        if self._database is not None and _inode(self.path) != self._inode:
+        if self._database is not None and not _still_there(self._inode, _inode(self.path)):
             self._close_writer()
             with self._idle_lock:
                 self._forget_connections()
@@ -226,5 +226,10 @@ def _inode(path: Path) -> tuple[int, int]:
     try:
         status = os.stat(path)
     except OSError:
-        return 0, 0
+        return NO_FILE
     return status.st_dev, status.st_ino
+
+
+def _still_there(opened: tuple[int, int], now: tuple[int, int]) -> bool:
+    """Whether a file that is open lies at its path; not where it was gone before it could be looked at."""
+    return opened == now != NO_FILE
