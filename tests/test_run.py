@@ -18,10 +18,11 @@ from dskd.runtime import atomic
 from dskd.runtime.capture.image_files import write_image
 from dskd.runtime.errors import CallError
 from dskd.runtime.inspection.overlay import COLOURS
-from dskd.runtime.inspection.threshold import conformal_thresholds
+from dskd.runtime.inspection.threshold import WHAT_IS_ODD, conformal_thresholds
 from dskd.train import progress
+from dskd.train.__main__ import summary
 from dskd.train.config import TrainConfig, load_config
-from dskd.train.data import find_images
+from dskd.train.data import find_images, split
 from dskd.train.defects import ALL_PAINTERS
 from dskd.train.evaluate import Scored
 from dskd.train.report import Labelled, write_report
@@ -171,6 +172,24 @@ def test_latest_leaves_a_real_folder_alone(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     point_latest(tmp_path / "a")
     assert not (tmp_path / "latest").is_symlink()
+
+
+@pytest.mark.slow
+def test_a_bad_part_among_the_good_ones_that_were_held_out_is_named(tmp_path: Path) -> None:
+    rng, good = np.random.default_rng(0), tmp_path / "good"
+    good.mkdir()
+    plate = rng.integers(90, 160, (64, 64, 3)).astype(np.float32)
+    for number in range(24):
+        noise = rng.normal(0, 3, plate.shape)
+        write_image(good / f"{number:02}.png", np.clip(plate + noise, 0, 255).astype(np.uint8))
+    settings = ["input.height=64", "input.width=64", "recipe.epochs=1", "recipe.batch=4", "data.held_out=0.4", *NARROW]
+    images = find_images(good)
+    bad = split(images.good, 0.4, 0)[1][3]
+    write_image(bad, rng.integers(0, 255, (64, 64, 3), np.uint8))
+    record = run(load_config(None, settings), images, "random", tmp_path / "run", "cpu", strict=True)
+    assert record["odd_held_out"] == str(bad.resolve())
+    assert f"look at {bad.resolve()}: {WHAT_IS_ODD}" in summary(record, tmp_path / "run")
+    assert WHAT_IS_ODD in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow

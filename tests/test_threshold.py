@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from dskd.runtime.errors import CallError, DskdError
-from dskd.runtime.inspection.threshold import conformal_threshold, conformal_thresholds, describe
+from dskd.runtime.inspection.threshold import conformal_threshold, conformal_thresholds, describe, odd_one_out
 
 DRAWS = 4000
 FEW_DRAWS = 1000
@@ -178,3 +178,23 @@ def test_review_lies_below_reject_however_few_the_images_are(scores: list[int]) 
     assert found.review.score < found.reject.score
     exceeded = sum(score > found.review.score for score in scores)
     assert found.review.supported_rate == pytest.approx((exceeded + 1) / (len(scores) + 1), abs=1e-8)
+
+
+def test_one_score_far_over_all_others_is_named() -> None:
+    scores = np.array([1.0, 1.2, 4.1, 1.3, 1.1, 1.4, 1.6, 1.2])
+    assert odd_one_out(scores) == 2
+    assert odd_one_out(np.append(scores, 4.0)) is None, "two like it are no single odd one"
+    assert odd_one_out(scores * 1e6) == 2
+    assert odd_one_out(np.delete(scores, 2)) is None
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [1.0, 5.0], [2.0, 2.0, 2.0]])
+def test_of_too_few_scores_or_of_equal_ones_none_is_odd(scores: list[float]) -> None:
+    assert odd_one_out(np.array(scores)) is None
+
+
+@pytest.mark.parametrize(("draw", "most"), [("exponential", 0.07), ("normal", 0.03), ("gumbel", 0.06)])
+def test_of_good_scores_alone_one_set_in_twenty_has_an_odd_one(draw: str, most: float) -> None:
+    rng = np.random.default_rng(0)
+    named = [odd_one_out(getattr(rng, draw)(size=100)) is not None for _ in range(2000)]
+    assert np.mean(named) < most

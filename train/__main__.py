@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from dskd.runtime.bundle.manifest import Thresholds
 from dskd.runtime.errors import CallError, Parser, as_words, exit_with_code
-from dskd.runtime.inspection.threshold import describe
+from dskd.runtime.inspection.threshold import WHAT_IS_ODD, describe
 from dskd.runtime.verbosity import add_verbosity, apply_verbosity
 
 EXAMPLES = """examples:
@@ -177,6 +177,8 @@ def summary(record: dict[str, object], folder: Path) -> str:
     lines.append(f"defects painted on held-out images: image_auroc {record['painted']['all']:.4f}")  # type: ignore[index]
     lines.append(f"REJECT, the part is thrown out: a score over {describe(thresholds.reject)}")
     lines.append(f"REVIEW, a person looks: a score over {describe(thresholds.review)}")
+    if record.get("odd_held_out"):
+        lines.append(f"look at {record['odd_held_out']}: {WHAT_IS_ODD}")
     latest = Path("runs") / "latest"
     where = "" if latest.exists() and latest.samefile(folder) else f" --run {shlex.quote(str(folder))}"
     lines.append(f"report: {folder / 'report.html'}   next: dskd export.onnx{where}")

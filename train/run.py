@@ -23,7 +23,7 @@ from dskd.runtime.bundle.manifest import InputSpec
 from dskd.runtime.capture.image_files import BadImage, read_image, write_image
 from dskd.runtime.configuration.strict_yaml import dump_yaml
 from dskd.runtime.errors import CallError, one_line
-from dskd.runtime.inspection.threshold import conformal_thresholds
+from dskd.runtime.inspection.threshold import WHAT_IS_ODD, conformal_thresholds, odd_one_out
 from dskd.runtime.result import Image
 from dskd.train import data, loop
 from dskd.train.checkpoint import MODEL, load_model
@@ -200,6 +200,7 @@ def _finish(
     held = score_files(graph, held_out, config.input, device, "held-out images")
     limits = config.thresholds
     thresholds = conformal_thresholds(held.scores, limits.review_rate, limits.reject_rate)
+    odd = odd_one_out(held.scores)
     if images.products:
         sizes = [len(part) for part in held_out_of_each]
         record["products"] = held_out_by_product(images, sizes, held.scores, config)
@@ -209,6 +210,7 @@ def _finish(
         "model_sha256": file_sha256(folder / MODEL),
         "thresholds": thresholds.model_dump(),
         "held_out_scores": [float(s) for s in held.scores],
+        "odd_held_out": None if odd is None else str(held_out[odd].resolve()),
         "painted": painted.auroc(held),
         "figures": {name: found.as_dict() for name, found in by_reading.items()},
     }
@@ -225,6 +227,8 @@ def _finish(
         "teacher weights": str(record["teacher_weights"]),
         **{f"{part}, and why": why for part, why in record["choices"].items()},  # type: ignore[attr-defined]
     }
+    if odd is not None:
+        facts["look at"] = f"{held_out[odd]}: {WHAT_IS_ODD}"
     report = folder / "report.html"
     atomic.write_text(folder / CONFIG, dump_yaml(config.model_dump(mode="json")))
     # after all that export needs, before the page, which is not worth a run: its presence says that the run is complete

@@ -18,6 +18,11 @@ from dskd.runtime.bundle.manifest import Threshold, Thresholds
 from dskd.runtime.errors import CallError, DskdError
 
 MOST = 1 - 1e-9  # a rate lies under 1
+ODD = math.log(20)  # mean excesses: one set of scores in twenty has a larger gap at its end by chance
+WHAT_IS_ODD = (
+    "this good picture, which was held out, scores far over all the others, and REJECT follows it; if the part is not "
+    "good, take the picture away and train again"
+)
 ROUNDING = 1e-9  # (n + 1)(1 - rate) is often a whole number that floating point misses by a hair
 
 
@@ -47,6 +52,21 @@ def conformal_thresholds(scores: NDArray[np.floating], review_rate: float, rejec
     if review.score >= reject.score:
         review = _below(scores, reject, review_rate)
     return Thresholds(review=review, reject=reject)
+
+
+def odd_one_out(scores: NDArray[np.floating]) -> int | None:
+    """Which good picture scores so far over all the others that it may not be a good one; None where none does.
+
+    Over the median, scores are taken as an exponential tail; the gap at its end is a mean excess long on average.
+    """
+    if len(scores) < 3:
+        return None
+    order = np.argsort(scores)
+    last, largest = float(scores[order[-2]]), float(scores[order[-1]])
+    middle = float(np.median(scores))
+    over = np.minimum(scores[scores > middle], last) - middle  # how far the largest lies out must not count
+    mean = float(over.mean()) if len(over) else 0.0
+    return int(order[-1]) if mean > 0 and largest - last > ODD * mean else None
 
 
 def _is_supported(threshold: Threshold) -> bool:
