@@ -25,7 +25,7 @@ from dskd.train import data
 from dskd.train.config import load_config
 from dskd.train.data import InspectionSet, find_images
 from dskd.train.fixture import settle_fixture
-from dskd.train.run import ALIGNED
+from dskd.train.results import ALIGNED
 from dskd.train.shape import settle_input
 from dskd.train.synthetic import write_set
 

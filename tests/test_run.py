@@ -26,7 +26,8 @@ from dskd.train.data import find_images, split
 from dskd.train.defects import ALL_PAINTERS
 from dskd.train.evaluate import Scored
 from dskd.train.report import Labelled, write_report
-from dskd.train.run import _evaluate, point_latest, run
+from dskd.train.results import labelled_figures
+from dskd.train.run import point_latest, run
 from dskd.train.trained_run import TrainedRun, load_run
 
 
@@ -95,7 +96,7 @@ def test_pictures_of_one_kind_give_no_figures_and_one_line_says_why(
         write_image(tmp_path / name, part if "ground" not in name else np.full((64, 64), 255, np.uint8))
     write_image(tmp_path / "ground_truth" / folder / "1.png", np.full((32, 64), 255, np.uint8))
     nothing = torch.nn.ModuleDict()
-    found = _evaluate(TrainConfig(), nothing, nothing, find_images(tmp_path), torch.device("cpu"), {})  # type: ignore[arg-type]
+    found = labelled_figures(TrainConfig(), nothing, nothing, find_images(tmp_path), torch.device("cpu"), {})  # type: ignore[arg-type]
     assert found == ({}, None)
     assert [record.getMessage().partition(" /")[0] for record in caplog.records][:1] == ["skipped"]
     assert [words in record.getMessage() for record in caplog.records][1:] == [True]
