@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dskd.jetson.slots import Trial
+from dskd.jetson.slot_state import Trial
 from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.result import Verdict
 from dskd.runtime.store import StoreReader

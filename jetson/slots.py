@@ -13,62 +13,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from dskd.jetson.bundle_archive import check
 from dskd.jetson.disk import Disk
 from dskd.jetson.signing import (
     LARGEST_ENVELOPE,
-    Floor,
-    Moment,
     Refused,
     Statement,
     UnknownSigner,
-    Version,
     open_envelope,
 )
+from dskd.jetson.slot_state import SLOTS, STATE, Slot, State, Trial
 from dskd.runtime.bundle.loading import Bundle
-from dskd.runtime.configuration.strict_yaml import Strict
 from dskd.runtime.errors import CallError, DskdError, NotExact, one_line
 from dskd.runtime.inspection.proved import open_proved
 
-Slot = Literal["a", "b"]
-SLOTS: tuple[Slot, Slot] = ("a", "b")
 MOST_STARTS = 3  # of a bundle on trial: a station that dies with it this often gets the old one back
 MOST_REFUSALS = 20  # kept: the newest
-STATE = "state.json"
 SEEN_EVERY = 3600.0  # seconds
 Proof = Callable[[Bundle], None]
-
-
-class Trial(Strict):
-    """A bundle that serves but is not confirmed yet. ``cursor``: the store's newest record when it began."""
-
-    slot: Slot
-    version: Version
-    bundle: str
-    starts: int = Field(0, ge=0)
-    since: float
-    cursor: int = Field(0, ge=0)
-
-
-class State(Strict):
-    """``state.json``. ``active`` is what was confirmed last, and what a roll-back goes to."""
-
-    schema_version: Literal[1] = 1
-    active: Slot | None = None
-    version: Floor = 0
-    floor: Floor = 0
-    trial: Trial | None = None
-    refused: dict[str, str] = Field(default_factory=dict, description="why, by version: not tried again")
-    believed: dict[Slot, str] = Field(
-        default_factory=dict, description="manifest's sha256 of what was taken by a key trusted then, by slot"
-    )
-    signed: Moment | None = Field(None, description="when the newest statement that was seen was signed")
-    seen: Moment | None = Field(None, description="when a valid statement was seen last, by this device's clock")
-    allowed: Floor = Field(0, description="version that a person allowed in spite of all")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from dskd.jetson.disk import refuse_link
 from dskd.jetson.download import RESERVE, Fetcher, NoRoom, forget
 from dskd.jetson.engine_builder import Build, NotNow, no_engine
 from dskd.jetson.signing import LARGEST_ENVELOPE, Refused, Statement, open_envelope
-from dskd.jetson.slots import Slot, Slots, State
+from dskd.jetson.slot_state import Slot, State
+from dskd.jetson.slots import Slots
 from dskd.runtime import atomic
 from dskd.runtime.bundle.loading import Bundle
 from dskd.runtime.errors import DskdError, NotExact

@@ -42,7 +42,8 @@ from dskd.jetson.fleet_config import load_fleet_config
 from dskd.jetson.live_check import LiveLimits, judge
 from dskd.jetson.publish import publish
 from dskd.jetson.signing import Refused, Statement, load_private, load_trusted, make_key, open_envelope, sign
-from dskd.jetson.slots import Slots, Trial
+from dskd.jetson.slot_state import Trial
+from dskd.jetson.slots import Slots
 from dskd.jetson.update import Updater
 from dskd.runtime.bundle.loading import Bundle, file_sha256
 from dskd.runtime.errors import CallError, DskdError
