@@ -377,11 +377,15 @@ def test_a_log_that_is_taken_away_from_an_open_store_costs_nothing(tmp_path: Pat
     store.close()
 
 
-@pytest.mark.parametrize("gone", [("-wal", "-shm"), ("",), ("", "-wal", "-shm")])
+@pytest.mark.parametrize("others", [False, True])
+@pytest.mark.parametrize("gone", [("-wal", "-shm"), ("-wal",), ("",), ("", "-wal", "-shm")])
 def test_a_file_that_is_taken_away_while_the_store_opens_is_missed(
-    tmp_path: Path, gone: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, gone: tuple[str, ...], others: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As above, in the moment between SQLite's opening and our first look: a chaos run met it."""
+    """As above, in the moment between SQLite's opening and our first look: a chaos run met it.
+
+    ``others``: a reader has made another log by then, so that all seems to be in its place.
+    """
     path, away = tmp_path / "store.db", tmp_path / "away"
     away.mkdir()
 
@@ -390,6 +394,8 @@ def test_a_file_that_is_taken_away_while_the_store_opens_is_missed(
         monkeypatch.undo()
         for end in gone:
             Path(f"{path}{end}").rename(away / f"log{end}")
+            if others and end:
+                Path(f"{path}{end}").touch()
 
     store = Store(path)
     store.add([inspection(1)])

@@ -269,6 +269,10 @@ class StoreReader:
             if connection is None:
                 connection = connect_to_read(self.path, READ_PATIENCE)
                 connection.row_factory = sqlite3.Row
+        except StoreError as failure:
+            self._give_back(None)
+            self._noticed(failure)
+            raise
         except BaseException:
             self._give_back(None)
             raise

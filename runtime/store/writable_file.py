@@ -32,6 +32,7 @@ WRITE_PATIENCE = 5.0  # seconds for everything that is not on the way from camer
 START_CHECK = 2.0  # seconds of a start that may go into looking for damage; the rest is looked at later
 CHECKED = 100  # records looked at before a pause
 NO_FILE = 0, 0  # device and inode of what is not there
+REOPEN_PAUSE = 5.0  # seconds in which a store that cannot be read is not opened anew twice
 REPAIR_PAUSE = 60.0  # seconds in which a file is not repaired twice
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ class WritableFile(StoreReader):
         self.path, self._own = path, own
         self.repaired, self._repaired_at = "", -REPAIR_PAUSE
         self._cursors_lost = False
+        self._unreadable, self._reopened_at = False, -REOPEN_PAUSE  # readers fail though the file is sound
         self._damaged = False  # somebody met damage; looked at before anything else is written
         self._write_lock = threading.Lock()
         self._news = threading.Condition()
@@ -115,11 +117,16 @@ class WritableFile(StoreReader):
     def _find_log_again(self, patience: float) -> None:
         """Where the log is not the one at its path any more, what it holds goes into the file, and all is opened anew.
 
-        Else SQLite would go on with a file that has no name: lost at a kill, and not to be read by anybody new.
+        Else SQLite would go on with a file that has no name: lost at a kill, and not to be read by anybody new. A log that was
+        exchanged while SQLite opened it looks right; it shows by readers who fail.
         """
-        if all(_still_there(*pair) for pair in zip(self._log_inodes, self._present_log(), strict=True)):
+        unreadable = self._unreadable and time.monotonic() - self._reopened_at > REOPEN_PAUSE
+        there = all(_still_there(*pair) for pair in zip(self._log_inodes, self._present_log(), strict=True))
+        if there and not unreadable:
             return
-        log.warning("store %s: its log was moved or deleted while open; the store is opened anew", self.path)
+        self._unreadable, self._reopened_at = False, time.monotonic()
+        found = "cannot be read while it is open" if there else "its log was moved or deleted while open"
+        log.warning("store %s: %s; the store is opened anew", self.path, found)
         with self._without_readers(patience):
             assert self._database is not None
             self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -147,6 +154,7 @@ class WritableFile(StoreReader):
 
     def _noticed(self, failure: StoreError) -> StoreError:
         self._damaged |= isinstance(failure, StoreDamaged)
+        self._unreadable |= isinstance(failure, StoreBroken)
         return failure
 
     def _close_writer(self) -> None:
