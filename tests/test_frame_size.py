@@ -9,10 +9,10 @@ import pytest
 from station_files import PATTERN, wait_for, write_station
 
 from dskd.runtime.capture.sources import open_source
+from dskd.runtime.errors import DskdError
 from dskd.runtime.station.control import CameraStatus
 from dskd.runtime.station.load import load_station
 from dskd.runtime.station.station import Station
-from dskd.runtime.store import StoreError
 
 
 @pytest.fixture
@@ -69,7 +69,27 @@ def test_who_names_another_size_or_address_has_another_camera(tmp_path: Path, at
     assert run(write_station(tmp_path, cameras={"top": other}), inspects).dropped == 0
 
 
-def test_a_store_that_refuses_ends_neither_housekeeping_nor_a_stop(
+def test_a_lost_store_does_not_take_the_size_along(tmp_path: Path, attached: dict[str, str]) -> None:
+    file = write_station(tmp_path)
+    run(file, inspects)
+    for part in (tmp_path / "data").glob("store.db*"):
+        part.unlink()
+    attached["source"] = "test://pattern?size=96x64&fps=25"
+    assert run(file, refuses).inspected == 0
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"top test": [64]}', '{"top test": [64, -1]}', "\0" * 40])
+def test_a_file_that_says_nothing_is_written_anew(tmp_path: Path, attached: dict[str, str], text: str) -> None:
+    file = write_station(tmp_path)
+    run(file, inspects)
+    kept = tmp_path / "data" / "frame_sizes.json"
+    whole = kept.read_text()
+    kept.write_text(text)
+    assert run(file, inspects).dropped == 0
+    assert kept.read_text() == whole
+
+
+def test_a_disk_that_refuses_ends_neither_housekeeping_nor_a_stop(
     tmp_path: Path, attached: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     station = Station(load_station(write_station(tmp_path)))
@@ -77,14 +97,14 @@ def test_a_store_that_refuses_ends_neither_housekeeping_nor_a_stop(
     try:
         wait_for(lambda: inspects(station.status().cameras[0]))
 
-        def refuses_to_tell(name: str) -> None:
-            raise StoreError("locked")
+        def refuses_to_write(path: Path, text: str) -> None:
+            raise DskdError(f"{path}: the disk is full; delete something")
 
         with monkeypatch.context() as patched:
-            patched.setattr(station.store, "recall", refuses_to_tell)
+            patched.setattr("dskd.runtime.atomic.write_text", refuses_to_write)
             station._keep_sizes()  # as once a minute
-        assert station.store.recall(f"frame size/top/{PATTERN}") is None
+        assert station.frame_sizes.known("top", PATTERN) is None
         station._keep_sizes()
-        assert station.store.recall(f"frame size/top/{PATTERN}") == "64x64"
+        assert station.frame_sizes.known("top", PATTERN) == (64, 64)
     finally:
         station.stop()

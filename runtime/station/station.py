@@ -25,7 +25,7 @@ from dskd.runtime.station.camera import StationCamera
 from dskd.runtime.station.config import StationConfig
 from dskd.runtime.station.control import Live, PartStatus, StationStatus, health_fields
 from dskd.runtime.station.drift_watches import DriftWatches
-from dskd.runtime.station.frame_size import keep_sizes, known_size
+from dskd.runtime.station.frame_size import FrameSizes
 from dskd.runtime.station.free_running import FreeRunning
 from dskd.runtime.station.housekeeping import Housekeeping
 from dskd.runtime.station.outputs.guarded import open_guarded
@@ -77,6 +77,7 @@ class Station:
         self.sinks: StationSinks | None = None
         self.drift = DriftWatches(self.store)
         self.housekeeping = Housekeeping(self.store, config.store, config.data, self.clock)
+        self.frame_sizes = FrameSizes(config.data)
         self._readers: list[DecodingProcess] = []
         self._metrics: Metrics | None = None
         self._listener: MetricsListener | None = None
@@ -231,7 +232,7 @@ class Station:
         trigger: Trigger = "software" if config.trigger.kind == "gpio" else config.trigger.kind
         reader = DecodingProcess()  # a process only where files are read
         self._readers.append(reader)
-        size = known_size(self.store, name, config.source)
+        size = self.frame_sizes.known(name, config.source)
         added = StationCamera(
             name, config, lambda: open_source(uri, trigger, reader.read), self.recorder, serving, size
         )
@@ -241,7 +242,7 @@ class Station:
             self._triggers.append(EdgeTrigger(name, config.trigger, added.announce))
 
     def _keep_sizes(self) -> None:
-        keep_sizes(self.store, self.cameras.values())
+        self.frame_sizes.keep(self.cameras.values())
 
     def _answer_lost(self) -> None:
         """Parts that were under way at a kill: the line has had no answer, and now they are listed as not inspected."""
