@@ -77,9 +77,9 @@ def test_each_part_is_accounted_for(tmp_path: Path) -> None:
     parts = {"HTTP": {"a": 10.0, "b": 10.0, "c": 10.0, "d": 10.0}, "MQTT": {"e": 10.0, "f": 50.0, "g": 90.0}}
     locked = Span(Kind("store locked", frozenset({"store store"})), 48, 55)
     told = ["a", "d", "f", "h"]
-    result = account(tmp_path / "store.db", [tmp_path / "taken.db"], parts, told, [locked], kills=[53, 95])
+    result = account(tmp_path / "store.db", [tmp_path / "taken.db"], parts, told, [locked], ends=[53, 95])
     assert (result.inspected, result.listed, result.fail_safe, result.in_taken_stores) == (1, 1, 1, 2)
-    assert result.killed_while_refusing == 1
+    assert result.ended_while_refusing == 1
     assert result.missing == ["g"], "the store was well when it was acknowledged"
     assert result.told_and_not_stored == 1, "only the one that nobody acknowledged and nothing excuses"
     assert result.wrong()

@@ -200,10 +200,10 @@ def finish(line: Line, run: Run, mishaps: Mishaps) -> tuple[Account, dict[str, A
     line.ways.stop()
     time.sleep(6)  # deadlines pass, sinks catch up
     code = line.station.stop()
-    unclean = [end.at for end in line.station.ends if end.code != 0]
+    ends = [end.at for end in line.station.ends]
     told = [part for way in line.ways.ways if isinstance(way, ModbusWay) for part in way.told]
     store = line.data / "store.db"
-    found = account(store, mishaps.aside, acknowledged, told, run.spans, unclean)
+    found = account(store, mishaps.aside, acknowledged, told, run.spans, ends)
     found.gaps = sink_gaps(store, line.folder, line.reader.keys, line.receiver.keys)
     more = {"last update confirmed": updated, "last exit code": code, "station starts": line.station.starts}
     return found, more

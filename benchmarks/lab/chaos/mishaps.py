@@ -290,6 +290,7 @@ class Mishaps:
         def fails() -> None:
             backend.write_text(self._chance.choice(("", "open")))
 
+        # without descriptors the station's clock cannot be made to jump, so not both at once
         found = [
             Mishap(kind("SIGKILL", restarts=True, may=CAMERAS), "process", lambda: station.signal(signal.SIGKILL), nothing),
             Mishap(kind("SIGTERM", restarts=True, may=CAMERAS), "process", lambda: station.signal(signal.SIGTERM), nothing),
@@ -299,7 +300,7 @@ class Mishaps:
             ),
             Mishap(kind("clock jumped", CLOCK, may=frozenset({"mqtt mes"}), detect=10, recover=15), "clock", jumped, lambda: clock(0.0)),
             Mishap(kind("backend raises", *CAMERAS, detect=8, recover=60), "backend", fails, lambda: backend.unlink(missing_ok=True)),
-            Mishap(kind("descriptors exhausted", may=slow, recover=60), "limits", self._few_descriptors, self._lift_limits),
+            Mishap(kind("descriptors exhausted", may=slow, recover=60), "limits clock", self._few_descriptors, self._lift_limits),
             Mishap(kind("agent killed"), "fleet", lambda: agent.signal(signal.SIGKILL), nothing),
             Mishap(
                 kind("good update", restarts=True, may=CAMERAS, recover=60), "update",

@@ -69,6 +69,7 @@ class ModbusWay:
     def _connected(self) -> Plc:
         plc = Plc(self._port)
         plc.coil("TriggerEnable", True)
+        plc.coil("Trigger", False)  # a connection that was lost may have left it set
         return plc
 
     def _trigger(self, plc: Plc) -> None:

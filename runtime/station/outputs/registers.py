@@ -151,4 +151,7 @@ One part:
 
 Every part whose trigger was taken has one result, in the order of the triggers. A part that could not be inspected has
 the fail-safe verdict and a reason. Results that are not acknowledged wait (`buffer` in the station file); when there is
-no more room the newest are lost and Overrun is set. The next trigger need not wait for the last result."""
+no more room the newest are lost and Overrun is set. The next trigger need not wait for the last result.
+
+What was written stays as it is when a connection is lost. So begin a new one with Trigger = 0 and wait until TriggerAck is 0: a
+Trigger that is still 1 does not rise again, and its old TriggerAck would be taken for one of the next part."""
