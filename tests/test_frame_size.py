@@ -63,10 +63,10 @@ def test_who_names_another_size_or_address_has_another_camera(tmp_path: Path, at
     run(write_station(tmp_path), inspects)
     attached["source"] = "test://pattern?size=96x64&fps=25"
     named = {"source": PATTERN, "recipe": "good", "health": {"size": [96, 64]}}
-    assert run(write_station(tmp_path, cameras={"top": named}), inspects).dropped == 0
+    assert run(write_station(tmp_path, cameras={"top": named}), inspects).status.health == "ok"
     attached.clear()
     other = {"source": "test://pattern?size=80x64&fps=25", "recipe": "good"}
-    assert run(write_station(tmp_path, cameras={"top": other}), inspects).dropped == 0
+    assert run(write_station(tmp_path, cameras={"top": other}), inspects).status.health == "ok"
 
 
 def test_a_lost_store_does_not_take_the_size_along(tmp_path: Path, attached: dict[str, str]) -> None:
@@ -85,7 +85,7 @@ def test_a_file_that_says_nothing_is_written_anew(tmp_path: Path, attached: dict
     kept = tmp_path / "data" / "frame_sizes.json"
     whole = kept.read_text()
     kept.write_text(text)
-    assert run(file, inspects).dropped == 0
+    assert run(file, inspects).status.health == "ok"
     assert kept.read_text() == whole
 
 
