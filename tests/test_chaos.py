@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_bundle import tiny_bundle
 
-from dskd.benchmarks.lab.chaos.account import account
+from dskd.benchmarks.lab.chaos.account import account, not_stored
 from dskd.benchmarks.lab.chaos.truth import SETTLING, SILENCE, STARTING, Kind, Sample, Span, lies
 from dskd.runtime.reason import Reason
 from dskd.runtime.result import Announced, Answer, Verdict
@@ -77,12 +77,23 @@ def test_each_part_is_accounted_for(tmp_path: Path) -> None:
     parts = {"HTTP": {"a": 10.0, "b": 10.0, "c": 10.0, "d": 10.0}, "MQTT": {"e": 10.0, "f": 50.0, "g": 90.0}}
     locked = Span(Kind("store locked", frozenset({"store store"})), 48, 55)
     told = ["a", "d", "f", "h"]
-    result = account(tmp_path / "store.db", [tmp_path / "taken.db"], parts, told, [locked], ends=[53, 95])
+    result = account(tmp_path / "store.db", [tmp_path / "taken.db"], parts, told, [locked], kills=[53, 95])
     assert (result.inspected, result.listed, result.fail_safe, result.in_taken_stores) == (1, 1, 1, 2)
-    assert result.ended_while_refusing == 1
+    assert result.killed_while_refusing == 1
     assert result.missing == ["g"], "the store was well when it was acknowledged"
     assert result.told_and_not_stored == 1, "only the one that nobody acknowledged and nothing excuses"
     assert result.wrong()
+
+
+def test_what_a_stop_names_in_the_log_is_accounted_for(tmp_path: Path) -> None:
+    log = tmp_path / "station.log"
+    given = answer("b")
+    log.write_text(f"ERROR not stored: {Announced('top', 'a', 1.0)}\nERROR not stored: {given}\nINFO stored part='c'\n")
+    assert not_stored(log) == {"a", "b"}
+    Store(tmp_path / "store.db").close()
+    parts = {"HTTP": {"a": 1.0, "b": 1.0, "c": 1.0}}
+    result = account(tmp_path / "store.db", [], parts, ["b"], [], [], not_stored(log))
+    assert (result.not_stored, result.missing, result.told_and_not_stored) == (2, ["c"], 0)
 
 
 def test_a_pass_without_an_inspection_is_wrong(tmp_path: Path) -> None:

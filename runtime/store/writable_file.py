@@ -106,7 +106,7 @@ class WritableFile(StoreReader):
                 raise StoreBroken(str(error)) from error
             self._repair(error, patience)
             self._database = connect(self.path, patience)
-        self._damaged = False
+        self._damaged = self._unreadable = False
         lost = self._database.execute("SELECT 1 FROM notes WHERE name = ?", (CURSORS_LOST,)).fetchone()
         self._cursors_lost = lost is not None
         self._inode, self._log_inodes = _inode(self.path), self._present_log()
@@ -124,7 +124,7 @@ class WritableFile(StoreReader):
         there = all(_still_there(*pair) for pair in zip(self._log_inodes, self._present_log(), strict=True))
         if there and not unreadable:
             return
-        self._unreadable, self._reopened_at = False, time.monotonic()
+        self._reopened_at = time.monotonic()
         found = "cannot be read while it is open" if there else "its log was moved or deleted while open"
         log.warning("store %s: %s; the store is opened anew", self.path, found)
         with self._without_readers(patience):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,8 @@ class Account:
     fail_safe: int = 0
     listed: int = 0  # the station was killed before it answered
     in_taken_stores: int = 0  # in a file that was moved away, or in the copy of one that was then damaged
-    ended_while_refusing: int = 0  # health had said that the store takes no records; a stop lists them in the log
+    killed_while_refusing: int = 0  # as docs/station.md says: health had said that the store takes no records
+    not_stored: int = 0  # the station was stopped before the store took records again, and its log names them
     missing: list[str] = field(default_factory=list)
     passed_uninspected: int = 0
     told: int = 0
@@ -49,9 +51,10 @@ def account(
     acknowledged: Mapping[str, Mapping[str, float]],
     told: Sequence[str],
     spans: Sequence[Span],
-    ends: Sequence[float],
+    kills: Sequence[float],
+    named: Collection[str] = (),
 ) -> Account:
-    """Looks each part up. ``ends``: when (monotonic) a station ended, killed or stopped."""
+    """Looks each part up. ``kills``: when (monotonic) a station ended without finishing its work. ``named``: in its log."""
     now, before = answers(store), Counter[str]()
     for file in aside:
         before.update(answers(file).keys())
@@ -62,8 +65,10 @@ def account(
         if why is None:
             if part in before:
                 found.in_taken_stores += 1
-            elif excused(at, spans, ends):
-                found.ended_while_refusing += 1
+            elif part in named:
+                found.not_stored += 1
+            elif excused(at, spans, kills):
+                found.killed_while_refusing += 1
             else:
                 found.missing.append(part)
         elif why.startswith(str(Reason.STATION_KILLED)):
@@ -74,19 +79,20 @@ def account(
             found.fail_safe += 1
     known = now.keys() | before.keys()
     moments = {part: at for parts in acknowledged.values() for part, at in parts.items()}
-    lost = [part for part in set(told) - known if part not in moments or not excused(moments[part], spans, ends)]
+    untold = set(told) - known - set(named)
+    lost = [part for part in untold if part not in moments or not excused(moments[part], spans, kills)]
     found.told_and_not_stored = len(lost)
     question = "SELECT count(*) FROM answers WHERE verdict = 'PASS' AND inspection IS NULL"
     found.passed_uninspected = sum(int(str(number)) for file in (store, *aside) for (number,) in _rows(file, question))
     return found
 
 
-def excused(at: float, spans: Sequence[Span], ends: Sequence[float]) -> bool:
-    """Whether a part that was acknowledged at ``at`` may be in no store: it refused then, and until the station ended."""
+def excused(at: float, spans: Sequence[Span], kills: Sequence[float]) -> bool:
+    """Whether a part that was acknowledged at ``at`` may be without a trace: the store refused then, and a kill came."""
     for span in spans:
         if span.kind.name not in REFUSES or not span.begin - 2 <= at <= span.end + AFTERWARDS:
             continue
-        if any(at <= end <= span.end + AFTERWARDS for end in ends):
+        if any(at <= kill <= span.end + AFTERWARDS for kill in kills):
             return True
     return False
 
@@ -94,6 +100,11 @@ def excused(at: float, spans: Sequence[Span], ends: Sequence[float]) -> bool:
 def answers(store: Path) -> dict[str, str]:
     """Reasons by part."""
     return {str(part): str(reason) for part, reason in _rows(store, "SELECT part, reason FROM answers")}
+
+
+def not_stored(log: Path) -> set[str]:
+    """Parts that a station's log names as not stored when it was stopped."""
+    return set(re.findall(r"not stored: .*?part(?:=|\": )['\"]([^'\"]+)", log.read_text(errors="replace")))
 
 
 def announced(store: Path) -> set[str]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dskd.benchmarks.contenders import check_output
-from dskd.benchmarks.lab.chaos.account import Account, account, sink_gaps
+from dskd.benchmarks.lab.chaos.account import Account, account, not_stored, sink_gaps
 from dskd.benchmarks.lab.chaos.line import NEVER, Line
 from dskd.benchmarks.lab.chaos.mishaps import Mishap, Mishaps
 from dskd.benchmarks.lab.chaos.report import CALM, Round, Run, failed, figures, page, strange_ends, told
@@ -162,7 +162,7 @@ def _calm(names: list[str], line: Line, watch: Watch, spans: list[Span]) -> Roun
     if "clock jumped" in names and STORE_LOST & set(names) and not wait_for(watch.well, HESITATION):
         accept_clock(line)
         spans.append(Span(DOUBTED, start, time.monotonic()))
-    well = wait_for(watch.well)
+    well = wait_for(watch.well, CALM - (time.monotonic() - start))
     return Round(names, time.monotonic() - start if well else None, "" if well else watch.left())
 
 
@@ -200,10 +200,12 @@ def finish(line: Line, run: Run, mishaps: Mishaps) -> tuple[Account, dict[str, A
     line.ways.stop()
     time.sleep(6)  # deadlines pass, sinks catch up
     code = line.station.stop()
-    ends = [end.at for end in line.station.ends]
+    unclean = [end.at for end in line.station.ends if end.code != 0]
     told = [part for way in line.ways.ways if isinstance(way, ModbusWay) for part in way.told]
     store = line.data / "store.db"
-    found = account(store, mishaps.aside, acknowledged, told, run.spans, ends)
+    found = account(
+        store, mishaps.aside, acknowledged, told, run.spans, unclean, not_stored(line.folder / "station.log")
+    )
     found.gaps = sink_gaps(store, line.folder, line.reader.keys, line.receiver.keys)
     more = {"last update confirmed": updated, "last exit code": code, "station starts": line.station.starts}
     return found, more

@@ -133,8 +133,8 @@ def page(fields: dict[str, Any]) -> str:
         ", ".join(f"{name} {number}" for name, number in fields["faults"].items()),
         f"acknowledged {total} ({', '.join(f'{way} {n}' for way, n in found['acknowledged'].items())}) = "
         f"inspected {found['inspected']} + fail-safe {found['fail_safe']} + listed as not inspected {found['listed']} + "
-        f"in stores that were taken away or damaged {found['in_taken_stores']} + ended while the store refused "
-        f"{found['ended_while_refusing']} + missing {len(found['missing'])}",
+        f"in stores that were taken away or damaged {found['in_taken_stores']} + killed while the store refused "
+        f"{found['killed_while_refusing']} + named in the log as not stored {found['not_stored']} + missing {len(found['missing'])}",
         f"passed without inspection {found['passed_uninspected']}; told to the PLC {found['told']}, of them not stored "
         f"{found['told_and_not_stored']}; gaps at sinks {found['gaps']}",
         f"health: {fields['looks at health']} looks, {len(fields['lies'])} lies; ok again after {recovery['median']} s "
