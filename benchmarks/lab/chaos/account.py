@@ -34,7 +34,7 @@ class Account:
     passed_uninspected: int = 0
     told: int = 0
     told_and_not_stored: int = 0
-    gaps: dict[str, int] = field(default_factory=dict)
+    gaps: dict[str, list[int]] = field(default_factory=dict)  # ids of records by sink
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -112,8 +112,8 @@ def announced(store: Path) -> set[str]:
     return {str(row[0]) for row in _rows(store, "SELECT part FROM announced")}
 
 
-def sink_gaps(store: Path, folder: Path, mqtt: Iterable[str], webhook: Iterable[str]) -> dict[str, int]:
-    """Records of the last store that a sink was not told of although it was told of a later one."""
+def sink_gaps(store: Path, folder: Path, mqtt: Iterable[str], webhook: Iterable[str]) -> dict[str, list[int]]:
+    """Ids of records of the last store that a sink was not told of although it was told of a later one."""
     name = str(_rows(store, "SELECT value FROM notes WHERE name = 'store'")[0][0])
     rows = _rows(store, "SELECT id, kind FROM records")
     csv = set[str]()

@@ -136,7 +136,8 @@ def page(fields: dict[str, Any]) -> str:
         f"in stores that were taken away or damaged {found['in_taken_stores']} + killed while the store refused "
         f"{found['killed_while_refusing']} + named in the log as not stored {found['not_stored']} + missing {len(found['missing'])}",
         f"passed without inspection {found['passed_uninspected']}; told to the PLC {found['told']}, of them not stored "
-        f"{found['told_and_not_stored']}; gaps at sinks {found['gaps']}",
+        f"{found['told_and_not_stored']}; gaps at sinks: "
+        + ", ".join(f"{sink} {len(ids)}" for sink, ids in found["gaps"].items()),
         f"health: {fields['looks at health']} looks, {len(fields['lies'])} lies; ok again after {recovery['median']} s "
         f"(p10 {recovery['p10']}, p90 {recovery['p90']}), not in {CALM:g} s: {len(fields['not recovered'])}",
         "longest until seen / until ok after the mend, s: "

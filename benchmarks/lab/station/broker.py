@@ -30,6 +30,8 @@ class Broker:
             "user root",  # else it gives up its rights to this folder; no root, no effect
             f"persistence true\npersistence_location {folder}/\nautosave_on_changes true\nautosave_interval 1",
             "max_queued_messages 0",  # what waits for a reader is counted here, not the broker's to drop
+            f"log_dest file {folder}/broker.log\nlog_type error\nlog_type warning\nlog_type notice",
+            "log_timestamp_format %Y-%m-%dT%H:%M:%S",
         ]
         file.write_text("\n".join(lines) + "\n")
         self._command = [program, "-c", str(file)]

@@ -94,7 +94,7 @@ class Outside:
             "mqtt": {f"{name}-{k}" for k, kind, _ in rows if kind == "inspection"},
             "webhook": {f"{name}-{k}" for k, kind, verdict in rows if kind == "inspection" and verdict == "REJECT"},
         }
-        return {**lost, **{f"{sink} gaps": gaps(wanted[sink], told[sink]) for sink in told}}
+        return {**lost, **{f"{sink} gaps": len(gaps(wanted[sink], told[sink])) for sink in told}}
 
     def _csv(self) -> tuple[set[str], int]:
         keys, twice = set[str](), 0
@@ -105,14 +105,14 @@ class Outside:
         return keys, twice
 
 
-def gaps(wanted: set[str], told: set[str]) -> int:
-    """Records that a sink was not told of although it was told of a later one; what is after its last one waits."""
+def gaps(wanted: set[str], told: set[str]) -> list[int]:
+    """Ids of records that a sink was not told of although it was told of a later one; what is after its last one waits."""
 
     def number(key: str) -> int:
         return int(key.rpartition("-")[2])
 
     last = max(map(number, told), default=0)
-    return sum(number(key) <= last for key in wanted - told)
+    return sorted(record for record in map(number, wanted - told) if record <= last)
 
 
 def soak_file(folder: Path, bundle: Path, fps: float, size: str, outside: Outside) -> Path:
