@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from dskd.runtime.errors import CallError, DskdError
+from dskd.train import loop
 from dskd.train.checkpoint import CHECKPOINT, MODEL, lighten, load_checkpoint, save_checkpoint
 from dskd.train.config import TrainConfig, load_config
 from dskd.train.group import Process
@@ -134,6 +135,15 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path, precision: str, killed
     kept = [[{k: v for k, v in row.items() if k != "seconds"} for row in curve] for curve in curves]
     assert kept[0] == kept[1]
     assert [row["step"] for row in kept[0]] == [str(step) for step in range(6)]
+
+
+def test_slow_steps_are_kept_before_their_number_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "UNSAVED", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        trained(config("recipe.checkpoint_every=1000"), tmp_path, Killed(pictures(), 3 * 2))
+    resumed = fresh(config())
+    first_step, _ = load_checkpoint(tmp_path / CHECKPOINT, resumed, new_optimiser(resumed, config().recipe), RUN)
+    assert first_step > 0
 
 
 @pytest.mark.parametrize("name", ["rdpp", "urd", "stfpm"])

@@ -34,6 +34,7 @@ from dskd.train.settings import RecipeConfig
 log = logging.getLogger(__name__)
 BETAS = (0.5, 0.999)  # RD4AD's: a short memory of gradients suits targets that are features
 MOMENTUM = 0.9  # STFPM's
+UNSAVED = 60.0  # seconds of work that a kill may cost, where steps are slow
 FEW = 20  # steps after which, if there are twice as many, the time for all of them is told
 
 
@@ -119,6 +120,7 @@ def train(
     loader = batches(images, config.augment, schedule, workers, config.data.turned)
     bar = progress(loader, initial=schedule.first_step, total=schedule.steps, desc="training", unit="step")
     pace = _Pace(schedule.first_step, schedule.steps)
+    saved = time.monotonic()
     for step, (clean, seen) in enumerate(bar, schedule.first_step):
         factor = learning_rate_factor(step, schedule.steps, recipe.warm_up, recipe.schedule == "cosine")
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
@@ -137,10 +139,12 @@ def train(
             curve.add(step, {"learning_rate": optimiser.param_groups[0]["lr"], **values})
             bar.set_postfix(loss=f"{sum(values.values()):.3f}", refresh=False)
         done = step + 1
-        if process.first and (done % recipe.checkpoint_every == 0 or done == schedule.steps):
+        due = done % recipe.checkpoint_every == 0 or time.monotonic() - saved > UNSAVED
+        if process.first and (due or done == schedule.steps):
             if not all(torch.isfinite(p).all() for p in method.parameters()):
                 raise DskdError(f"training diverged at step {step} (weights); lower recipe.learning_rate")
             save_checkpoint(checkpoint, method, optimiser, done, scaler.state_dict(), run)
+            saved = time.monotonic()
     if curve:
         curve.close()
 

@@ -130,7 +130,9 @@ class RecipeConfig(Strict):
     rounded: bool = Field(
         False, description="round to eight bits while training, as the INT8 graph will; with start and a low rate"
     )
-    checkpoint_every: int = Field(200, gt=0, description="steps between checkpoints")
+    checkpoint_every: int = Field(
+        200, gt=0, description="steps between checkpoints, at most; one is written every minute too"
+    )
 
 
 class AugmentConfig(Strict):
