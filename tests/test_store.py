@@ -104,7 +104,6 @@ def test_questions_of_the_page(store: Store) -> None:
     assert [row.id for row in store.latest(3)] == [30, 29, 27]
     assert [row.id for row in store.latest(2, [Verdict.REJECT], source="top")] == [30, 24]
     assert [row.id for row in store.latest(2, before=27)] == [26, 24]
-    assert [row.frame for row in store.of_part("p7")] == ["f000007"]
     assert store.sources() == ["side", "top"]
     assert store.totals(0, 2e9) == {"PASS": 10, "REVIEW": 10, "REJECT": 10, "dropped": 1, "fail-safe": 1}
     assert store.totals(0, 2e9, "side") == {"PASS": 5, "REVIEW": 5, "REJECT": 5}

@@ -118,11 +118,6 @@ class StoreReader:
         question = "SELECT defect FROM labels WHERE defect > '' GROUP BY defect ORDER BY count(*) DESC, defect LIMIT ?"
         return self._ask(question, (limit,), lambda row: str(row[0]))
 
-    def of_part(self, part: str, limit: int = 100) -> list[Record]:
-        """All that is known of a part, newest first."""
-        question = f"SELECT {_LABELLED} WHERE part = ? ORDER BY id DESC LIMIT ?"
-        return self._records(question, (part, limit))
-
     def counts(self, since: float, until: float) -> list[Count]:
         """Counts of the quarters of an hour that start in [since, until), oldest first. They outlive deleted records."""
         question = "SELECT start, source, outcome, number FROM quarters WHERE start >= ? AND start < ? ORDER BY start, source, outcome"
