@@ -8,6 +8,7 @@ so there the wall clock may have gone ahead by a long weekend, no more, and is t
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -123,14 +124,15 @@ class WallClock:
         with self._lock:
             self._spans = [span for span in self._spans if span.when >= before]
 
-    def as_kept(self) -> str:
-        """What the next start needs to know."""
+    def as_kept(self, ids: bool = True) -> str:
+        """What the next start needs to know. Without ``ids`` of records it is true of any store."""
         with self._lock:
-            fields: dict[str, object] = {"boot": self._boot, "spans": [[s.first, s.last, s.when] for s in self._spans]}
+            spans = [[s.first, s.last, s.when] for s in self._spans if ids]
+            fields: dict[str, object] = {"boot": self._boot, "spans": spans}
             if self._anchor is not None:
                 fields |= {"wall": self._anchor.wall, "ran": self._anchor.ran, "off": self._anchor.off}
                 fields |= {"latest": self._expected(self._ran())}
-            if self._doubt:
+            if self._doubt and ids:
                 fields["first"] = self._first
             return json.dumps(fields)
 
@@ -182,15 +184,21 @@ class WallClock:
 
     def _read(self, kept: str) -> _Anchor | None:
         """What an earlier start kept; of another boot only when it was last believed."""
-        with suppress(ValueError, TypeError, KeyError):
+        with suppress(ValueError, TypeError, KeyError, OverflowError, RecursionError):
             fields = json.loads(kept)
             self._spans = [Span(int(first), int(last), float(when)) for first, last, when in fields["spans"]]
             if "first" in fields:
                 self._spans.append(Span(int(fields["first"]), self._seen, float(fields.get("latest", 0.0))))
             if fields["boot"] == self._boot and fields["ran"] <= self._ran():
-                return _Anchor(float(fields["wall"]), float(fields["ran"]), float(fields["off"]))
-            return _Anchor(float(fields["latest"]), self._ran(), OFF)
+                return _Anchor(_finite(fields["wall"]), _finite(fields["ran"]), _finite(fields["off"]))
+            return _Anchor(_finite(fields["latest"]), self._ran(), OFF)
         return None
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):  # beside it no clock is ever ahead
+        raise ValueError(f"{value} is no time")
+    return float(value)
 
 
 def _boot() -> str:

@@ -39,6 +39,12 @@ def test_a_fault_that_health_does_not_show_is_a_lie_once_it_is_due() -> None:
     assert found(said(111, since=105), span) == [], "a station that was just started has time to see it"
 
 
+def test_a_station_that_was_paused_has_its_time_from_then_on() -> None:
+    paused = Span(Kind("stopped for a while", restarts=True, pauses=True), 98, 111)
+    assert found(said(112), Span(BROKER, 100, 130), paused) == []
+    assert found(said(122), Span(BROKER, 100, 130), paused) == [("hidden", 122)]
+
+
 def test_an_alarm_without_a_fault_is_a_lie() -> None:
     bad = said(150, mqtt_mes="warning")
     assert found(bad) == [("false alarm", 150)]

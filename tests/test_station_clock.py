@@ -68,3 +68,33 @@ def test_records_outlive_a_clock_that_jumped(tmp_path: Path, monkeypatch: pytest
                 assert station.store.audit_log(1)[0].action == "clock"
         finally:
             station.stop()
+
+
+@pytest.mark.parametrize("lost", [("store.db", "store.db-wal", "store.db-shm"), ("clock.json",)])
+def test_neither_a_lost_store_nor_a_lost_file_takes_the_clock_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...]
+) -> None:
+    ahead = [0.0]
+    monkeypatch.setattr(module, "WallClock", partial(WallClock, wall=lambda: time.time() + ahead[0]))
+    file = write_station(tmp_path, cameras={"top": {"source": "watch://in", "recipe": "good"}})
+    (tmp_path / "in").mkdir()
+    healths = []
+    for jump in (0.0, 3600.0):
+        ahead[0] = jump
+        station = Station(load_station(file))
+        station.start()
+        healths.append(clock_of(station).health)
+        station.stop()
+        for name in lost:
+            (tmp_path / "data" / name).unlink(missing_ok=True)
+    assert healths == ["ok", "warning"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b'{"boot": "", "spans": [], "latest": NaN}', b"[" * 100_000])
+def test_a_file_of_the_clock_that_means_nothing_is_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "clock.json").write_bytes(content)
+    store = Store(tmp_path / "store.db")
+    clock = WallClock(housekeeping.kept_clock(store, tmp_path))
+    assert clock.doubt() == ""
+    assert clock.safe_now() is not None
+    store.close()

@@ -7,8 +7,10 @@ import shutil
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from dskd.runtime import atomic
 from dskd.runtime.errors import DskdError, one_line
 from dskd.runtime.station.config import StoreConfig
 from dskd.runtime.station.control import PartStatus
@@ -16,10 +18,21 @@ from dskd.runtime.status import Health
 from dskd.runtime.store import Store
 from dskd.runtime.wall_clock import CLOCK, WallClock
 
+CLOCK_FILE = "clock.json"  # beside the store, which may be lost
+LARGEST_CLOCK_FILE = 4096  # characters; ours has some hundred
 LEAST_FREE_BYTES = 200 << 20  # below it the station warns: the store needs some to go on
 EVERY = 60.0  # seconds between deletions
 FIRST_CHECK, CHECK_EVERY = 60.0, 86400.0  # seconds after the start, and between looks through the whole store
 log = logging.getLogger(__name__)
+
+
+def kept_clock(store: Store, data: Path) -> str | None:
+    """What an earlier start knew of the clock: from the store or, where that was lost, from the file beside it."""
+    noted = store.recall(CLOCK)
+    if noted is None:
+        with suppress(OSError, UnicodeDecodeError), (data / CLOCK_FILE).open() as file:
+            return file.read(LARGEST_CLOCK_FILE)
+    return noted
 
 
 class Housekeeping:
@@ -60,6 +73,10 @@ class Housekeeping:
             self._store.remember(CLOCK, self._clock.as_kept())
         except DskdError as error:
             log.warning("clock: cannot be kept: %s", one_line(str(error)))
+        try:
+            atomic.write_text(self._data / CLOCK_FILE, self._clock.as_kept(ids=False))
+        except DskdError as error:
+            log.info("clock: cannot be kept beside the store: %s", one_line(str(error)))
 
     def accept_clock(self, who: str) -> None:
         """A person says that the clock is right although it jumped: what is old by it may be deleted again."""

@@ -27,7 +27,7 @@ from dskd.runtime.station.control import Live, PartStatus, StationStatus, health
 from dskd.runtime.station.drift_watches import DriftWatches
 from dskd.runtime.station.frame_size import FrameSizes
 from dskd.runtime.station.free_running import FreeRunning
-from dskd.runtime.station.housekeeping import Housekeeping
+from dskd.runtime.station.housekeeping import Housekeeping, kept_clock
 from dskd.runtime.station.outputs.guarded import open_guarded
 from dskd.runtime.station.outputs.kinds import OUTPUTS, Output, OutputConfig, OutputContext
 from dskd.runtime.station.recipes_in_use import HANGS, RecipesInUse
@@ -36,7 +36,7 @@ from dskd.runtime.station.station_sinks import StationSinks, part_status
 from dskd.runtime.station.triggers import EdgeTrigger
 from dskd.runtime.status import Health
 from dskd.runtime.store import Store
-from dskd.runtime.wall_clock import CLOCK, WallClock
+from dskd.runtime.wall_clock import WallClock
 
 STORE = "store.db"
 DRAIN = 2.0  # seconds a stop waits for parts under way, and for each output
@@ -65,7 +65,7 @@ class Station:
         try:
             self.store = Store(config.data / STORE, own=True)
             self.clock = WallClock(
-                self.store.recall(CLOCK), self.store.last_moment(), newest=lambda: self.store.newest_known
+                kept_clock(self.store, config.data), self.store.last_moment(), newest=lambda: self.store.newest_known
             )
             self.recipes = RecipesInUse(config, self.cameras, self.store)
         except BaseException:

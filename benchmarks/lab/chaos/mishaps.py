@@ -295,7 +295,7 @@ class Mishaps:
             Mishap(kind("SIGKILL", restarts=True, may=CAMERAS), "process", lambda: station.signal(signal.SIGKILL), nothing),
             Mishap(kind("SIGTERM", restarts=True, may=CAMERAS), "process", lambda: station.signal(signal.SIGTERM), nothing),
             Mishap(
-                kind("stopped for a while", restarts=True, may=slow, recover=60), "process",
+                kind("stopped for a while", restarts=True, pauses=True, may=slow, recover=60), "process",
                 lambda: station.signal(signal.SIGSTOP), lambda: station.signal(signal.SIGCONT),
             ),
             Mishap(kind("clock jumped", CLOCK, may=frozenset({"mqtt mes"}), detect=10, recover=15), "clock", jumped, lambda: clock(0.0)),

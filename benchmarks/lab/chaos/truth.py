@@ -16,7 +16,7 @@ class Kind:
     """What a fault must and may do to health. ``detect`` and ``recover``: within how many seconds.
 
     ``shows``: one of these parts must not be ok while it lasts; empty: nothing need be seen. ``may``: further parts
-    that it may touch. ``restarts``: the station ends, or is ended.
+    that it may touch. ``restarts``: the station ends, or is ended. ``pauses``: it stands still all the while.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Kind:
     detect: float = 10.0
     recover: float = 40.0
     restarts: bool = False
+    pauses: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,22 @@ def _hidden(samples: Sequence[Sample], spans: Sequence[Span]) -> list[Lie]:
         for sample in samples:
             if sample.parts is None or sample.since is None:
                 continue
-            begun = max(span.begin, sample.since + SETTLING if sample.since > span.begin else span.begin)
+            begun = max(
+                span.begin,
+                sample.since + SETTLING if sample.since > span.begin else span.begin,
+                *_resumed(spans, sample),
+            )
             if not begun + span.kind.detect < sample.at <= sample.answered < span.end:
                 continue
             if all(sample.parts.get(part, "ok") == "ok" for part in span.kind.shows):
                 found.append(Lie("hidden", sample.at, f"{span.kind.name}: {', '.join(sorted(span.kind.shows))} ok"))
                 break
     return found
+
+
+def _resumed(spans: Sequence[Span], sample: Sample) -> list[float]:
+    """When a station that was paused went on: until then it saw nothing."""
+    return [span.end for span in spans if span.kind.pauses and span.begin <= sample.at]
 
 
 def _false_alarms(samples: Sequence[Sample], spans: Sequence[Span]) -> list[Lie]:
